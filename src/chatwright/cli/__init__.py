@@ -1,0 +1,1 @@
+"""The commands: parse, call, render. Data on stdout, everything else on stderr."""

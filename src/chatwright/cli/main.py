@@ -1,0 +1,231 @@
+"""The command `chatwright`. Each command parses, calls and renders; nothing is decided here.
+
+What needs PyTorch is imported inside the commands, so that help and small commands answer at once.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from chatwright.foundation.console import duration, say
+from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
+
+app = typer.Typer(
+    help="From raw documents to a chat model of your own, and better from the people who use it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+feedback_app = typer.Typer(help="Ratings of answers, as data.", no_args_is_help=True)
+app.add_typer(feedback_app, name="feedback")
+
+RecipePath = Annotated[Path, typer.Argument(help="a TOML file", metavar="RECIPE")]
+ModelPath = Annotated[Path, typer.Argument(help="a model directory", metavar="MODEL")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="override a key of the recipe: a.b=c", metavar="KEY=VALUE")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
+DEFAULT_STORE = "sqlite:///chatwright-feedback.db"
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    port: Annotated[int, typer.Option(help="of the chat page")] = 8000,
+) -> None:
+    """The whole life on documents this machine already has, then the chat page."""
+    path = _demo_recipe()
+    say("chatwright demo: documents of this Python installation -> a small chat model of the help desk of a shop")
+    say(f"  recipe: {path}; about ten minutes on two cores; stop with Ctrl-C, the same command goes on\n")
+    run_dir = _run(path, overrides, as_json=as_json)
+    model = run_dir / "finetune" / "model"
+    say(f"\nThe report: {run_dir / 'report.html'}")
+    if sys.stdout.isatty() and not as_json and "CI" not in os.environ:
+        say("The chat page opens below; Ctrl-C ends it.")
+        _serve(model, port=port, recipe=path, overrides=overrides)
+    else:
+        say(f"To talk with it:  .venv/bin/chatwright serve {model}     (or `chat` for the terminal)")
+
+
+def _demo_recipe() -> Path:
+    """The demo's recipe in the current folder or in the checkout that this package was installed from."""
+    for folder in (Path.cwd(), Path(__file__).resolve().parents[3]):
+        if (folder / "recipes" / "demo.toml").is_file():
+            return folder / "recipes" / "demo.toml"
+    raise UsageError(
+        "the demo's recipe `recipes/demo.toml` is not here",
+        hint="run the command inside a clone of the project, or begin your own with `chatwright new DIR`",
+    )
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check the recipe and say what would be done")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Every stage of a recipe; again: only what changed; after a kill: where it stopped."""
+    if dry_run:
+        from chatwright.recipe.preview import preview
+        from chatwright.recipe.recipe import load_recipe
+
+        _show(preview(load_recipe(recipe, overrides or ())), as_json=as_json)
+        return
+    _run(recipe, overrides, as_json=as_json)
+
+
+def _run(recipe: Path, overrides: list[str] | None, *, as_json: bool, until: str | None = None) -> Path:
+    from chatwright.recipe.recipe import load_recipe
+    from chatwright.recipe.report import write_report
+    from chatwright.recipe.runner import run_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    outcomes = run_recipe(loaded, until=until, report=write_report)
+    if outcomes and all(outcome.state == "unchanged" for outcome in outcomes):
+        say("nothing to do: no stage's inputs have changed")
+    if outcomes:
+        from chatwright.recipe.summary import as_table, summarise
+
+        result = summarise(loaded.run_dir, outcomes)
+        if as_json:
+            typer.echo(json.dumps(result, indent=2))
+        else:
+            say("")
+            typer.echo(as_table(result))
+            say(f"\n{loaded.run_dir}: {duration(sum(outcome.seconds for outcome in outcomes))} of work")
+    return loaded.run_dir
+
+
+def _stage_command(name: str, text: str) -> None:
+    def command(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+        _run(recipe, overrides, as_json=as_json, until=name)
+
+    app.command(name, help=text)(command)
+
+
+for _name, _text in (
+    ("collect", "Gather the documents of a recipe's sources."),
+    ("clean", "Clean, filter, deduplicate and split the documents."),
+    ("tokenize", "Learn the tokenizer and encode the corpus."),
+    ("pretrain", "Train the base model; run again to resume."),
+    ("finetune", "Fine-tune on conversations; run again to resume."),
+    ("evaluate", "Score the models of the run."),
+):
+    _stage_command(_name, f"{_text} Stages before it are done if they have to be.")
+
+
+@app.command()
+def new(
+    directory: Annotated[Path, typer.Argument(help="a folder that is not there yet, or empty", metavar="DIR")],
+) -> None:
+    """A commented recipe for your documents."""
+    from chatwright.recipe.starter import write_starter
+
+    typer.echo(write_starter(directory))
+
+
+@app.command()
+def chat(
+    model: ModelPath,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, max=32768)] = 256,
+    seed: Annotated[int | None, typer.Option(help="for answers that can be repeated")] = None,
+) -> None:
+    """Talk with a model in the terminal."""
+    from chatwright.model.chat import load
+    from chatwright.model.generation import Sampling
+    from chatwright.serve.terminal import chat_in_terminal
+
+    _settle_cpu()
+    sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    chat_in_terminal(load(model), sampling=sampling, stdin=sys.stdin, stdout=sys.stdout)
+
+
+@app.command()
+def generate(
+    model: ModelPath,
+    prompt: Annotated[str, typer.Argument(help="the beginning of a text")],
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.95,
+    max_tokens: Annotated[int, typer.Option(min=1, max=32768)] = 128,
+    seed: Annotated[int | None, typer.Option(help="for text that can be repeated")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Continue a text."""
+    from chatwright.model.chat import load
+    from chatwright.model.generation import Sampling
+
+    _settle_cpu()
+    sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    text = load(model).generate(prompt, sampling)
+    typer.echo(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False) if as_json else prompt + text)
+
+
+@app.command()
+def serve(
+    model: ModelPath,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    store: Annotated[str, typer.Option(help="where answers and ratings are kept: an SQLAlchemy URL")] = DEFAULT_STORE,
+) -> None:
+    """OpenAI-compatible API and the chat page on one port. A token is read from `CHATWRIGHT_TOKEN`."""
+    _serve(model, host=host, port=port, store=store)
+
+
+def _serve(
+    model: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    store: str = DEFAULT_STORE,
+    recipe: Path | None = None,
+    overrides: list[str] | None = None,
+) -> None:
+    raise NotImplementedError
+
+
+def _settle_cpu() -> None:
+    from chatwright.foundation.devices import place
+
+    place(precision="float32")
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")]) -> None:
+    """Write `report.html` of a run anew: one file that opens offline."""
+    from chatwright.recipe.report import write_report
+
+    typer.echo(write_report(run_dir))
+
+
+@app.command()
+def lineage(model: ModelPath, as_json: AsJson = False) -> None:
+    """The chain from a model back to its documents."""
+    from chatwright.recipe.lineage import as_lines, lineage_of
+
+    chain = lineage_of(model)
+    typer.echo(json.dumps(chain, indent=2) if as_json else "\n".join(as_lines(chain)))
+
+
+def _show(value: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(value, indent=2))
+    else:
+        for key, item in value.items():
+            typer.echo(f"{key}: {item}")
+
+
+def main() -> None:
+    """Run a command; errors a person can mend are shown without a traceback, with the exit code of their class."""
+    try:
+        app()
+    except ChatwrightError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("stopped")
+        sys.exit(ExitCode.STOPPED)

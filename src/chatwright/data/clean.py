@@ -1,0 +1,127 @@
+"""Cleaning as pure steps: a document goes in, and is kept (perhaps changed) or dropped with a reason.
+
+Also the split and the score of quality, which depend on a text alone. Main text from HTML is `extract`'s work,
+duplicates between documents are `clean_stage`'s.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+from chatwright.data import limits
+from chatwright.data.document import Document
+from chatwright.data.normalise import normalise, strip_punctuation
+from chatwright.data.rules import RuleConfig, Shape, first_verdict
+from chatwright.foundation.config import Config
+
+HELDOUT = "heldout"
+TRAIN = "train"
+_HASH_BYTES = 16
+_VARIETY_SCALE = 4.0
+_PROSE_WORDS = 6
+
+
+class CleanConfig(Config):
+    """How raw documents become the corpus."""
+
+    heldout_share: float = 0.05  # of documents, chosen by the hash of their content
+    repair: bool = True  # undo wrong decoding
+    lowercase: bool = False
+    strip_punctuation: bool = False
+    html_extractor: Literal["trafilatura", "resiliparse"] = "trafilatura"  # resiliparse: ten times faster, less exact
+    html_time_limit_s: float = 20.0  # for one page
+    rules: RuleConfig = RuleConfig()
+
+    def problems(self) -> Iterator[str]:
+        """Ranges that no type can say."""
+        if not 0 <= self.heldout_share < 1:
+            yield f"`heldout_share` must lie between 0 and 1: {self.heldout_share}"
+        if self.html_time_limit_s <= 0:
+            yield f"`html_time_limit_s` must be positive: {self.html_time_limit_s}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Keep:
+    """The document goes on, with the places changed by name of the change."""
+
+    document: Document
+    changes: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Drop:
+    """The document ends here."""
+
+    reason: str
+    detail: str = ""
+
+
+def clean_document(document: Document, config: CleanConfig) -> Keep | Drop:
+    """All steps but those that look at other documents.
+
+    Args:
+        document: of media "text".
+        config: thresholds and options.
+    """
+    if len(document.text) > limits.MAX_DOCUMENT_CHARACTERS:
+        return Drop("too_large", f"{len(document.text)} characters")
+    text, changes = normalise(document.text, repair=config.repair)
+    if not text:
+        return Drop("no_text")
+    shape = Shape(text)
+    verdict = first_verdict(shape, config.rules)
+    if verdict is not None:
+        return Drop(verdict.reason, verdict.detail)
+    quality = quality_of(shape)
+    text = _simplified(text, config)
+    if not text:
+        return Drop("no_text", "nothing is left without punctuation")
+    split = split_of(text_hash(text), heldout_share=config.heldout_share)
+    return Keep(dataclasses.replace(document, text=text, quality=quality, split=split), changes)
+
+
+def _simplified(text: str, config: CleanConfig) -> str:
+    if config.lowercase:
+        text = text.lower()
+    if config.strip_punctuation:
+        text = strip_punctuation(text)
+    if config.lowercase or config.strip_punctuation:
+        text = normalise(text, repair=False).text
+    return text
+
+
+def text_hash(text: str) -> bytes:
+    """Hash of the words, whatever the case and the white space: equal for texts that count as the same."""
+    return hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=_HASH_BYTES).digest()
+
+
+def split_of(content: bytes, *, heldout_share: float) -> Literal["train", "heldout"]:
+    """Held out or not, from the content's hash alone: other documents and their order cannot move it.
+
+    Args:
+        content: what `text_hash` gives; its first 8 bytes decide.
+        heldout_share: between 0 and 1.
+    """
+    return "heldout" if int.from_bytes(content[:8], "big") < heldout_share * 2**64 else "train"
+
+
+def quality_of(shape: Shape) -> float:
+    """A score between 0 and 1: the mean of four signs of text that was written to be read.
+
+    - the share of words with a letter;
+    - the share of characters that are not in repeated lines;
+    - variety: distinct words over the square root of twice the words (Carroll 1964), 1 from `_VARIETY_SCALE` on;
+    - the share of words that stand in prose lines of at least `_PROSE_WORDS` words.
+
+    It orders documents; it is not a probability, and nothing is dropped by it.
+    """
+    words = shape.words
+    if not words:
+        return 0.0
+    variety = min(1.0, len(set(words)) / math.sqrt(2 * len(words)) / _VARIETY_SCALE)
+    lengths = [len(line.split()) for line in shape.prose]
+    in_prose = sum(length for length in lengths if length >= _PROSE_WORDS) / len(words)
+    parts = (shape.alphabetic_share, 1 - shape.repeated_lines.character_share, variety, min(1.0, in_prose))
+    return round(sum(parts) / len(parts), 4)

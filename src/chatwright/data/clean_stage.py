@@ -1,0 +1,211 @@
+"""The stage `corpus`: raw documents cleaned, judged, freed of exact duplicates and split, every drop with its reason.
+
+The steps themselves are `extract`'s and `clean`'s. Near duplicates are not looked for here.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chatwright.data import limits
+from chatwright.data.clean import HELDOUT, CleanConfig, Drop, Keep, clean_document, text_hash
+from chatwright.data.collect import REPORT
+from chatwright.data.document import CORPUS_SCHEMA, HTML, TEXT, Document, open_part, part_files, read_row_group
+from chatwright.data.engine import Job, discard_work, read_tally, run_jobs, work_file
+from chatwright.data.extract import HtmlExtractor
+from chatwright.data.parts import kept_documents, write_parts
+from chatwright.data.report import Tally, Totals, describe_drops
+from chatwright.data.sandbox import Unreadable
+from chatwright.foundation import storage
+from chatwright.foundation.console import say
+from chatwright.foundation.errors import DataError
+from chatwright.foundation.stage import StageContext
+
+# Raise it when the same documents and settings give another corpus than before.
+_VERSION = 1
+_HASH = "content_hash"
+_WORK_SCHEMA = pa.schema([*CORPUS_SCHEMA, (_HASH, pa.binary(16))])
+
+
+class _Payload(NamedTuple):
+    config: CleanConfig
+    part: str
+    groups: tuple[int, ...]
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Clean `inputs["documents"]` into `part-*.parquet` and `report.json`.
+
+    Raises:
+        DataError: no document is left.
+        StoppedError: a stop was asked for; finished partitions are kept.
+    """
+    config: CleanConfig = context.config
+    jobs = _jobs(config, context.inputs["documents"])
+    paths = run_jobs(clean_partition, jobs, context=context, label="clean")
+    tally = Tally()
+    for path in paths:
+        tally.merge(read_tally(path))
+    duplicates = find_duplicates(paths, tally)
+    totals, by_source = Totals(), Totals()
+    documents = kept_documents(paths, totals=totals, by_source=by_source, without=duplicates)
+    counted = _Counted()
+    written = write_parts(counted.through(documents), context.output, CORPUS_SCHEMA)
+    for line in describe_drops(tally, of="documents"):
+        say(line)
+    _require_text(written, tally, context.inputs["documents"])
+    report = _report(tally, totals, documents_out=written, characters_out=counted.characters)
+    storage.write_json(context.output / REPORT, report)
+    discard_work(context)
+    heldout = totals["heldout_bytes"] / 1e6
+    say(f"  {written:,} of {tally.documents:,} documents kept, {totals['bytes'] / 1e6:.1f} MB, {heldout:.1f} MB held out")
+    summary = {key: report[key] for key in ("documents_in", "documents_out", "bytes_out")}
+    return summary | {"dropped": {reason: entry["count"] for reason, entry in report["dropped"].items()}}
+
+
+def clean_partition(payload: _Payload, path: Path) -> None:
+    """Clean some row groups of a part into a work file. Runs in any process."""
+    config = payload.config
+    tally = Tally()
+    with (
+        HtmlExtractor(extractor=config.html_extractor, time_limit_s=config.html_time_limit_s) as extractor,
+        work_file(path, _WORK_SCHEMA, tally) as writer,
+        open_part(Path(payload.part)) as part,
+    ):
+        for group in payload.groups:
+            for document in read_row_group(part, group):
+                tally.seen(len(document.text))
+                outcome = _cleaned(document, config, extractor)
+                if isinstance(outcome, Drop):
+                    _count_drop(tally, document, outcome)
+                    continue
+                for name, places in outcome.changes.items():
+                    tally.change(name, places)
+                kept = outcome.document
+                writer.add(kept, **{_HASH: text_hash(kept.text)})
+
+
+def _cleaned(document: Document, config: CleanConfig, extractor: HtmlExtractor) -> Keep | Drop:
+    if document.media == HTML:
+        try:
+            page = extractor.extract(document.text)
+        except Unreadable as verdict:
+            return Drop(verdict.reason, verdict.detail)
+        document = dataclasses.replace(document, text=page.text, title=page.title or document.title, media=TEXT)
+    return clean_document(document, config)
+
+
+def _count_drop(tally: Tally, document: Document, drop: Drop) -> None:
+    size = len(document.text)
+    tally.drop(drop.reason, path=document.path, detail=drop.detail, id=document.id, characters=size)
+
+
+def _jobs(config: CleanConfig, documents: Path) -> list[Job]:
+    """Row groups of each part in order, a bounded number of bytes together."""
+    settings = config.model_dump(mode="json")
+    jobs = []
+    for part in part_files(documents):
+        with open_part(part) as file:
+            sizes = [file.metadata.row_group(index).total_byte_size for index in range(file.num_row_groups)]
+        for groups in _grouped(sizes):
+            identity = [_VERSION, settings, part.name, part.stat().st_size, groups]
+            key = storage.digest_json(identity)[:32]
+            jobs.append(Job(key, f"{part.name} from row group {groups[0]}", _Payload(config, str(part), tuple(groups))))
+    return jobs
+
+
+def _grouped(sizes: list[int]) -> list[list[int]]:
+    groups: list[list[int]] = []
+    filled = limits.PARTITION_BYTES
+    for index, size in enumerate(sizes):
+        if filled + size > limits.PARTITION_BYTES:
+            groups.append([])
+            filled = 0
+        groups[-1].append(index)
+        filled += size
+    return groups
+
+
+def find_duplicates(paths: list[Path], tally: Tally) -> frozenset[int]:
+    """Positions over all work files of documents whose text stood before; each is counted with the one that stays.
+
+    One stable sort over the hashes of the whole corpus, 24 bytes a document: the first in stored order stays,
+    whatever the number of workers.
+    """
+    hashes = np.concatenate([_hashes(path) for path in paths]) if paths else np.empty((0, 2), dtype=np.uint64)
+    order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: equal hashes stay in stored order
+    ordered = hashes[order]
+    is_new = np.ones(len(order), dtype=bool)
+    is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    starts = np.flatnonzero(is_new)
+    first = order[starts[np.cumsum(is_new) - 1]] if len(order) else order
+    repeats = {int(where): int(which) for where, which in zip(order[~is_new], first[~is_new], strict=True)}
+    _count_duplicates(paths, repeats, tally)
+    return frozenset(repeats)
+
+
+def _hashes(path: Path) -> "np.ndarray[Any, np.dtype[np.uint64]]":
+    column = pq.read_table(path, columns=[_HASH])[_HASH]
+    return np.frombuffer(b"".join(column.to_pylist()), dtype=np.uint64).reshape(-1, 2)
+
+
+def _count_duplicates(paths: list[Path], repeats: dict[int, int], tally: Tally) -> None:
+    if not repeats:
+        return
+    positions = set(repeats) | set(repeats.values())
+    found: dict[int, tuple[str, str, int]] = {}
+    position = 0
+    for path in paths:
+        table = pq.read_table(path, columns=["id", "path", "text"])
+        lengths = pa.compute.utf8_length(table["text"]).to_pylist()
+        rows = zip(table["id"].to_pylist(), table["path"].to_pylist(), lengths, strict=True)
+        for row in rows:
+            if position in positions:
+                found[position] = row
+            position += 1
+    for where in sorted(repeats):
+        id_, shown, characters = found[where]
+        detail = f"the same as {found[repeats[where]][1]}"
+        tally.drop("exact_duplicate", path=shown, detail=detail, id=id_, characters=characters)
+
+
+class _Counted:
+    """Counts the characters of documents on their way to the parts."""
+
+    def __init__(self) -> None:
+        self.characters = 0
+
+    def through(self, documents: Any) -> Any:
+        """The same documents."""
+        for document in documents:
+            self.characters += len(document.text)
+            yield document
+
+
+def _require_text(written: int, tally: Tally, documents: Path) -> None:
+    if written:
+        return
+    reasons = ", ".join(f"{reason}: {entry['count']}" for reason, entry in tally.drops_by_count().items())
+    raise DataError(
+        f"no text: cleaning left none of {tally.documents} documents in `{documents}`",
+        cause=f"dropped: {reasons}" if reasons else "there were none",
+        hint="lower the thresholds under `clean.rules`, or collect more documents",
+    )
+
+
+def _report(tally: Tally, totals: Totals, *, documents_out: int, characters_out: int) -> dict[str, Any]:
+    return {
+        "documents_in": tally.documents,
+        "documents_out": documents_out,
+        "characters_in": tally.characters,
+        "characters_out": characters_out,
+        "bytes_out": totals["bytes"],
+        HELDOUT: {"documents": totals["heldout_documents"], "bytes": totals["heldout_bytes"]},
+        "dropped": tally.drops_by_count(),
+        "changed": dict(sorted(tally.changed.items())),
+        "by_domain": totals.to_json(),
+    }

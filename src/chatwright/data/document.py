@@ -1,0 +1,153 @@
+"""A document with its origin, and the Parquet parts in which documents are kept.
+
+Readers stream by row group, so memory is bounded by a group and never by a corpus. Not for token ids.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from chatwright.data import limits
+from chatwright.foundation.errors import RefusedError
+
+PART_PATTERN = "part-*.parquet"
+TEXT = "text"
+HTML = "html"
+UNKNOWN_LANGUAGE = "und"
+UNKNOWN_LICENCE = "unknown"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """One text and where it is from. `quality` and `split` are known after cleaning."""
+
+    id: str
+    text: str
+    source: str  # `python-docs`, `files:PATH`, `hub:DATASET@REVISION`
+    path: str  # file path or URL within the source
+    domain: str
+    title: str = ""
+    media: str = TEXT  # TEXT or HTML
+    licence: str = UNKNOWN_LICENCE
+    language: str = UNKNOWN_LANGUAGE  # BCP 47; UNKNOWN_LANGUAGE unless the source says it
+    quality: float = 0.0  # 0 to 1, see `clean.quality_of`
+    split: str = ""  # "train" or "heldout"
+
+
+_ORIGIN = [(name, pa.string()) for name in ("id", "text", "source", "path", "domain", "title")]
+_RIGHTS = [(name, pa.string()) for name in ("licence", "language")]
+DOCUMENTS_SCHEMA = pa.schema([*_ORIGIN, ("media", pa.string()), *_RIGHTS])
+CORPUS_SCHEMA = pa.schema([*_ORIGIN, *_RIGHTS, ("quality", pa.float64()), ("split", pa.string())])
+
+
+def document_id(source: str, path: str) -> str:
+    """A stable name of 16 hexadecimal digits: it depends on the origin alone, never on the text or the order."""
+    return hashlib.blake2b(f"{source}\0{path}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+class PartWriter:
+    """Writes one Parquet file, a bounded row group at a time. Equal documents give equal bytes."""
+
+    def __init__(self, path: Path, schema: pa.Schema):
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=3)
+        self._rows: list[dict[str, Any]] = []
+        self._buffered_bytes = 0
+        self.text_bytes = 0
+        self.documents = 0
+
+    def add(self, document: Document, **columns: Any) -> None:
+        """Append a document; `columns` are those of the schema that a document lacks."""
+        row = {name: getattr(document, name) for name in self._schema.names if name not in columns} | columns
+        size = len(document.text.encode())
+        self._rows.append(row)
+        self._buffered_bytes += size
+        self.text_bytes += size
+        self.documents += 1
+        if self._buffered_bytes >= limits.ROW_GROUP_BYTES or len(self._rows) >= limits.ROW_GROUP_DOCUMENTS:
+            self._flush()
+
+    def close(self, metadata: Mapping[str, str] | None = None) -> None:
+        """Write what is buffered, the metadata and the footer."""
+        self._flush()
+        if metadata:
+            self._writer.add_key_value_metadata(dict(metadata))
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows = []
+        self._buffered_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer.is_open:
+            self.close()
+
+
+def part_files(directory: Path) -> list[Path]:
+    """The Parquet parts of a published directory, in order.
+
+    Raises:
+        RefusedError: there is no such directory.
+    """
+    if not directory.is_dir():
+        raise RefusedError(f"there is no directory of documents `{directory}`", hint="run the stage that makes it")
+    return sorted(directory.glob(PART_PATTERN))
+
+
+def open_part(path: Path) -> pq.ParquetFile:
+    """Open one part of ours.
+
+    Raises:
+        RefusedError: the file is not sound Parquet.
+    """
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RefusedError(f"`{path}` is not sound Parquet: {error}", hint="make the directory again") from error
+
+
+def iter_documents(directory: Path, *, split: str | None = None) -> Iterator[Document]:
+    """Documents of a published directory in their stored order, one row group in memory.
+
+    Args:
+        directory: what collecting or cleaning published.
+        split: only the documents of this split.
+
+    Raises:
+        RefusedError: the directory is missing, or a part is damaged.
+    """
+    for path in part_files(directory):
+        with open_part(path) as file:
+            for group in range(file.num_row_groups):
+                yield from read_row_group(file, group, split=split)
+
+
+def read_row_group(file: pq.ParquetFile, group: int, *, split: str | None = None) -> Iterator[Document]:
+    """Documents of one row group, of either schema.
+
+    Raises:
+        RefusedError: the group is damaged or lacks a column.
+    """
+    known = [field.name for field in dataclasses.fields(Document) if field.name in file.schema_arrow.names]
+    try:
+        table = file.read_row_group(group, columns=known)
+        if split is not None:
+            table = table.filter(pc.equal(table["split"], split))
+        for row in table.to_pylist():
+            yield Document(**row)
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise RefusedError(f"row group {group} of a part is damaged: {error}", hint="make the directory again") from error

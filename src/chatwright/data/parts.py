@@ -1,0 +1,57 @@
+"""From work files to published parts: documents in their stable order, cut into files of bounded size."""
+
+from collections.abc import Container, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from chatwright.data import limits
+from chatwright.data.document import PART_PATTERN, Document, PartWriter, open_part, read_row_group
+from chatwright.data.report import Totals
+from chatwright.foundation import storage
+
+
+def kept_documents(
+    paths: Sequence[Path], *, totals: Totals, by_source: Totals, without: Container[int] = ()
+) -> Iterator[Document]:
+    """Documents of work files in order, counted as they pass.
+
+    Args:
+        paths: work files in the order of their partitions.
+        totals: counts by domain.
+        by_source: counts by source.
+        without: positions over all files that are left out.
+    """
+    position = 0
+    for path in paths:
+        with open_part(path) as file:
+            for group in range(file.num_row_groups):
+                for document in read_row_group(file, group):
+                    if position not in without:
+                        totals.add(document.domain, document)
+                        by_source.add(document.source, document)
+                        yield document
+                    position += 1
+
+
+def write_parts(documents: Iterator[Document], directory: Path, schema: pa.Schema) -> int:
+    """Write `part-00000.parquet` and on, each published whole; returns the number of documents.
+
+    Parts of an earlier try are replaced, so that the result depends on the documents alone.
+    """
+    for leftover in directory.glob(PART_PATTERN):
+        leftover.unlink()
+    written = 0
+    pending = next(documents, None)
+    index = 0
+    while pending is not None:
+        with (
+            storage.publish_file(directory / f"part-{index:05d}.parquet") as scratch,
+            PartWriter(scratch, schema) as writer,
+        ):
+            while pending is not None and writer.text_bytes < limits.PART_BYTES:
+                writer.add(pending)
+                pending = next(documents, None)
+            written += writer.documents
+        index += 1
+    return written

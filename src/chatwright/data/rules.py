@@ -1,0 +1,266 @@
+"""Quality rules: each looks at a text's shape and gives a reason to drop it, or none.
+
+After Rae et al. 2021 ("Scaling language models: methods, analysis and insights from training Gopher", appendix A.1),
+whose thresholds were set for web pages. `RuleConfig` has theirs beside ours; where they differ, documentation with
+code is why, and the field says how. Rules for one language (stop words) are left out: languages are told apart elsewhere.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from operator import itemgetter
+from typing import NamedTuple
+
+from chatwright.foundation.config import Config
+
+_BULLETS = ("\u2022", "\u2023", "\u25cf", "\u25e6", "\u2043", "* ", "- ")
+_ELLIPSES = ("...", "\u2026")
+_LETTER = re.compile(r"[^\W\d_]")
+_TERM = re.compile(r"\w")
+# A hash that begins a word, or an ellipsis after one: `list[...]` and `C#` are no symbols of careless writing.
+_SYMBOL = re.compile(r"(?<!\S)#|\w(?:\.\.\.|\u2026)")
+# Lines that are code by their first characters: doctest prompts, shell prompts.
+_CODE_STARTS = (">>>", "... ", "$ ", "#!")
+_CODE_INDENT = 4
+# A line of one or two words is a heading of an API's documentation ("Returns", "-------", "x : int") more often
+# than boilerplate, so only longer ones count as repeated. Between functions that take the same parameters even whole
+# paragraphs repeat: with Gopher's limits a fifth of the bytes of Python's best libraries was dropped.
+_MIN_REPEATABLE_WORDS = 3
+_MIN_NGRAM_COUNT = 4
+
+
+class RuleConfig(Config):
+    """Thresholds of the rules. "Gopher" in a comment is the value of the paper's text or its table A1."""
+
+    min_words: int = 25  # Gopher: 50; documentation of one function is a whole document
+    max_words: int = 10_000_000  # Gopher: 100,000; a book is longer, and `limits` has the limit of sizes
+    min_mean_word_length: float = 2.0  # Gopher: 3
+    max_mean_word_length: float = 18.0  # Gopher: 10; qualified names are long
+    max_symbols_per_word: float = 0.1  # Gopher: the same; ours outside code
+    max_bullet_lines: float = 0.9  # Gopher: the same
+    max_ellipsis_lines: float = 0.3  # Gopher: the same; ours outside code
+    min_alphabetic_words: float = 0.6  # Gopher: 0.8; numbers of examples are words too
+    max_repeated_lines: float = 0.45  # Gopher: 0.3; ours counts lines of three words and more
+    max_repeated_line_characters: float = 0.4  # Gopher: 0.2, with the same difference
+    max_repeated_paragraphs: float = 0.45  # Gopher: 0.3, likewise
+    max_repeated_paragraph_characters: float = 0.4  # Gopher: 0.2, likewise
+    max_top_2gram: float = 0.25  # Gopher: 0.2; share of characters in the most frequent pair of words
+    max_top_3gram: float = 0.25  # Gopher: 0.18; tables of options repeat "optional, defaults to"
+    max_top_4gram: float = 0.25  # Gopher: 0.16
+    max_replacement_characters: float = 0.005  # ours: share of characters that were lost in decoding
+    c4_rules: bool = False  # Raffel et al. 2020: drops text with "lorem ipsum" or a curly bracket, so most code too
+
+    def problems(self) -> Iterator[str]:
+        """Shares lie between 0 and 1, and no lower limit is above its upper one."""
+        shares = [name for name in type(self).model_fields if name.startswith(("max_bullet", "max_ell", "max_rep"))]
+        shares += ["min_alphabetic_words", "max_top_2gram", "max_top_3gram", "max_top_4gram"]
+        for name in shares:
+            if not 0 <= getattr(self, name) <= 1:
+                yield f"`{name}` is a share and must lie between 0 and 1: {getattr(self, name)}"
+        if self.min_words > self.max_words:
+            yield f"`min_words` must not exceed `max_words`: {self.min_words} > {self.max_words}"
+        if self.min_mean_word_length > self.max_mean_word_length:
+            yield "`min_mean_word_length` must not exceed `max_mean_word_length`"
+
+
+class Shape:
+    """What the rules ask of a text, each part computed once and only if asked for."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Lines with something in them, without outer spaces."""
+        return [stripped for line in self.text.split("\n") if (stripped := line.strip())]
+
+    @cached_property
+    def prose(self) -> list[str]:
+        """Lines that do not look like code: no prompt, no deep indentation."""
+        kept = []
+        for line in self.text.split("\n"):
+            stripped = line.strip()
+            indent = len(line) - len(line.lstrip())
+            if stripped and indent < _CODE_INDENT and not stripped.startswith(_CODE_STARTS) and stripped != "...":
+                kept.append(stripped)
+        return kept
+
+    @cached_property
+    def paragraphs(self) -> list[str]:
+        """Pieces between blank lines."""
+        return [stripped for piece in self.text.split("\n\n") if (stripped := piece.strip())]
+
+    @cached_property
+    def words(self) -> list[str]:
+        """Pieces between white space."""
+        return self.text.split()
+
+    @cached_property
+    def terms(self) -> list[str]:
+        """Words with a letter or a digit: borders of tables and operators are none."""
+        return [word for word in self.words if _TERM.search(word)]
+
+    @cached_property
+    def term_characters(self) -> int:
+        """Characters in terms."""
+        return sum(map(len, self.terms))
+
+    @cached_property
+    def alphabetic_share(self) -> float:
+        """Share of terms with at least one letter."""
+        return _share(sum(1 for term in self.terms if _LETTER.search(term)), len(self.terms))
+
+    @cached_property
+    def repeated_lines(self) -> "Repetition":
+        """Repetition among lines of enough words."""
+        return _repetition([line for line in self.lines if line.count(" ") >= _MIN_REPEATABLE_WORDS - 1], self.lines)
+
+    @cached_property
+    def repeated_paragraphs(self) -> "Repetition":
+        """Repetition among paragraphs of enough words."""
+        long = [piece for piece in self.paragraphs if piece.count(" ") >= _MIN_REPEATABLE_WORDS - 1]
+        return _repetition(long, self.paragraphs)
+
+
+class Repetition(NamedTuple):
+    """Shares of pieces, and of their characters, that stood in the text before."""
+
+    share: float
+    character_share: float
+
+
+class Verdict(NamedTuple):
+    """Why a text is dropped."""
+
+    reason: str
+    detail: str
+
+
+Rule = Callable[[Shape, RuleConfig], Verdict | None]
+
+
+def first_verdict(shape: Shape, config: RuleConfig) -> Verdict | None:
+    """The first reason to drop a text, cheap rules first; None keeps it."""
+    for rule in RULES:
+        verdict = rule(shape, config)
+        if verdict is not None:
+            return verdict
+    return None
+
+
+def word_count(shape: Shape, config: RuleConfig) -> Verdict | None:
+    """Too few words to learn from, or too many for one document."""
+    number = len(shape.terms)
+    if number < config.min_words:
+        return Verdict("too_few_words", f"{number} words")
+    return Verdict("too_many_words", f"{number} words") if number > config.max_words else None
+
+
+def replacement_characters(shape: Shape, config: RuleConfig) -> Verdict | None:
+    """Too much of the text was lost in decoding."""
+    share = _share(shape.text.count("\N{REPLACEMENT CHARACTER}"), len(shape.text))
+    return _above("replacement_characters", share, config.max_replacement_characters)
+
+
+def mean_word_length(shape: Shape, config: RuleConfig) -> Verdict | None:
+    """Words of an unlikely length: tables of digits, encoded data."""
+    mean = _share(shape.term_characters, len(shape.terms))
+    outside = not config.min_mean_word_length <= mean <= config.max_mean_word_length
+    return Verdict("mean_word_length", f"{mean:.1f} characters") if outside else None
+
+
+def alphabetic_words(shape: Shape, config: RuleConfig) -> Verdict | None:
+    """Too few words with a letter."""
+    low = shape.alphabetic_share < config.min_alphabetic_words
+    return Verdict("alphabetic_words", f"{shape.alphabetic_share:.2f} of words") if low else None
+
+
+def symbols(shape: Shape, config: RuleConfig) -> Verdict | None:
+    """Too many hashes and ellipses in prose."""
+    count = sum(len(_SYMBOL.findall(line)) for line in shape.prose)
+    return _above("symbols", _share(count, len(shape.words)), config.max_symbols_per_word)
+
+
+def bullet_lines(shape: Shape, config: RuleConfig) -> Verdict | None:
+    """Nearly all lines are entries of lists."""
+    share = _share(sum(line.startswith(_BULLETS) for line in shape.lines), len(shape.lines))
+    return _above("bullet_lines", share, config.max_bullet_lines)
+
+
+def ellipsis_lines(shape: Shape, config: RuleConfig) -> Verdict | None:
+    """Many lines of prose are cut off: teasers."""
+    share = _share(sum(line.endswith(_ELLIPSES) for line in shape.prose), len(shape.prose))
+    return _above("ellipsis_lines", share, config.max_ellipsis_lines)
+
+
+def repeated_lines(shape: Shape, config: RuleConfig) -> Verdict | None:
+    """The same lines again and again."""
+    found = shape.repeated_lines
+    return _above("repeated_lines", found.share, config.max_repeated_lines) or _above(
+        "repeated_line_characters", found.character_share, config.max_repeated_line_characters
+    )
+
+
+def repeated_paragraphs(shape: Shape, config: RuleConfig) -> Verdict | None:
+    """The same paragraphs again and again."""
+    found = shape.repeated_paragraphs
+    return _above("repeated_paragraphs", found.share, config.max_repeated_paragraphs) or _above(
+        "repeated_paragraph_characters", found.character_share, config.max_repeated_paragraph_characters
+    )
+
+
+def top_ngrams(shape: Shape, config: RuleConfig) -> Verdict | None:
+    """One phrase fills the text."""
+    for size, limit in ((2, config.max_top_2gram), (3, config.max_top_3gram), (4, config.max_top_4gram)):
+        grams = Counter(zip(*(shape.terms[start:] for start in range(size)), strict=False))
+        gram, count = max(grams.items(), key=itemgetter(1), default=((), 0))
+        if count < _MIN_NGRAM_COUNT:
+            return None  # a longer phrase is no more frequent than a shorter one
+        share = count * sum(map(len, gram)) / shape.term_characters
+        if share > limit:
+            return Verdict(f"top_{size}gram", f"{share:.2f} of characters are `{' '.join(gram)[:60]}`")
+    return None
+
+
+def c4(shape: Shape, config: RuleConfig) -> Verdict | None:
+    """Placeholder text and curly brackets, where the configuration asks for it."""
+    if not config.c4_rules:
+        return None
+    if "lorem ipsum" in shape.text.lower():
+        return Verdict("lorem_ipsum", "")
+    return Verdict("curly_bracket", "") if "{" in shape.text else None
+
+
+RULES: tuple[Rule, ...] = (
+    word_count,
+    replacement_characters,
+    mean_word_length,
+    c4,
+    bullet_lines,
+    ellipsis_lines,
+    symbols,
+    alphabetic_words,
+    repeated_lines,
+    repeated_paragraphs,
+    top_ngrams,
+)
+
+
+def _share(part: float, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _above(reason: str, share: float, limit: float) -> Verdict | None:
+    return Verdict(reason, f"{share:.3f}, at most {limit:g}") if share > limit else None
+
+
+def _repetition(pieces: list[str], all_pieces: list[str]) -> Repetition:
+    seen: set[str] = set()
+    count = characters = 0
+    for piece in pieces:
+        if piece in seen:
+            count += 1
+            characters += len(piece)
+        seen.add(piece)
+    return Repetition(_share(count, len(all_pieces)), _share(characters, sum(map(len, all_pieces))))

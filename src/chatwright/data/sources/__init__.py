@@ -1,0 +1,44 @@
+"""The kinds of sources, a closed table: a recipe names a kind, never code."""
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Annotated
+
+from pydantic import Field
+
+from chatwright.data.document import Document
+from chatwright.data.report import Tally
+from chatwright.data.sources import files, hub, python_docs
+from chatwright.data.sources.files import Files
+from chatwright.data.sources.hub import Hub
+from chatwright.data.sources.partition import Partition
+from chatwright.data.sources.python_docs import PythonDocs
+
+Source = Annotated[PythonDocs | Files | Hub, Field(discriminator="kind")]
+
+_MODULES: dict[str, ModuleType] = {"python-docs": python_docs, "files": files, "hub": hub}
+
+
+def list_partitions(source: Source) -> list[Partition]:
+    """A source's partitions in a fixed order, without reading its documents.
+
+    Raises:
+        DataError: the source is missing or empty.
+    """
+    partitions: list[Partition] = _MODULES[source.kind].list_partitions(source)
+    return partitions
+
+
+def read_partition(source: Source, partition: Partition, tally: Tally) -> Iterator[Document]:
+    """The raw documents of one partition; what gives none is counted in `tally` with its reason."""
+    documents: Iterator[Document] = _MODULES[source.kind].read_partition(source, partition, tally)
+    return documents
+
+
+def fingerprint(source: Source) -> str:
+    """A digest that changes when the source would give other documents; takes no network and less than a second."""
+    digest: str = _MODULES[source.kind].fingerprint(source)
+    return digest
+
+
+__all__ = ["Files", "Hub", "Partition", "PythonDocs", "Source", "fingerprint", "list_partitions", "read_partition"]

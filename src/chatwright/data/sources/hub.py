@@ -1,0 +1,176 @@
+"""The source `hub`: Parquet files of a Hugging Face data set, streamed by row group and never stored whole.
+
+The text column is taken as it is. Not for scripts that build data sets: no code of a data set is ever run.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from chatwright.data import limits
+from chatwright.data.decode import sound_text
+from chatwright.data.document import UNKNOWN_LANGUAGE, UNKNOWN_LICENCE, Document, document_id
+from chatwright.data.formats.record import Record
+from chatwright.data.formats.tables import read_row_group, row_groups
+from chatwright.data.report import Tally
+from chatwright.data.sandbox import Unreadable
+from chatwright.data.sources.partition import Input, Partition, partitions_of
+from chatwright.foundation import storage
+from chatwright.foundation.config import Config
+from chatwright.foundation.errors import DataError
+
+_DATASET = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+
+
+class Hub(Config):
+    """Documents of a data set on the Hugging Face hub."""
+
+    kind: Literal["hub"] = "hub"
+    dataset: str  # OWNER/NAME
+    files: str = "**/*.parquet"  # pattern within the data set, such as `sample/10BT/*.parquet`
+    revision: str = "main"  # a commit never moves; a branch is read as it stands when collecting
+    text_key: str = "text"
+    max_documents: int | None = None  # rows read at most; None reads all
+    domain: str | None = None  # None takes the data set's name
+    licence: str = UNKNOWN_LICENCE
+
+    def problems(self) -> Iterator[str]:
+        """A data set's name, a relative pattern, a positive number."""
+        if not _DATASET.fullmatch(self.dataset):
+            yield f"`dataset` must read OWNER/NAME: {self.dataset!r}"
+        if not self.files or self.files.startswith("/") or ".." in self.files.split("/"):
+            yield f"`files` is a pattern within the data set, such as `**/*.parquet`: {self.files!r}"
+        if self.max_documents is not None and self.max_documents < 1:
+            yield f"`max_documents` must be at least 1: {self.max_documents}"
+
+
+def fingerprint(config: Hub) -> str:
+    """The settings alone: asking the hub would need the network. Name a commit to be sure of the content."""
+    return storage.digest_json(config.model_dump(mode="json"))
+
+
+def list_partitions(config: Hub) -> list[Partition]:
+    """Row groups in the order of files, as many as `max_documents` needs; only footers are read.
+
+    Raises:
+        DataError: the hub cannot be reached, refuses, or has no such data set or file.
+    """
+    with _hub_named(config):
+        return partitions_in(_file_system(), f"datasets/{config.dataset}@{config.revision}", config)
+
+
+def read_partition(config: Hub, partition: Partition, tally: Tally) -> Iterator[Document]:
+    """Documents of one partition.
+
+    Raises:
+        DataError: the hub cannot be reached.
+    """
+    with _hub_named(config):
+        yield from documents_in(_file_system(), config, partition, tally)
+
+
+def partitions_in(system: Any, root: str, config: Hub) -> list[Partition]:
+    """Partitions of the Parquet files below `root` of a file system object (fsspec)."""
+    names = sorted(system.glob(f"{root}/{config.files}"))
+    if not names:
+        raise DataError(
+            f"`{config.dataset}` has no file that `files` names: {config.files}",
+            hint="look at the data set's files on the hub and correct `files` or `revision`",
+        )
+    inputs: list[Input] = []
+    left = config.max_documents
+    for name in names:
+        if left is not None and left <= 0:
+            break
+        for entry in _file_inputs(system, name, root, config):
+            if left is not None:
+                entry["rows"] = min(entry["rows"], left)
+                left -= entry["rows"]
+            if entry["rows"] > 0:
+                inputs.append(entry)
+    return partitions_of(
+        "hub",
+        inputs,
+        max_bytes=limits.PARTITION_BYTES * 4,
+        max_inputs=limits.PARTITION_INPUTS,
+        name=lambda entry: f"{entry['path']} rows {entry['first_row']} and on",
+    )
+
+
+def _file_inputs(system: Any, name: str, root: str, config: Hub) -> list[Input]:
+    try:
+        with system.open(name, "rb") as file:
+            groups = row_groups(file, text_key=config.text_key)
+    except Unreadable as verdict:
+        raise DataError(
+            f"`{name}` of `{config.dataset}` cannot be read: {verdict.detail or verdict.reason}",
+            hint="correct `text_key` or `files` of the source",
+        ) from None
+    inputs, first = [], 0
+    for number, group in enumerate(groups):
+        place = {"file": name, "path": name.removeprefix(f"{root}/"), "group": number, "first_row": first}
+        inputs.append({**place, "rows": group.rows, "bytes": group.bytes})
+        first += group.rows
+    return inputs
+
+
+def documents_in(system: Any, config: Hub, partition: Partition, tally: Tally) -> Iterator[Document]:
+    """Documents of a partition that `partitions_in` made."""
+    for entry in partition.inputs:
+        try:
+            with system.open(entry["file"], "rb") as file:
+                records = read_row_group(
+                    file,
+                    entry["group"],
+                    first_row=entry["first_row"],
+                    max_rows=entry["rows"],
+                    text_key=config.text_key,
+                    shown=entry["path"],
+                    tally=tally,
+                )
+                for record in records:
+                    yield _document(config, entry["path"], record, tally)
+        except Unreadable as verdict:
+            tally.drop(verdict.reason, path=entry["path"], detail=verdict.detail, characters=entry["bytes"])
+
+
+def _document(config: Hub, path: str, record: Record, tally: Tally) -> Document:
+    source = f"hub:{config.dataset}@{config.revision}"
+    place = f"{path}#{record.place}"
+    sound = sound_text(record.text)
+    for name, count in sound.changes.items():
+        tally.change(name, count)
+    return Document(
+        id=document_id(source, place),
+        text=sound.text,
+        source=source,
+        path=place,
+        domain=config.domain or config.dataset.rsplit("/", 1)[-1],
+        title=record.title,
+        licence=config.licence,
+        language=record.language or UNKNOWN_LANGUAGE,
+    )
+
+
+def _file_system() -> Any:
+    from huggingface_hub import HfFileSystem  # takes a while to import, and few runs need it
+
+    return HfFileSystem()
+
+
+@contextlib.contextmanager
+def _hub_named(config: Hub) -> Iterator[None]:
+    """Turn what the hub's client raises into one error with the data set's name and the next step."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The bases are the errors of whichever HTTP library this version of the client uses, and OSError.
+    try:
+        yield
+    except (*HfHubHTTPError.__bases__, ValueError) as error:
+        raise DataError(
+            f"the data set `{config.dataset}` could not be read from the Hugging Face hub",
+            cause=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}",
+            kept="the partitions finished so far",
+            hint="check the network and the name (a gated data set needs `HF_TOKEN`), then run the same command again",
+        ) from error

@@ -1,0 +1,127 @@
+"""Answers against references: BLEU and chrF with their signatures, exact share, and whether the right one was given.
+
+Where conversations carry a label (the policy that an answer states), an answer counts as right if, of all labels'
+reference answers, the expected one is nearest to it by words and near enough.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import sacrebleu
+
+from chatwright.feedback.conversations import Conversation, Message
+from chatwright.model.chat import ChatModel
+
+NEAR_ENOUGH = 0.5  # token F1 with the reference below which an answer states no policy at all
+
+
+class Answered(NamedTuple):
+    """A test conversation with what the model said."""
+
+    conversation: Conversation
+    answer: str
+
+    @property
+    def reference(self) -> str:
+        """What it should have said."""
+        return self.conversation.messages[-1].content
+
+    @property
+    def question(self) -> str:
+        """What it was asked last."""
+        return self.conversation.messages[-2].content
+
+
+def ask(model: ChatModel, conversations: Sequence[Conversation], *, max_tokens: int, rows: int = 64) -> list[Answered]:
+    """Greedy answers to the last question of each conversation; what comes before is given as it stands."""
+    order = sorted(range(len(conversations)), key=lambda index: _length(conversations[index]))
+    answers: dict[int, str] = {}
+    for start in range(0, len(order), rows):
+        group = order[start : start + rows]
+        texts = model.answers([_asked(conversations[index]) for index in group], max_tokens=max_tokens)
+        answers.update(zip(group, texts, strict=True))
+    return [Answered(conversation, answers[index]) for index, conversation in enumerate(conversations)]
+
+
+def _asked(conversation: Conversation) -> tuple[Message, ...]:
+    return conversation.messages[:-1]
+
+
+def _length(conversation: Conversation) -> int:
+    return sum(len(message.content) for message in _asked(conversation))
+
+
+def token_f1(answer: str, reference: str) -> float:
+    """Overlap of words, as in SQuAD (Rajpurkar et al. 2016), lower-cased and split at anything but letters and digits."""
+    mine, theirs = _words(answer), _words(reference)
+    shared = sum((mine & theirs).values())
+    if not shared:
+        return 0.0
+    precision, recall = shared / sum(mine.values()), shared / sum(theirs.values())
+    return 2 * precision * recall / (precision + recall)
+
+
+def _words(text: str) -> Counter[str]:
+    return Counter("".join(c.lower() if c.isalnum() else " " for c in text).split())
+
+
+def references_by_label(conversations: Sequence[Conversation]) -> dict[str, str]:
+    """The most frequent answer of each label."""
+    seen: dict[str, Counter[str]] = {}
+    for conversation in conversations:
+        if conversation.label is not None:
+            seen.setdefault(conversation.label, Counter())[conversation.messages[-1].content] += 1
+    return {label: answers.most_common(1)[0][0] for label, answers in seen.items()}
+
+
+def stated_label(answer: str, references: dict[str, str]) -> str | None:
+    """The label whose reference is nearest to the answer, or None if none is near enough."""
+    scored = [(token_f1(answer, reference), label) for label, reference in references.items()]
+    best = max(scored, default=(0.0, ""))
+    return best[1] if best[0] >= NEAR_ENOUGH else None
+
+
+def score(answered: Sequence[Answered], references: dict[str, str]) -> dict[str, Any]:
+    """All figures over one set of answers."""
+    if not answered:
+        return {"questions": 0}
+    answers = [item.answer for item in answered]
+    wanted = [[item.reference for item in answered]]
+    bleu_metric, chrf_metric = sacrebleu.BLEU(), sacrebleu.CHRF()
+    bleu, chrf = bleu_metric.corpus_score(answers, wanted), chrf_metric.corpus_score(answers, wanted)
+    figures: dict[str, Any] = {
+        "questions": len(answered),
+        "exact": _share(item.answer.strip() == item.reference.strip() for item in answered),
+        "token_f1": round(sum(token_f1(item.answer, item.reference) for item in answered) / len(answered), 4),
+        "bleu": round(bleu.score, 2),
+        "bleu_signature": str(bleu_metric.get_signature()),
+        "chrf": round(chrf.score, 2),
+        "chrf_signature": str(chrf_metric.get_signature()),
+    }
+    labelled = [item for item in answered if item.conversation.label is not None]
+    if labelled and references:
+        stated = [stated_label(item.answer, references) for item in labelled]
+        right = [label == item.conversation.label for label, item in zip(stated, labelled, strict=True)]
+        figures["right"] = _share(right)
+        figures["right_by_kind"] = _by_kind(labelled, right)
+    return figures
+
+
+def _by_kind(answered: Sequence[Answered], right: Sequence[bool]) -> dict[str, dict[str, Any]]:
+    """One turn, two turns and refusals apart: they are not equally hard."""
+    groups: dict[str, list[bool]] = {}
+    for item, is_right in zip(answered, right, strict=True):
+        groups.setdefault(_kind(item.conversation), []).append(is_right)
+    return {kind: {"questions": len(group), "right": _share(group)} for kind, group in sorted(groups.items())}
+
+
+def _kind(conversation: Conversation) -> str:
+    if conversation.label == "out-of-scope":
+        return "out of scope"
+    return "one turn" if len(conversation.messages) == 2 else "several turns"
+
+
+def _share(flags: Any) -> float:
+    listed = list(flags)
+    return round(sum(listed) / max(1, len(listed)), 4)

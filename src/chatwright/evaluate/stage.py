@@ -1,0 +1,148 @@
+"""The stage `evaluate`: every model of the run on the same held-out documents and test questions."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from chatwright.data.document import iter_documents
+from chatwright.evaluate.answers import Answered, ask, references_by_label, score, stated_label
+from chatwright.evaluate.baselines import ByteTrigram, xz_bits_per_byte
+from chatwright.feedback.conversations import Conversation, read_conversations
+from chatwright.foundation import storage
+from chatwright.foundation.config import Config
+from chatwright.foundation.console import say
+from chatwright.foundation.devices import place
+from chatwright.foundation.stage import StageContext
+from chatwright.foundation.streams import seed_for
+from chatwright.model.chat import ChatModel, load
+from chatwright.model.generation import Sampling
+from chatwright.tokens.shards import TokenData
+from chatwright.train.heldout import DocumentLoss, by_domain, document_losses
+
+SCORES = "scores.json"
+_MODELS = ("pretrain", "finetune")
+
+
+class EvaluateConfig(Config):
+    """What is measured."""
+
+    answers: str | None = None  # test conversations whose last answer is to be given
+    references: str | None = None  # conversations whose labels name the possible answers; default: the fine-tuning data
+    max_answer_tokens: int = Field(default=96, ge=1)
+    stride_share: float = Field(default=0.5, gt=0, le=1)  # of the context, by which perplexity's windows move on
+    baselines: bool = True  # byte trigrams and xz on the same documents
+    baseline_bytes: int = Field(default=32 << 20, ge=1)  # of training text for the trigrams
+    prompts: tuple[str, ...] = ()  # continued by the base model, as samples
+    sample_tokens: int = Field(default=80, ge=1)
+    worst_documents: int = Field(default=10, ge=0)  # named in the scores, with their loss
+    threads: int = Field(default=0, ge=0)
+
+
+class EvaluateInputs(Config):
+    """The section, and where the fine-tuning data lies."""
+
+    evaluate: EvaluateConfig
+    finetune_data: str | None = None
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Score every model of the run; leaves `scores.json` and `samples.json`."""
+    inputs: EvaluateInputs = context.config
+    config = inputs.evaluate
+    placement = place(threads=config.threads, precision="float32")
+    tests = read_conversations(Path(config.answers)) if config.answers else []
+    labelled = config.references or inputs.finetune_data
+    references = references_by_label(read_conversations(Path(labelled))) if labelled and tests else {}
+    scores: dict[str, Any] = {"models": {}}
+    samples: dict[str, Any] = {}
+    for name in _MODELS:
+        if name not in context.inputs:
+            continue
+        context.stop.check("the stages before evaluation")
+        model = load(context.inputs[name] / "model", device=placement.device)
+        scores["models"][name], samples[name] = _evaluate_model(context, model, tests, references, is_base=name == "pretrain")
+    if config.baselines and "corpus" in context.inputs:
+        context.stop.check("the stages before evaluation")
+        scores["baselines"] = _baselines(context.inputs["corpus"], config)
+    storage.write_json(context.output / SCORES, scores)
+    storage.write_json(context.output / "samples.json", samples)
+    return scores
+
+
+def _evaluate_model(
+    context: StageContext, model: ChatModel, tests: list[Conversation], references: dict[str, str], *, is_base: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    config: EvaluateConfig = context.config.evaluate
+    result: dict[str, Any] = {"digest": model.digest, "parameters": model.network.config.num_parameters()}
+    samples: dict[str, Any] = {}
+    if "tokens" in context.inputs:
+        losses = _losses(context.inputs["tokens"], model, config)
+        result["heldout"] = by_domain(losses)
+        result["worst_documents"] = _worst(losses, context.inputs.get("corpus"), config.worst_documents)
+        say(f"  {model.name}: {result['heldout']['all']['bits_per_byte']:.3f} bits per byte on held-out documents")
+    if tests:
+        answered = ask(model, tests, max_tokens=config.max_answer_tokens)
+        result["answers"] = score(answered, references)
+        samples["answers"] = [_shown(item, references) for item in answered]
+        right = result["answers"].get("right")
+        if right is not None:
+            say(f"  {model.name}: {right:.1%} of {len(tests)} test questions get the right answer")
+    if is_base:
+        samples["continuations"] = [_continue(model, prompt, config, context.seed) for prompt in config.prompts]
+    return result, samples
+
+
+def _losses(tokens: Path, model: ChatModel, config: EvaluateConfig) -> list[DocumentLoss]:
+    stride = max(1, int(model.context_length * config.stride_share))
+    split = TokenData(tokens).split("heldout")
+    return document_losses(model.network, split.documents(), end_of_text=model.tokenizer.end_of_text, stride=stride)
+
+
+def _worst(losses: list[DocumentLoss], corpus: Path | None, count: int) -> list[dict[str, Any]]:
+    """The documents that the model finds hardest, a byte at a time, of those long enough to judge."""
+    judged = [loss for loss in losses if loss.num_bytes >= 500]
+    worst = sorted(judged, key=lambda loss: -loss.bits_per_byte)[:count]
+    if corpus is None or not worst:
+        return []
+    numbers = {loss.number: loss for loss in worst}
+    named = {
+        number: {"id": document.id, "path": document.path, "title": document.title}
+        for number, document in enumerate(iter_documents(corpus, split="heldout"))
+        if number in numbers
+    }
+    return [
+        {**named.get(loss.number, {}), "domain": loss.domain, "bits_per_byte": round(loss.bits_per_byte, 4)}
+        for loss in worst
+    ]
+
+
+def _shown(item: Answered, references: dict[str, str]) -> dict[str, Any]:
+    messages = [{"role": message.role, "content": message.content} for message in item.conversation.messages[:-1]]
+    expected = item.conversation.label
+    said = stated_label(item.answer, references) if references else None
+    return {"messages": messages, "answer": item.answer, "reference": item.reference, "expected": expected, "said": said}
+
+
+def _continue(model: ChatModel, prompt: str, config: EvaluateConfig, seed: int) -> dict[str, str]:
+    sampling = Sampling(max_tokens=config.sample_tokens, temperature=0.7, top_p=0.9, seed=seed_for(seed, "samples"))
+    return {"prompt": prompt, "continuation": model.generate(prompt, sampling)}
+
+
+def _baselines(corpus: Path, config: EvaluateConfig) -> dict[str, Any]:
+    heldout = [document.text for document in iter_documents(corpus, split="heldout")]
+    if not heldout:
+        return {}
+
+    def training() -> Any:
+        used = 0
+        for document in iter_documents(corpus, split="train"):
+            used += len(document.text.encode())
+            if used > config.baseline_bytes:
+                return
+            yield document.text
+
+    trigram = round(ByteTrigram().learn(training()).bits_per_byte(heldout), 5)
+    compressed = round(xz_bits_per_byte(heldout), 5)
+    say(f"  without a network: byte trigrams {trigram:.3f}, xz -9e {compressed:.3f} bits per byte")
+    return {"byte_trigram": trigram, "xz_9e": compressed}

@@ -1,0 +1,1 @@
+"""What every layer stands on: configuration, errors, storage, console, random streams, stages."""

@@ -1,0 +1,122 @@
+"""Which device, how many threads, which number format: chosen here once, and said."""
+
+import ctypes
+import os
+import time
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+
+from chatwright.foundation import storage
+from chatwright.foundation.errors import UsageError
+
+PrecisionName = Literal["auto", "float32", "bfloat16", "float16"]
+
+_PLACEMENT = "placement.json"
+
+# bfloat16 must beat float32 by this much in the probe to be worth its rounding.
+_WORTHWHILE_GAIN = 1.25
+
+
+class Placement(NamedTuple):
+    """Where and how a model computes."""
+
+    device: torch.device
+    precision: str  # of matrix products: "float32", "bfloat16" or "float16"; weights stay float32 in training
+    threads: int
+    reason: str  # why this precision, for the person
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """The type for autocast, or None where everything is float32."""
+        return None if self.precision == "float32" else getattr(torch, self.precision)
+
+
+def pick_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
+    """The device asked for, or the best at hand: CUDA, else the CPU.
+
+    Raises:
+        UsageError: the device asked for is not there.
+    """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", local_rank)
+    if name in ("auto", "cpu"):
+        return torch.device("cpu")
+    raise UsageError(f"device `{name}` is not available here", hint='set `device = "auto"` or `"cpu"`')
+
+
+def usable_threads() -> int:
+    """Cores this process may use: its affinity mask, not the machine's total."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse the memory of freed tensors instead of giving it back and clearing it page by page.
+
+    A training step frees and takes the same tensors again; each return to the system costs a page fault per 4 KiB
+    (measured in `docs/log.md`). Other C libraries have no `mallopt` and are left as they are.
+    """
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of <malloc.h>
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+
+
+def place(*, device: str = "auto", precision: PrecisionName = "auto", threads: int = 0, width: int = 256) -> Placement:
+    """Choose device, precision and threads; with `auto` a short probe of this machine decides the precision.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        precision: a number format, or "auto".
+        threads: for the CPU; 0 means all usable cores.
+        width: the model's width, so that the probe multiplies matrices like the model's.
+    """
+    chosen = pick_device(device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+    count = threads or usable_threads()
+    torch.set_num_threads(count)
+    if chosen.type == "cpu":
+        _keep_freed_memory()
+    if precision != "auto":
+        return Placement(chosen, precision, count, "as the recipe says")
+    if chosen.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Placement(chosen, "bfloat16", count, "this GPU computes bfloat16")
+        return Placement(chosen, "float16", count, "this GPU has no bfloat16; loss scaling is on")
+    gain = _bfloat16_gain(width)
+    if gain >= _WORTHWHILE_GAIN:
+        return Placement(chosen, "bfloat16", count, f"bfloat16 is {gain:.1f} times as fast as float32 on this CPU")
+    return Placement(chosen, "float32", count, f"bfloat16 is only {gain:.1f} times as fast as float32 on this CPU")
+
+
+def settled_placement(directory: Path, *, device: str, precision: PrecisionName, threads: int, width: int) -> Placement:
+    """Device and precision of a run: probed once, then kept, so that a resumed run computes the same bits."""
+    path = directory / _PLACEMENT
+    if path.is_file():
+        kept = storage.read_json(path)
+        placement = place(device=device, precision=kept["precision"], threads=threads or kept["threads"], width=width)
+        return placement._replace(reason=kept["reason"])
+    placement = place(device=device, precision=precision, threads=threads, width=width)
+    if int(os.environ.get("RANK", "0")) == 0:
+        with storage.publish_file(path) as scratch:
+            kept = {"precision": placement.precision, "threads": placement.threads, "reason": placement.reason}
+            storage.write_json(scratch, kept)
+    return placement
+
+
+def _bfloat16_gain(width: int, *, rows: int = 2048, repeats: int = 5) -> float:
+    """Seconds of a float32 step through one linear layer over the seconds of its bfloat16 twin, best of repeats."""
+    layer = torch.nn.Linear(width, 4 * width, bias=False)
+    x_RD = torch.randn(rows, width, requires_grad=True)
+
+    def seconds(dtype: torch.dtype | None) -> float:
+        best = float("inf")
+        for _ in range(repeats):
+            began = time.perf_counter()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is not None):
+                layer(x_RD).sum().backward()
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    return seconds(None) / seconds(torch.bfloat16)

@@ -1,0 +1,25 @@
+"""What a stage is handed and what it gives: the contract between the recipe above and the work below.
+
+A stage's module has `run(context) -> dict` (a summary, small and JSON) and fills `context.output`, which the recipe
+publishes when `run` returns. `context.output` survives a kill under the same key: what a stage published inside it
+before is still there when it runs again.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chatwright.foundation.stopping import StopFlag
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageContext:
+    """Everything a stage may depend on. Nothing else may influence its result."""
+
+    config: Any  # the stage's own section, checked
+    inputs: dict[str, Path]  # published directories by stage name
+    output: Path  # scratch that becomes the published directory
+    seed: int
+    lineage: dict[str, Any] = field(default_factory=dict)  # this stage and its inputs back to the documents
+    workers: int = 1  # processes for work that is spread over partitions
+    stop: StopFlag = field(default_factory=StopFlag)

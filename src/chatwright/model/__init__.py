@@ -1,0 +1,1 @@
+"""The network, its adapters, its families by Hugging Face names, and how it writes text."""

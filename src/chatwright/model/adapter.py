@@ -1,0 +1,159 @@
+"""Few trained numbers on a frozen network: low-rank updates, added by hooks, so that the network stays as it is.
+
+LoRA (Hu et al. 2021): a linear layer's output gains `scale * (x A^T) B^T` with A drawn at random and B at zero.
+Beside it, the embedding rows of chosen tokens may be trained (turn markers that pretraining never met).
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from chatwright.foundation import storage
+from chatwright.foundation.config import Config
+from chatwright.foundation.errors import RefusedError, UsageError
+from chatwright.model.network import Network
+
+ADAPTER_WEIGHTS = "adapter.safetensors"
+ADAPTER_CONFIG = "adapter.json"
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class LoraConfig(Config):
+    """Size and place of the low-rank updates."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)  # the update is scaled by alpha / rank
+    targets: tuple[str, ...] = ALL_LINEAR  # last part of the layers' names
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # on the update's input, in training only
+
+
+class LowRank(nn.Module):
+    """The update of one linear layer: (out, in) of rank r."""
+
+    def __init__(self, layer: nn.Linear, config: LoraConfig):
+        super().__init__()
+        self.down = nn.Parameter(torch.zeros(config.rank, layer.in_features))
+        self.up = nn.Parameter(torch.zeros(layer.out_features, config.rank))
+        self.scale = config.alpha / config.rank
+        self._dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What is added to the layer's output."""
+        down = nn.functional.linear(self._dropout(x), self.down)
+        return nn.functional.linear(down, self.up) * self.scale
+
+    def delta(self) -> Tensor:
+        """The same as one matrix, for merging."""
+        return (self.up @ self.down) * self.scale
+
+
+class Adapter(nn.Module):
+    """Low-rank updates for a network, and embedding rows of chosen tokens.
+
+    Args:
+        network: the frozen base; it is not changed until `merge`.
+        config: size and place.
+        trained_tokens: ids whose embedding rows are trained too.
+    """
+
+    def __init__(self, network: Network, config: LoraConfig, *, trained_tokens: tuple[int, ...] = ()):
+        super().__init__()
+        self.config = config
+        self.trained_tokens = trained_tokens
+        self._layers = {
+            name: module
+            for name, module in network.named_modules()
+            if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in config.targets
+        }
+        if not self._layers:
+            raise UsageError(f"no layer is named {', '.join(config.targets)}: nothing would be trained")
+        self.updates = nn.ModuleDict({_key(name): LowRank(layer, config) for name, layer in self._layers.items()})
+        if trained_tokens:
+            self.token_rows = nn.Parameter(torch.zeros(len(trained_tokens), network.config.width))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """A as in the paper's code (uniform, Kaiming's bound), B at zero: the first forward equals the base's."""
+        for update in self.updates.values():
+            assert isinstance(update, LowRank)
+            bound = 1 / math.sqrt(update.down.shape[1])
+            nn.init.uniform_(update.down, -bound, bound, generator=generator)
+
+    def attach(self, network: Network) -> list[RemovableHandle]:
+        """Add the updates to the network's outputs; remove the returned handles to take them away."""
+        handles = []
+        for name, layer in self._layers.items():
+            handles.append(layer.register_forward_hook(_adding(self.updates[_key(name)])))
+        if self.trained_tokens:
+            handles.append(network.model.embed_tokens.register_forward_hook(self._embed))
+            if network.config.tied:
+                handles.append(network.lm_head.register_forward_hook(self._score))
+        return handles
+
+    def _embed(self, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG002
+        for row, token in enumerate(self.trained_tokens):
+            output = output + (arguments[0] == token).unsqueeze(-1) * self.token_rows[row]
+        return output
+
+    def _score(self, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG002
+        index = torch.tensor(self.trained_tokens, device=output.device)
+        return output.index_add(-1, index, (arguments[0] @ self.token_rows.T).to(output.dtype))
+
+    @torch.no_grad()
+    def merge(self, network: Network) -> None:
+        """Add the updates to the network's own weights; afterwards the adapter must not stay attached."""
+        for name, layer in self._layers.items():
+            update = self.updates[_key(name)]
+            assert isinstance(update, LowRank)
+            layer.weight += update.delta()
+        for row, token in enumerate(self.trained_tokens):
+            network.model.embed_tokens.weight[token] += self.token_rows[row]
+
+    def num_parameters(self) -> int:
+        """Numbers that are trained."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def save(self, directory: Path, *, base_digest: str) -> None:
+        """Write the adapter alone; it loads on this base only."""
+        with storage.publish(directory) as scratch:
+            save_file({name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}, scratch / ADAPTER_WEIGHTS)
+            facts = {"format": "chatwright.adapter", "version": 1, "base": base_digest}
+            lora = self.config.model_dump(mode="json")
+            storage.write_json(
+                scratch / ADAPTER_CONFIG, {**facts, "lora": lora, "trained_tokens": list(self.trained_tokens)}
+            )
+
+
+def _key(name: str) -> str:
+    """A module dictionary takes no dots."""
+    return name.replace(".", "/")
+
+
+def _adding(update: nn.Module) -> Any:
+    def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG001
+        return output + update(arguments[0]).to(output.dtype)
+
+    return hook
+
+
+def load_adapter(directory: Path, network: Network, *, base_digest: str) -> Adapter:
+    """Read an adapter for exactly this base.
+
+    Raises:
+        RefusedError: it was trained on another base, or is damaged.
+    """
+    storage.verify(directory)
+    facts = storage.read_json(directory / ADAPTER_CONFIG)
+    if facts.get("base") != base_digest:
+        raise RefusedError(
+            f"adapter `{directory}` was trained on another base model",
+            hint="use the base model named in its lineage, or fine-tune again",
+        )
+    adapter = Adapter(network, LoraConfig(**facts["lora"]), trained_tokens=tuple(facts["trained_tokens"]))
+    adapter.load_state_dict(load_file(directory / ADAPTER_WEIGHTS))
+    return adapter

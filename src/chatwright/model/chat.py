@@ -1,0 +1,98 @@
+"""A model to talk with: conversations in, text out. The object behind `chatwright.load`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from chatwright.feedback.conversations import Message
+from chatwright.model.directory import LoadedModel, load_model
+from chatwright.model.generation import Piece, Sampling, greedy_batch, stream_text
+from chatwright.model.prompts import ChatEncoder
+
+
+class ChatModel:
+    """A loaded model directory with its tokenizer and turn form."""
+
+    def __init__(self, loaded: LoadedModel, *, name: str):
+        self.name = name
+        self.digest = loaded.digest
+        self.network = loaded.network.eval()
+        self.tokenizer = loaded.tokenizer
+        self.context_length = loaded.network.config.context_length
+        self._encoder: ChatEncoder | None = None
+
+    @property
+    def encoder(self) -> ChatEncoder:
+        """The turn form; models without one still complete plain text."""
+        if self._encoder is None:
+            self._encoder = ChatEncoder(self.tokenizer)
+        return self._encoder
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Tokens that these messages take as a prompt."""
+        return len(self.encoder.prompt(messages))
+
+    def stream(
+        self, messages: Sequence[Message], sampling: Sampling, *, cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[Piece]:
+        """The assistant's next turn, piece by piece.
+
+        Raises:
+            UsageError: the messages fill the model's context.
+        """
+        prompt = self.encoder.prompt(messages)
+        stop_ids = self.encoder.stop_ids()
+        yield from stream_text(
+            self.network, self.tokenizer, prompt, sampling, stop_ids=stop_ids, cancelled=cancelled
+        )
+
+    def chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> str:
+        """The assistant's next turn, whole."""
+        return "".join(piece.text for piece in self.stream(messages, sampling or Sampling())).strip()
+
+    def generate(self, prompt: str, sampling: Sampling | None = None) -> str:
+        """Plain text continued; the prompt itself is not repeated."""
+        end = self.tokenizer.end_of_text
+        ids = [end, *self.tokenizer.encode(prompt)]
+        pieces = stream_text(
+            self.network, self.tokenizer, ids, sampling or Sampling(), stop_ids=frozenset({end})
+        )
+        return "".join(piece.text for piece in pieces)
+
+    def answers(self, conversations: Sequence[Sequence[Message]], *, max_tokens: int) -> list[str]:
+        """Greedy answers to many conversations, in one batch."""
+        prompts = [self.encoder.prompt(messages) for messages in conversations]
+        ids = greedy_batch(
+            self.network,
+            prompts,
+            max_tokens=max_tokens,
+            stop_ids=self.encoder.stop_ids(),
+            end=self.tokenizer.end_of_text,
+        )
+        return [self.tokenizer.decode(row).strip() for row in ids]
+
+    @torch.inference_mode()
+    def logprobs(self, text: str) -> list[float]:
+        """Natural-log probability of each token of a text that fits the context, read after an end-of-text token."""
+        ids = self.tokenizer.encode(text)
+        device = self.network.lm_head.weight.device
+        inputs = torch.tensor([[self.tokenizer.end_of_text, *ids[:-1]]], device=device)
+        scores_TV = self.network(inputs)[0]
+        picked = F.log_softmax(scores_TV, dim=-1).gather(1, torch.tensor(ids, device=device).unsqueeze(1))
+        return [float(value) for value in picked[:, 0]]
+
+
+def load(directory: str | Path, *, device: torch.device | str = "cpu") -> ChatModel:
+    """Open a model directory for use from Python."""
+    path = Path(directory)
+    return ChatModel(load_model(path, device=device), name=_name_of(path))
+
+
+def _name_of(path: Path) -> str:
+    """`runs/demo/finetune/model` is called `demo-finetune`, any other directory by its own name."""
+    resolved = path.resolve()
+    if resolved.name == "model" and len(resolved.parents) > 1:
+        return f"{resolved.parents[1].name}-{resolved.parents[0].name}"
+    return resolved.name

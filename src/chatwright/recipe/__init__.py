@@ -1,0 +1,1 @@
+"""Recipes: what to build, checked as a whole; stages wired together, cached, resumed, with lineage."""

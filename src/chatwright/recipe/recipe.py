@@ -1,0 +1,117 @@
+"""A recipe: one TOML file that describes a model's whole life, and the rules that hold between its sections."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import Field
+
+from chatwright.data.clean_stage import CleanConfig
+from chatwright.data.collect import CollectConfig
+from chatwright.evaluate.stage import EvaluateConfig
+from chatwright.foundation import config as configuration
+from chatwright.foundation.config import Config
+from chatwright.model.config import ModelConfig
+from chatwright.tokens.tokenizer import TokenizerConfig
+from chatwright.train.pretrain import PretrainConfig
+from chatwright.tune.finetune import FinetuneConfig
+
+
+class BaseConfig(Config):
+    """A model to begin from, instead of fresh weights."""
+
+    model: str  # a Hugging Face directory
+
+
+class ServeConfig(Config):
+    """What the chat page offers."""
+
+    starters: tuple[str, ...] = ()  # questions to begin with
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    max_tokens: int = Field(default=256, ge=1)
+
+
+class Recipe(Config):
+    """Everything that a run depends on. Absent sections are stages that the run does without."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")  # also the run's folder
+    seed: int = Field(default=1, ge=0, lt=1 << 31)
+    runs: str = "runs"  # folder for the run's folder, from where the command is called
+    workers: int = Field(default=0, ge=0)  # processes for data; 0: one a core
+    base: BaseConfig | None = None
+    collect: CollectConfig | None = None
+    clean: CleanConfig = CleanConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig | None = None
+    finetune: FinetuneConfig | None = None
+    evaluate: EvaluateConfig | None = None
+    serve: ServeConfig = ServeConfig()
+
+    def problems(self) -> Iterator[str]:
+        """Rules between sections."""
+        if self.collect is None and self.base is None:
+            yield "a recipe needs documents (`[[collect.sources]]`) or a model to begin from (`[base]`)"
+        if self.pretrain is not None and self.collect is None:
+            yield "`pretrain` needs documents: add `[[collect.sources]]`"
+        if self.finetune is not None and self.pretrain is None and self.base is None:
+            yield "`finetune` needs a model: add `[pretrain]`, or `[base]` with `model`"
+        if self.pretrain is not None and self.pretrain.batch_rows % self.pretrain.micro_rows:
+            yield (
+                "`pretrain.batch_rows` must be a multiple of `pretrain.micro_rows`: "
+                f"{self.pretrain.batch_rows} and {self.pretrain.micro_rows}"
+            )
+
+    @property
+    def run_dir(self) -> Path:
+        """Where this recipe's results are."""
+        return Path(self.runs) / self.name
+
+
+# Keys that name files; in a recipe they are meant from the recipe's own folder.
+_PATH_KEYS = (("base", "model"), ("finetune", "data"), ("finetune", "test"), ("evaluate", "answers"), ("evaluate", "references"))
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        ConfigError: all of its problems at once.
+        UsageError: no such file, or not TOML.
+    """
+    data = configuration.apply_overrides(configuration.read_toml(path), overrides)
+    return configuration.validate(Recipe, _with_full_paths(data, path.resolve().parent), where=f"recipe `{path}`")
+
+
+def _with_full_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same with relative paths made whole, so that a run does not depend on where it is called from."""
+    for section, key in _PATH_KEYS:
+        table = data.get(section)
+        if isinstance(table, dict):
+            _complete(table, key, folder)
+    collect = data.get("collect")
+    sources = collect.get("sources") if isinstance(collect, dict) else None
+    for source in sources if isinstance(sources, list) else []:
+        if isinstance(source, dict):
+            _complete(source, "path", folder)
+    return data
+
+
+def _complete(table: dict[str, Any], key: str, folder: Path) -> None:
+    value = table.get(key)
+    if isinstance(value, str) and value:
+        table[key] = str((folder / Path(value).expanduser()).resolve())
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as resolved, every default written out; what is absent stays absent."""
+    return tomli_w.dumps(_without_none(recipe.model_dump(mode="json")))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
+    return value

@@ -1,0 +1,229 @@
+"""Runs a recipe: only the stages whose inputs changed, each resumed after a kill, each published whole.
+
+A stage's key is the digest of its configuration, version, seed, inputs and what lies outside the run. A published
+directory whose manifest carries the key is done; a scratch directory named by the key is one that was interrupted.
+"""
+
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import chatwright
+from chatwright.foundation import storage
+from chatwright.foundation.console import duration, say
+from chatwright.foundation.devices import pick_device, usable_threads
+from chatwright.foundation.errors import RefusedError, UsageError
+from chatwright.foundation.stage import StageContext
+from chatwright.foundation.stopping import StopFlag, stop_requested
+from chatwright.recipe.recipe import Recipe, to_toml
+from chatwright.recipe.stages import Stage, stages_of
+from chatwright.train.ranks import Ranks
+
+_WORK = ".work"
+
+
+class StageOutcome(NamedTuple):
+    """What became of one stage."""
+
+    stage: str
+    state: str  # "done" or "unchanged"
+    seconds: float
+    summary: dict[str, Any]
+
+
+class _Plan(NamedTuple):
+    """A stage with its key and where everything is."""
+
+    stage: Stage
+    key: str
+    inputs: dict[str, Path]
+    contents: dict[str, str]
+    final: Path
+
+
+def run_recipe(recipe: Recipe, *, until: str | None = None, report: Callable[[Path], None] | None = None) -> list[StageOutcome]:
+    """Do every stage that is not done yet, up to the stages of command `until` if that is given.
+
+    Args:
+        recipe: what to build.
+        until: a stage command such as "pretrain"; later stages are left as they are.
+        report: called with the run's directory when all stages are done.
+
+    Raises:
+        BusyError: another process works on the same run.
+        StoppedError: a stop was asked for; the same call goes on from there.
+    """
+    run_dir, ranks = recipe.run_dir, Ranks()
+    ranks.join(pick_device("auto" if recipe.pretrain is None else recipe.pretrain.device, local_rank=_local_rank()))
+    with stop_requested() as stop:
+        if not ranks.is_first:
+            return _follow(recipe, until, stop, ranks)
+        with storage.exclusive(run_dir):
+            storage.recover(run_dir)
+            with storage.publish_file(run_dir / "recipe.toml") as path:
+                path.write_text(to_toml(recipe), encoding="utf-8")
+            outcomes = []
+            for stage in _until(stages_of(recipe), until):
+                outcomes.append(_do(stage, recipe, run_dir, stop))
+                ranks.wait()
+            if report is not None and until is None:
+                report(run_dir)
+            return outcomes
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def _until(stages: list[Stage], until: str | None) -> list[Stage]:
+    if until is None:
+        return stages
+    last = max((index for index, stage in enumerate(stages) if stage.command == until), default=None)
+    if last is None:
+        raise UsageError(f"this recipe has no stage `{until}`", hint="add its section to the recipe")
+    return stages[: last + 1]
+
+
+def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOutcome:
+    stop.check("the stages before")
+    plan = _plan(stage, recipe, run_dir)
+    done = _published(plan)
+    if done is not None:
+        say(f"{stage.name}: unchanged")
+        return StageOutcome(stage.name, "unchanged", 0.0, done.facts.get("summary", {}))
+    work = run_dir / _WORK / f"{stage.name}-{plan.key[:16]}"
+    say(f"{stage.name}: goes on" if work.exists() else f"{stage.name}:")
+    work.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with storage.full_disk_named(run_dir):
+        summary = stage.run(_context(plan, recipe, work, stop))
+    seconds = time.monotonic() - began
+    storage.finish(work, plan.final, _facts(plan, recipe, summary, seconds))
+    for stale in (run_dir / _WORK).glob(f"{stage.name}-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    say(f"  done in {duration(seconds)}")
+    return StageOutcome(stage.name, "done", seconds, summary)
+
+
+def _follow(recipe: Recipe, until: str | None, stop: StopFlag, ranks: Ranks) -> list[StageOutcome]:
+    """A rank that only trains: it waits while the first rank does the rest, and joins every training."""
+    for stage in _until(stages_of(recipe), until):
+        if stage.command in ("pretrain", "finetune"):
+            plan = _plan(stage, recipe, recipe.run_dir)
+            if _published(plan) is None:
+                work = recipe.run_dir / _WORK / f"{stage.name}-{plan.key[:16]}"
+                work.mkdir(parents=True, exist_ok=True)
+                stage.run(_context(plan, recipe, work, stop))
+        ranks.wait()
+    return []
+
+
+def _context(plan: _Plan, recipe: Recipe, work: Path, stop: StopFlag) -> StageContext:
+    return StageContext(
+        config=plan.stage.config(recipe),
+        inputs=plan.inputs,
+        output=work,
+        seed=recipe.seed,
+        lineage={"stage": plan.stage.name, "run": recipe.name, "inputs": _ancestry(plan.contents, plan.inputs)},
+        workers=recipe.workers or usable_threads(),
+        stop=stop,
+    )
+
+
+def _plan(stage: Stage, recipe: Recipe, run_dir: Path) -> _Plan:
+    inputs = {name: _input_path(place, recipe, run_dir) for name, place in stage.inputs(recipe).items()}
+    contents = {name: _content(path, run_dir) for name, path in inputs.items()}
+    config = stage.config(recipe)
+    key = storage.digest_json(
+        {
+            "stage": stage.name,
+            "version": stage.version,
+            "config": None if config is None else config.model_dump(mode="json"),
+            "inputs": contents,
+            "outside": stage.outside(recipe),
+            "seed": recipe.seed,
+        }
+    )
+    return _Plan(stage, key, inputs, contents, run_dir / stage.name)
+
+
+def _input_path(place: str, recipe: Recipe, run_dir: Path) -> Path:
+    if place == "base":
+        assert recipe.base is not None
+        path = Path(recipe.base.model)
+        if not path.is_dir():
+            raise UsageError(f"there is no base model `{path}`", hint="set `base.model` to a Hugging Face directory")
+        return path
+    return run_dir / place
+
+
+def _content(path: Path, run_dir: Path) -> str:
+    """Digest of a stage's files from its manifest; of a foreign model from its files' sizes and times."""
+    stage_dir = run_dir / path.relative_to(run_dir).parts[0] if path.is_relative_to(run_dir) else None
+    if stage_dir is not None:
+        if not (stage_dir / storage.MANIFEST).is_file():
+            raise RefusedError(f"`{stage_dir}` is not there yet", hint="run the stages before it: `chatwright run RECIPE`")
+        return storage.read_manifest(stage_dir).content
+    entries = sorted((item.name, item.stat().st_size, item.stat().st_mtime_ns) for item in path.iterdir())
+    return storage.digest_json(entries)
+
+
+def _published(plan: _Plan) -> storage.Manifest | None:
+    """The manifest of a stage that is done with this very key and whose files are all there in their size."""
+    if not (plan.final / storage.MANIFEST).is_file():
+        return None
+    manifest = storage.read_manifest(plan.final)
+    if manifest.facts.get("key") != plan.key:
+        return None
+    for name, entry in manifest.files.items():
+        path = plan.final / name
+        if not path.is_file() or path.stat().st_size != entry["bytes"]:
+            say(f"{plan.stage.name}: `{name}` is missing or cut, the stage is done again")
+            return None
+    return manifest
+
+
+def _facts(plan: _Plan, recipe: Recipe, summary: dict[str, Any], seconds: float) -> Mapping[str, Any]:
+    config = plan.stage.config(recipe)
+    return {
+        "stage": plan.stage.name,
+        "version": plan.stage.version,
+        "key": plan.key,
+        "run": recipe.name,
+        "inputs": _ancestry(plan.contents, plan.inputs),
+        "config": None if config is None else config.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "versions": {
+            "chatwright": chatwright.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+        },
+        "seconds": round(seconds, 3),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "summary": summary,
+    }
+
+
+def _ancestry(contents: dict[str, str], inputs: dict[str, Path]) -> dict[str, Any]:
+    return {name: {"content": content, "path": _shown(inputs[name])} for name, content in contents.items()}
+
+
+def _shown(path: Path) -> str:
+    """Inside a run, the stage; outside, the whole path."""
+    return path.name if path.name != "model" else f"{path.parent.name}/model"
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident size so far of this process or of any child that has ended."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    usages = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(usages) * unit

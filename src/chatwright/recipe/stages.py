@@ -1,0 +1,153 @@
+"""The stages of a run in their order: what each depends on, and the function that does it. A closed table."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chatwright.data import clean_stage, collect
+from chatwright.evaluate import stage as evaluate
+from chatwright.foundation import storage
+from chatwright.foundation.stage import StageContext
+from chatwright.recipe.recipe import Recipe
+from chatwright.tokens import stages as tokens
+from chatwright.train import pretrain
+from chatwright.tune import finetune
+
+
+class Stage(NamedTuple):
+    """A function from directories to a directory."""
+
+    name: str  # also its directory in the run
+    version: int  # raised when the same inputs would give another result
+    command: str  # the command that does it alone
+    wanted: Callable[[Recipe], bool]
+    inputs: Callable[[Recipe], dict[str, str]]  # name in the context -> stage that made it
+    config: Callable[[Recipe], Any]
+    run: Callable[[StageContext], dict[str, Any]]
+    outside: Callable[[Recipe], Any] = lambda recipe: None  # digest of what lies outside the run
+
+
+def _has_documents(recipe: Recipe) -> bool:
+    return recipe.collect is not None
+
+
+def _tokenizer_input(recipe: Recipe) -> dict[str, str]:
+    return {"tokenizer": "base" if recipe.base is not None else "tokenizer"}
+
+
+def _base_of_finetune(recipe: Recipe) -> dict[str, str]:
+    return {"base": "pretrain/model" if recipe.pretrain is not None else "base"}
+
+
+def _finetune_inputs(recipe: Recipe) -> dict[str, str]:
+    return _base_of_finetune(recipe) | ({"tokens": "tokens"} if _has_documents(recipe) else {})
+
+
+def _evaluate_inputs(recipe: Recipe) -> dict[str, str]:
+    inputs = {"tokens": "tokens", "corpus": "corpus"} if _has_documents(recipe) else {}
+    models = (("pretrain", recipe.pretrain), ("finetune", recipe.finetune))
+    return inputs | {name: name for name, section in models if section is not None}
+
+
+def _pretrain_inputs(recipe: Recipe) -> dict[str, str]:
+    inputs = {"tokens": "tokens", **_tokenizer_input(recipe)}
+    return inputs | ({"base": "base"} if recipe.base is not None else {})
+
+
+def _pretrain_config(recipe: Recipe) -> pretrain.PretrainInputs:
+    assert recipe.pretrain is not None
+    return pretrain.PretrainInputs(model=recipe.model, pretrain=recipe.pretrain)
+
+
+def _evaluate_config(recipe: Recipe) -> evaluate.EvaluateInputs:
+    data = None if recipe.finetune is None else recipe.finetune.data
+    return evaluate.EvaluateInputs(evaluate=recipe.evaluate or evaluate.EvaluateConfig(), finetune_data=data)
+
+
+def _finetune_outside(recipe: Recipe) -> Any:
+    assert recipe.finetune is not None
+    return [_file_digest(path) for path in (recipe.finetune.data, recipe.finetune.test)]
+
+
+def _evaluate_outside(recipe: Recipe) -> Any:
+    config = _evaluate_config(recipe)
+    return [_file_digest(path) for path in (config.evaluate.answers, config.evaluate.references, config.finetune_data)]
+
+
+def _file_digest(path: str | None) -> str | None:
+    return storage.digest_file(Path(path)) if path is not None and Path(path).is_file() else None
+
+
+STAGES = (
+    Stage(
+        name="documents",
+        version=1,
+        command="collect",
+        wanted=_has_documents,
+        inputs=lambda recipe: {},  # noqa: ARG005
+        config=lambda recipe: recipe.collect,
+        run=collect.run,
+        outside=lambda recipe: None if recipe.collect is None else collect.fingerprint(recipe.collect),
+    ),
+    Stage(
+        name="corpus",
+        version=1,
+        command="clean",
+        wanted=_has_documents,
+        inputs=lambda recipe: {"documents": "documents"},  # noqa: ARG005
+        config=lambda recipe: recipe.clean,
+        run=clean_stage.run,
+    ),
+    Stage(
+        name="tokenizer",
+        version=1,
+        command="tokenize",
+        wanted=lambda recipe: _has_documents(recipe) and recipe.base is None,
+        inputs=lambda recipe: {"corpus": "corpus"},  # noqa: ARG005
+        config=lambda recipe: recipe.tokenizer,
+        run=tokens.run_tokenizer,
+    ),
+    Stage(
+        name="tokens",
+        version=1,
+        command="tokenize",
+        wanted=_has_documents,
+        inputs=lambda recipe: {"corpus": "corpus", **_tokenizer_input(recipe)},
+        config=lambda recipe: None,  # noqa: ARG005
+        run=tokens.run_tokens,
+    ),
+    Stage(
+        name="pretrain",
+        version=1,
+        command="pretrain",
+        wanted=lambda recipe: recipe.pretrain is not None,
+        inputs=_pretrain_inputs,
+        config=_pretrain_config,
+        run=pretrain.run,
+    ),
+    Stage(
+        name="finetune",
+        version=1,
+        command="finetune",
+        wanted=lambda recipe: recipe.finetune is not None,
+        inputs=_finetune_inputs,
+        config=lambda recipe: recipe.finetune,
+        run=finetune.run,
+        outside=_finetune_outside,
+    ),
+    Stage(
+        name="evaluate",
+        version=1,
+        command="evaluate",
+        wanted=lambda recipe: recipe.evaluate is not None and bool(_evaluate_inputs(recipe).keys() & {"pretrain", "finetune"}),
+        inputs=_evaluate_inputs,
+        config=_evaluate_config,
+        run=evaluate.run,
+        outside=_evaluate_outside,
+    ),
+)
+
+
+def stages_of(recipe: Recipe) -> list[Stage]:
+    """The stages that a recipe asks for, in order."""
+    return [stage for stage in STAGES if stage.wanted(recipe)]

@@ -1,0 +1,181 @@
+"""A server for people and programs: binds a port, says where it is, and ends gracefully. The application is `api`'s."""
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from chatwright.feedback.store import FeedbackStore
+from chatwright.foundation.console import say
+from chatwright.foundation.errors import ChatwrightError, UsageError
+from chatwright.model.generation import Sampling
+from chatwright.serve.api import GuardedApp, create_app
+from chatwright.serve.engine import ChatEngine
+from chatwright.serve.settings import ServeSettings, hosts_of_bind, require_sound_access
+
+GRACE_S = 10.0  # for answers that are being written when the server is asked to stop
+CUT_S = 5.0  # for answers that were cut to tell so
+MAX_CONNECTIONS = 1_000
+BACKLOG = 256
+
+
+class ChatServer(uvicorn.Server):
+    """A uvicorn that ends gracefully: answers may be finished for a while, then they are cut and say so.
+
+    Args:
+        app: the application to serve.
+        grace_s: seconds for answers that are being written when the server is asked to stop.
+    """
+
+    def __init__(self, app: GuardedApp, *, grace_s: float):
+        super().__init__(_config(app, cancel_after_s=round(grace_s + CUT_S)))
+        self._app = app
+        self._grace_s = grace_s
+        self._cut_now: Callable[[], object] | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End: no new connections, then what runs is finished, cut after its grace, and cancelled in the last resort."""
+        loop = asyncio.get_running_loop()
+        self._cut_now = partial(loop.call_soon_threadsafe, self._app.worker.cut)
+        timer = loop.call_later(self._grace_s, self._app.worker.cut)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is the system's
+        """A first signal asks for the end, a second one cuts the answers at once."""
+        if self.should_exit and self._cut_now is not None:
+            self._cut_now()
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM while serving, where this is the main thread; none is raised again after it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _config(app: GuardedApp, *, cancel_after_s: int) -> uvicorn.Config:
+    """Our bounds, and no log of requests."""
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=cancel_after_s,
+    )
+
+
+def serve(
+    model: ChatEngine,
+    *,
+    store_url: str | Path | None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    allowed_hosts: Sequence[str] = (),
+    sampling: Sampling | None = None,
+    title: str = "chatwright",
+    greeting: str = "Ask the model something.",
+    starters: Sequence[str] = (),
+    announce: Callable[[str], None] = say,
+) -> None:
+    """Serve the API and the page until asked to stop.
+
+    Args:
+        model: what answers.
+        store_url: the feedback database, a file or any SQLAlchemy URL; None keeps nothing.
+        host: the address to bind.
+        port: the port; 0 takes a free one.
+        token: asked of every caller; needed where other machines can reach the address.
+        allowed_hosts: further names under which the server is called, such as a proxy's.
+        sampling: how to answer where a request does not say.
+        title: what the page is called.
+        greeting: what the page says before the first question.
+        starters: questions that the page offers.
+        announce: told the page's address once the port is open.
+
+    Raises:
+        UsageError: no token on an open address, a port that is taken or not allowed, an unknown host.
+        ChatwrightError: the feedback store cannot be opened.
+    """
+    require_sound_access(host, token)
+    settings = ServeSettings(
+        token=token,
+        allowed_hosts=hosts_of_bind(host) | {name.lower() for name in allowed_hosts},
+        allows_any_address=host in ("", "0.0.0.0", "::"),  # noqa: S104 - compared, not bound
+        title=title,
+        greeting=greeting,
+        starters=tuple(starters),
+    )
+    if sampling is not None:
+        settings = replace(settings, sampling=sampling)
+    with open_port(host, port) as listening:
+        store = FeedbackStore(store_url) if store_url is not None else None
+        try:
+            announce(f"{model.name} is at {page_address(listening)} (Ctrl-C stops it)")
+            ChatServer(create_app(model, store, settings), grace_s=GRACE_S).run(sockets=[listening])
+        finally:
+            if store is not None:
+                store.close()
+
+
+def open_port(host: str, port: int) -> socket.socket:
+    """A listening socket, opened before anything else is made, so that a taken port is told at once.
+
+    Raises:
+        UsageError: the port is taken or not allowed, or the host is not an address of this machine.
+    """
+    if not 0 <= port <= 65535:  # checked here: the system's own look-up would cut it to another port
+        raise UsageError(f"a port lies between 0 and 65535: {port}")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except socket.gaierror as error:
+        raise UsageError(f"`{host}` is not an address: {error.strerror}", hint="use 127.0.0.1") from error
+    except OSError as error:
+        raise _why_not(host, port, error) from error
+
+
+def _why_not(host: str, port: int, error: OSError) -> ChatwrightError:
+    if error.errno == errno.EADDRINUSE:
+        return UsageError(
+            f"port {port} of `{host}` is taken by another program", hint="stop it, or use `--port 0` for a free port"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return UsageError(f"port {port} is not allowed to this user", hint="use a port from 1024 on")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return UsageError(f"`{host}` is not an address of this machine", hint="use 127.0.0.1")
+    return ChatwrightError(f"port {port} of `{host}` cannot be opened: {error.strerror}")
+
+
+def page_address(listening: socket.socket) -> str:
+    """The page's address as a browser on this machine takes it."""
+    host, port = listening.getsockname()[:2]
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{name}:{port}/"

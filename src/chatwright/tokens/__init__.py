@@ -1,0 +1,1 @@
+"""Token ids and their order: tokenizers, shards on disk, windows for training."""

@@ -1,0 +1,174 @@
+"""Token ids on disk: memory-mapped shards with document boundaries, domains and byte counts beside them.
+
+Raw ids only: windows, packing and mixing are chosen when they are read (the idea of OLMo-core's files).
+A shard is four NumPy files (a format with magic, version and shape); `index.json` names them and their tokenizer.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chatwright.foundation import storage
+from chatwright.foundation.errors import RefusedError
+
+INDEX = "index.json"
+FORMAT = "chatwright.tokens"
+VERSION = 1
+
+
+class TokenDocument(NamedTuple):
+    """One document as token ids, its end-of-text token left out."""
+
+    ids: NDArray[Any]
+    domain: str
+    num_bytes: int  # of the text, as UTF-8
+    number: int  # position within its split
+
+
+class ShardWriter:
+    """Gathers documents and writes one shard."""
+
+    def __init__(self, *, vocabulary_size: int, end_of_text: int):
+        self._dtype = np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
+        self._end_of_text = end_of_text
+        self._tokens: list[NDArray[Any]] = []
+        self._ends: list[int] = []
+        self._bytes: list[int] = []
+        self._domains: list[int] = []
+        self._length = 0
+
+    def add(self, ids: list[int], *, domain: int, num_bytes: int) -> None:
+        """Append one document, followed by the end-of-text token."""
+        self._tokens.append(np.array([*ids, self._end_of_text], dtype=self._dtype))
+        self._length += len(ids) + 1
+        self._ends.append(self._length)
+        self._bytes.append(num_bytes)
+        self._domains.append(domain)
+
+    def save(self, stem: Path) -> dict[str, Any]:
+        """Write the shard's files; returns its entry for the index."""
+        tokens = np.concatenate(self._tokens) if self._tokens else np.empty(0, dtype=self._dtype)
+        arrays = {
+            "tokens": tokens,
+            "ends": np.array(self._ends, dtype=np.int64),
+            "bytes": np.array(self._bytes, dtype=np.int64),
+            "domains": np.array(self._domains, dtype=np.int16),
+        }
+        for kind, array in arrays.items():
+            with storage.publish_file(stem.with_name(f"{stem.name}.{kind}.npy")) as path, path.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+        return {
+            "stem": stem.name,
+            "tokens": self._length,
+            "documents": len(self._ends),
+            "bytes": int(sum(self._bytes)),
+            "digest": storage.digest_bytes(tokens.tobytes()),
+        }
+
+
+def write_index(
+    directory: Path, shards: dict[str, list[dict[str, Any]]], *, tokenizer: str, vocabulary: int, domains: list[str]
+) -> None:
+    """Write `index.json` over the shards of each split."""
+    head = {"format": FORMAT, "version": VERSION, "tokenizer": tokenizer, "vocabulary_size": vocabulary}
+    storage.write_json(directory / INDEX, {**head, "domains": domains, "splits": shards})
+
+
+class _Shard(NamedTuple):
+    tokens: NDArray[Any]
+    ends: NDArray[np.int64]
+    num_bytes: NDArray[np.int64]
+    domains: NDArray[np.int16]
+
+
+class TokenSplit:
+    """The tokens of one split as one long stream over its shards."""
+
+    def __init__(self, shards: list[_Shard], domains: list[str], digest: str):
+        self._shards = shards
+        self._domains = domains
+        self._starts = np.cumsum([0, *(len(shard.tokens) for shard in shards)])
+        self.digest = digest
+
+    def __len__(self) -> int:
+        """Tokens in all, end-of-text tokens included."""
+        return int(self._starts[-1])
+
+    def slice(self, start: int, length: int) -> NDArray[np.int64]:
+        """`length` ids from position `start` of the stream, across shards.
+
+        Raises:
+            IndexError: the slice leaves the stream.
+        """
+        if start < 0 or start + length > len(self):
+            raise IndexError(f"tokens {start}..{start + length} are outside 0..{len(self)}")
+        pieces = []
+        index = int(np.searchsorted(self._starts, start, side="right")) - 1
+        while length > 0:
+            offset = start - int(self._starts[index])
+            piece = self._shards[index].tokens[offset : offset + length]
+            pieces.append(piece)
+            start, length, index = start + len(piece), length - len(piece), index + 1
+        return np.concatenate(pieces).astype(np.int64) if pieces else np.empty(0, np.int64)
+
+    def documents(self) -> Iterator[TokenDocument]:
+        """Every document in stored order."""
+        number = 0
+        for shard in self._shards:
+            begin = 0
+            for end, num_bytes, domain in zip(shard.ends, shard.num_bytes, shard.domains, strict=True):
+                ids = shard.tokens[begin : int(end) - 1]
+                yield TokenDocument(ids, self._domains[int(domain)], int(num_bytes), number)
+                begin, number = int(end), number + 1
+
+
+class TokenData:
+    """A published `tokens/` directory."""
+
+    def __init__(self, directory: Path):
+        index = storage.read_json(directory / INDEX)
+        if not isinstance(index, dict) or index.get("format") != FORMAT:
+            raise RefusedError(f"`{directory}` holds no chatwright tokens")
+        if index.get("version", 0) > VERSION:
+            raise RefusedError(f"`{directory}` was made by a newer version", hint="upgrade chatwright")
+        self.vocabulary_size = int(index["vocabulary_size"])
+        self.tokenizer_digest = str(index["tokenizer"])
+        self.domains = [str(domain) for domain in index["domains"]]
+        self._directory = directory
+        self._entries: dict[str, list[dict[str, Any]]] = index["splits"]
+
+    def split(self, name: str) -> TokenSplit:
+        """Open one split, memory-mapped; shapes are checked against the index."""
+        entries = self._entries.get(name, [])
+        shards = [self._open(entry) for entry in entries]
+        return TokenSplit(shards, self.domains, storage.digest_json([entry["digest"] for entry in entries]))
+
+    def _open(self, entry: dict[str, Any]) -> _Shard:
+        stem = self._directory / str(entry["stem"])
+        arrays = []
+        for kind, length in (
+            ("tokens", entry["tokens"]),
+            ("ends", entry["documents"]),
+            ("bytes", entry["documents"]),
+            ("domains", entry["documents"]),
+        ):
+            path = stem.with_name(f"{stem.name}.{kind}.npy")
+            try:
+                array = np.load(path, mmap_mode="r" if length else None, allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise RefusedError(f"token shard `{path}` is damaged: {error}", hint="delete `tokens/` and run again")
+            if array.shape != (length,):
+                raise RefusedError(
+                    f"token shard `{path}` is damaged: {array.shape[0]} entries, its index says {length}",
+                    hint="delete `tokens/` and run again",
+                )
+            arrays.append(array)
+        return _Shard(*arrays)
+
+
+def total(entries: Iterable[dict[str, Any]], key: str) -> int:
+    """Sum of one figure over index entries."""
+    return sum(int(entry[key]) for entry in entries)

@@ -1,0 +1,92 @@
+"""The stages `tokenizer` (learn it, or take the base model's) and `tokens` (the corpus as ids)."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from chatwright.data.document import Document, iter_documents
+from chatwright.foundation import storage
+from chatwright.foundation.console import ProgressLine, say
+from chatwright.foundation.errors import DataError
+from chatwright.foundation.stage import StageContext
+from chatwright.tokens.shards import ShardWriter, total, write_index
+from chatwright.tokens.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, measure_compression, train_tokenizer
+
+_BATCH_DOCUMENTS = 256
+_SHARD_DOCUMENTS = 20_000
+_COMPRESSION_SAMPLE = 200
+
+
+def run_tokenizer(context: StageContext) -> dict[str, Any]:
+    """Learn a tokenizer on the training split of the corpus, and measure it on the held-out one."""
+    config: TokenizerConfig = context.config
+    corpus = context.inputs["corpus"]
+    tokenizer = train_tokenizer((document.text for document in iter_documents(corpus, split="train")), config)
+    tokenizer.save(context.output)
+    heldout = itertools.islice(iter_documents(corpus, split="heldout"), _COMPRESSION_SAMPLE)
+    measured = measure_compression(tokenizer, (document.text for document in heldout))
+    summary = {
+        "kind": config.kind,
+        "vocabulary_size": tokenizer.size,
+        "digest": tokenizer.digest,
+        "heldout_bytes_per_token": round(measured.bytes_per_token, 4),
+    }
+    storage.write_json(context.output / "report.json", summary)
+    say(f"  {tokenizer.size} tokens learned; {measured.bytes_per_token:.2f} bytes of held-out text per token")
+    return summary
+
+
+def run_tokens(context: StageContext) -> dict[str, Any]:
+    """Encode the corpus into shards, split by split. Shards that an earlier try published are kept."""
+    tokenizer = load_tokenizer(context.inputs["tokenizer"])
+    corpus = context.inputs["corpus"]
+    domains = sorted({document.domain for document in iter_documents(corpus)})
+    if not domains:
+        raise DataError(f"the corpus `{corpus}` holds no text", hint="add documents to `collect.sources`")
+    shards = {name: _encode_split(context, tokenizer, corpus, name, domains) for name in ("train", "heldout")}
+    write_index(context.output, shards, tokenizer=tokenizer.digest, vocabulary=tokenizer.size, domains=domains)
+    summary = {
+        name: {key: total(entries, key) for key in ("tokens", "documents", "bytes")} for name, entries in shards.items()
+    }
+    say(f"  {summary['train']['tokens']:,} training tokens, {summary['heldout']['tokens']:,} held out")
+    return summary
+
+
+def _encode_split(
+    context: StageContext, tokenizer: Tokenizer, corpus: Path, split: str, domains: list[str]
+) -> list[dict[str, Any]]:
+    entries = []
+    numbers = {name: number for number, name in enumerate(domains)}
+    progress = ProgressLine(f"encode {split}", sum(1 for _ in iter_documents(corpus, split=split)))
+    done = 0
+    for index, documents in enumerate(_groups(iter_documents(corpus, split=split), _SHARD_DOCUMENTS)):
+        context.stop.check("the shards encoded so far")
+        stem = context.output / f"{split}-{index:05d}"
+        done += len(documents)
+        entry_path = context.output / f".{stem.name}.done.json"
+        if not entry_path.exists():
+            entry = _encode_shard(tokenizer, documents, numbers, stem)
+            with storage.publish_file(entry_path) as path:
+                storage.write_json(path, entry)
+        entries.append(storage.read_json(entry_path))
+        progress.update(done)
+    progress.close()
+    for entry_path in context.output.glob(f".{split}-*.done.json"):
+        entry_path.unlink()
+    return entries
+
+
+def _encode_shard(
+    tokenizer: Tokenizer, documents: list[Document], numbers: dict[str, int], stem: Path
+) -> dict[str, Any]:
+    writer = ShardWriter(vocabulary_size=tokenizer.size, end_of_text=tokenizer.end_of_text)
+    for batch in _groups(iter(documents), _BATCH_DOCUMENTS):
+        for document, ids in zip(batch, tokenizer.encode_batch([document.text for document in batch]), strict=True):
+            writer.add(ids, domain=numbers[document.domain], num_bytes=len(document.text.encode()))
+    return writer.save(stem)
+
+
+def _groups(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:
+    while group := list(itertools.islice(documents, size)):
+        yield group

@@ -1,0 +1,237 @@
+"""From text to token ids and back: a byte-level BPE by default, whole words as a choice.
+
+Training and encoding are Hugging Face tokenizers'; the ids of any other encoder must equal theirs.
+Text never becomes a special token here: whoever wants one inserts its id.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as HfTokenizer
+
+from chatwright.foundation import storage
+from chatwright.foundation.config import Config
+from chatwright.foundation.errors import RefusedError, UsageError
+
+END_OF_TEXT = "<|endoftext|>"
+TURN_START = "<|im_start|>"
+TURN_END = "<|im_end|>"
+UNKNOWN_WORD = "<|unk|>"
+_END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>")  # ours and Qwen's, Llama 3's, Llama 2's
+SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
+
+# The split pattern of Llama 3 (tiktoken's cl100k), unchanged: fast encoders and llama.cpp know exactly this one.
+LLAMA3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# The turn form of ChatML, as a template for programs that render by template; we insert ids ourselves.
+CHATML_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+class TokenizerConfig(Config):
+    """How to learn the tokenizer from the corpus."""
+
+    kind: Literal["bpe", "words"] = "bpe"
+    vocabulary_size: int = Field(default=4096, ge=300, le=1_000_000)  # special tokens included
+    max_training_bytes: int = Field(default=100 << 20, ge=1)  # of the corpus, documents taken in order
+
+
+class StreamDecoder:
+    """Turns token ids that arrive one by one into text pieces that are always whole characters.
+
+    Two cursors, as in Hugging Face's text-generation-inference: the text of a short prefix is subtracted, so that
+    decoders which treat the first token differently still give the right spaces.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer"):
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._prefix = 0
+        self._read = 0
+
+    def push(self, token: int) -> str:
+        """The text that became certain with this token; empty while a character is incomplete."""
+        self._ids.append(token)
+        known = self._tokenizer.decode(self._ids[self._prefix : self._read])
+        text = self._tokenizer.decode(self._ids[self._prefix :])
+        if text.endswith("\ufffd") or len(text) <= len(known):
+            return ""
+        self._prefix, self._read = self._read, len(self._ids)
+        return text[len(known) :]
+
+    def flush(self) -> str:
+        """What is left at the end, with damaged bytes shown as U+FFFD."""
+        known = self._tokenizer.decode(self._ids[self._prefix : self._read])
+        return self._tokenizer.decode(self._ids[self._prefix :])[len(known) :]
+
+
+class Tokenizer:
+    """A trained tokenizer: `tokenizer.json` and `tokenizer_config.json` of a directory."""
+
+    def __init__(self, backend: HfTokenizer, settings: dict[str, Any]):
+        backend.encode_special_tokens = True  # user text can never become a special token
+        backend.no_padding()
+        backend.no_truncation()
+        self._backend = backend
+        self.settings = settings
+        self.size: int = backend.get_vocab_size(with_added_tokens=True)
+        self.digest = storage.digest_bytes(backend.to_str().encode())
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text, without any special token."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many texts, on all cores."""
+        return [item.ids for item in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids; special tokens are left out."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def special(self, token: str) -> int | None:
+        """Id of a special token, or None where the vocabulary lacks it."""
+        number: int | None = self._backend.token_to_id(token)
+        return number
+
+    def token_text(self, number: int) -> str:
+        """The vocabulary's own spelling of one id."""
+        return str(self._backend.id_to_token(number))
+
+    @property
+    def end_of_text(self) -> int:
+        """Id that ends a document.
+
+        Raises:
+            RefusedError: the tokenizer names none.
+        """
+        for name in (*_END_OF_TEXT_NAMES, _token_name(self.settings.get("eos_token"))):
+            number = self.special(name) if name else None
+            if number is not None:
+                return number
+        raise RefusedError("the tokenizer names no token that ends a text")
+
+    def save(self, directory: Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json` into an existing directory."""
+        (directory / "tokenizer.json").write_text(self._backend.to_str(pretty=False), encoding="utf-8")
+        storage.write_json(directory / "tokenizer_config.json", self.settings)
+
+
+def _token_name(value: Any) -> str | None:
+    """Hugging Face writes a special token as a string or as an object with `content`."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """Read a Hugging Face tokenizer directory.
+
+    Raises:
+        RefusedError: `tokenizer.json` is missing or damaged.
+    """
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise RefusedError(
+            f"`{directory}` has no `tokenizer.json`, so its model cannot read or write text",
+            hint="copy the tokenizer's files beside the model's, or make the model again",
+        )
+    try:
+        backend = HfTokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # noqa: BLE001 - the binding raises bare Exception for damaged files
+        raise RefusedError(f"`{path}` is not a sound tokenizer: {error}") from error
+    settings_path = directory / "tokenizer_config.json"
+    settings = storage.read_json(settings_path) if settings_path.is_file() else {}
+    return Tokenizer(backend, settings)
+
+
+def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+    """Learn a vocabulary from texts; the same texts in the same order give the same tokenizer.
+
+    Raises:
+        UsageError: the texts are too few for the vocabulary asked for.
+    """
+    backend = _bpe(texts, config) if config.kind == "bpe" else _words(texts, config)
+    size = backend.get_vocab_size(with_added_tokens=True)
+    if size > config.vocabulary_size:
+        raise UsageError(f"a vocabulary of {config.vocabulary_size} is too small: the alphabet alone needs {size}")
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": 1_000_000,
+        "bos_token": END_OF_TEXT,
+        "eos_token": TURN_END,
+        "pad_token": END_OF_TEXT,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHATML_TEMPLATE,
+    }
+    if config.kind == "words":
+        settings["unk_token"] = UNKNOWN_WORD
+    return Tokenizer(backend, settings)
+
+
+def _bpe(texts: Iterable[str], config: TokenizerConfig) -> HfTokenizer:
+    backend = HfTokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocabulary_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_within(texts, config.max_training_bytes), trainer=trainer)
+    return backend
+
+
+def _words(texts: Iterable[str], config: TokenizerConfig) -> HfTokenizer:
+    """Words and marks as they stand, each with the space before it, so that joining them gives the text back."""
+    backend = HfTokenizer(models.WordLevel(unk_token=UNKNOWN_WORD))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated")
+    backend.decoder = decoders.Fuse()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=config.vocabulary_size, special_tokens=[*SPECIAL_TOKENS, UNKNOWN_WORD], show_progress=False
+    )
+    backend.train_from_iterator(_within(texts, config.max_training_bytes), trainer=trainer)
+    return backend
+
+
+def _within(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
+    used = 0
+    for text in texts:
+        used += len(text.encode())
+        if used > max_bytes:
+            return
+        yield text
+
+
+class Compression(NamedTuple):
+    """How tightly a tokenizer packs a text."""
+
+    bytes: int
+    tokens: int
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Higher is tighter."""
+        return self.bytes / max(1, self.tokens)
+
+
+def measure_compression(tokenizer: Tokenizer, texts: Iterable[str]) -> Compression:
+    """Bytes and tokens over texts."""
+    total_bytes = total_tokens = 0
+    for text in texts:
+        total_bytes += len(text.encode())
+        total_tokens += len(tokenizer.encode(text))
+    return Compression(total_bytes, total_tokens)

@@ -1,0 +1,1 @@
+"""The one training loop: objectives, optimizers, checkpoints, ranks, held-out measurements."""

@@ -1,0 +1,59 @@
+"""What a step trains on: micro-batches with targets, and the contract of whoever supplies them."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from chatwright.foundation.streams import seed_for
+from chatwright.tokens.order import WindowOrder
+
+IGNORED = -100  # a target that is not learned; PyTorch's own default
+
+
+class MicroBatch(NamedTuple):
+    """Rows that fit the memory at once. Targets stand at the position that predicts them."""
+
+    ids_BT: Tensor
+    targets_BT: Tensor  # IGNORED where nothing is learned
+    num_targets: int
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same on a device."""
+        if device.type == "cpu":
+            return self
+        ids, targets = (tensor.pin_memory().to(device, non_blocking=True) for tensor in self[:2])
+        return MicroBatch(ids, targets, self.num_targets)
+
+
+class BatchSource(Protocol):
+    """The order of data: a pure function of the step."""
+
+    fingerprint: str  # of everything that the order depends on; a resume with another one is refused
+
+    def step(self, number: int) -> list[MicroBatch]:
+        """All micro-batches of a step, for all ranks; the loop takes its rank's share."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSource:
+    """Next-token batches from windows of a token stream."""
+
+    order: WindowOrder
+    rows: int  # windows a step
+    micro_rows: int  # windows at once
+    fingerprint: str
+
+    def step(self, number: int) -> list[MicroBatch]:
+        """Windows `number * rows` and on, in micro-batches."""
+        ids_RT = torch.from_numpy(self.order.rows(number * self.rows, self.rows))
+        return [
+            MicroBatch(part[:, :-1], part[:, 1:], part[:, 1:].numel()) for part in ids_RT.split(self.micro_rows)
+        ]
+
+
+def sample_seed(seed: int, step: int, index: int) -> int:
+    """Seed of everything random inside one micro-batch, such as dropout."""
+    return seed_for(seed, "micro", step, index)

@@ -1,0 +1,43 @@
+"""What is learned: functions from a network and a micro-batch to a summed loss. The loop knows nothing else of them."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from chatwright.model.network import Network
+from chatwright.train.batches import IGNORED, MicroBatch
+
+# Scores of so many numbers are held at once; beyond, the loss is taken in pieces and scores are computed again.
+_MAX_SCORES = 64 << 20
+
+
+class Objective(Protocol):
+    """A loss, in nats, summed over the micro-batch's targets."""
+
+    def __call__(self, network: Network, batch: MicroBatch) -> Tensor:
+        """A scalar with a gradient."""
+        ...
+
+
+def next_token(network: Network, batch: MicroBatch) -> Tensor:
+    """Cross-entropy of each target, summed. Positions without a target cost no output projection."""
+    hidden_ND = network.hidden(batch.ids_BT).flatten(0, 1)
+    targets_N = batch.targets_BT.flatten()
+    if batch.num_targets < targets_N.numel():
+        kept_N = targets_N != IGNORED
+        hidden_ND, targets_N = hidden_ND[kept_N], targets_N[kept_N]
+    rows = max(1, _MAX_SCORES // network.config.vocabulary_size)
+    if len(targets_N) <= rows:
+        return _loss(network, hidden_ND, targets_N)
+    pieces = [
+        checkpoint(_loss, network, hidden, targets, use_reentrant=False)
+        for hidden, targets in zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
+    ]
+    return torch.stack(pieces).sum()
+
+
+def _loss(network: Network, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    return F.cross_entropy(network.lm_head(hidden_ND).float(), targets_N, reduction="sum")

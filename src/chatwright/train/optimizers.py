@@ -1,0 +1,178 @@
+"""Muon for matrices, AdamW for the rest, behind one interface whose state is plain tensors by name."""
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from chatwright.foundation.config import Config
+
+# Coefficients of the quintic iteration (Jordan et al. 2024, "Muon: an optimizer for hidden layers").
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+
+
+class OptimizerConfig(Config):
+    """Which rule updates which parameters, and how fast."""
+
+    kind: Literal["muon", "adamw"] = "muon"
+    learning_rate: float = Field(default=3e-3, gt=0, lt=1)  # AdamW's peak: embeddings, norms; everything with kind "adamw"
+    muon_learning_rate: float = Field(default=0.02, gt=0, lt=1)  # Muon's peak: matrices of the blocks
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    epsilon: float = Field(default=1e-10, gt=0)
+    momentum: float = Field(default=0.95, ge=0, lt=1)  # Muon's
+    newton_schulz_steps: int = Field(default=5, ge=1, le=10)
+    weight_decay: float = Field(default=0.01, ge=0, lt=1)  # matrices only; follows the learning rate down to zero
+    maximum_norm: float = Field(default=1.0, gt=0)  # the gradient's global norm is clipped to this
+
+
+def orthogonalise(matrices_NRC: Tensor, *, steps: int) -> Tensor:
+    """Push all singular values of each matrix towards one, by Newton-Schulz iteration; (N, rows, columns).
+
+    Unlike the reference, which always works in bfloat16, the matrices' own type is kept on a CPU.
+    """
+    x_NRC = matrices_NRC.bfloat16() if matrices_NRC.is_cuda else matrices_NRC
+    tall = x_NRC.shape[1] > x_NRC.shape[2]
+    if tall:
+        x_NRC = x_NRC.mT
+    x_NRC = x_NRC / (x_NRC.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x_NRC @ x_NRC.mT
+        update = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
+        x_NRC = torch.baddbmm(x_NRC, update, x_NRC, beta=_A)
+    return (x_NRC.mT if tall else x_NRC).to(matrices_NRC.dtype)
+
+
+class _Group(NamedTuple):
+    """Matrices of one shape, updated together as a batch."""
+
+    names: list[str]
+    parameters: list[nn.Parameter]
+
+
+class Muon:
+    """Momentum, orthogonalised (Jordan et al. 2024), with cautious weight decay (Chen et al. 2025).
+
+    Decay is applied only where it pulls in the update's direction, and scaled by the learning rate, so that it ends
+    at zero with the schedule.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], config: OptimizerConfig):
+        self._config = config
+        by_shape: dict[tuple[int, ...], _Group] = {}
+        for name, parameter in parameters.items():
+            group = by_shape.setdefault(tuple(parameter.shape), _Group([], []))
+            group.names.append(name)
+            group.parameters.append(parameter)
+        self._groups = list(by_shape.values())
+        self._momenta = [torch.zeros_like(torch.stack(list(group.parameters)).detach()) for group in self._groups]
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """One update at this learning rate."""
+        config = self._config
+        for group, momentum in zip(self._groups, self._momenta, strict=True):
+            gradient = torch.stack([_gradient(parameter) for parameter in group.parameters])
+            momentum.lerp_(gradient, 1 - config.momentum)
+            update = orthogonalise(gradient.lerp(momentum, config.momentum), steps=config.newton_schulz_steps)
+            rows, columns = update.shape[1:]
+            update *= max(1.0, rows / columns) ** 0.5
+            for parameter, change in zip(group.parameters, update, strict=True):
+                if config.weight_decay:
+                    agrees = change * parameter > 0
+                    parameter.sub_(parameter * agrees, alpha=learning_rate * config.weight_decay)
+                parameter.sub_(change, alpha=learning_rate)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """State by name: `momentum.NAME`."""
+        return {
+            f"momentum.{name}": momentum[index].clone()
+            for group, momentum in zip(self._groups, self._momenta, strict=True)
+            for index, name in enumerate(group.names)
+        }
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `tensors` gave."""
+        for group, momentum in zip(self._groups, self._momenta, strict=True):
+            for index, name in enumerate(group.names):
+                momentum[index].copy_(tensors[f"momentum.{name}"])
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+class Optimizer:
+    """All trained parameters under their rules; the learning rates of a step are the peaks times one factor."""
+
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig):
+        self._config = config
+        self._named = dict(parameters)
+        matrices = {name: p for name, p in self._named.items() if config.kind == "muon" and _is_block_matrix(name, p)}
+        rest = {name: p for name, p in self._named.items() if name not in matrices}
+        self._muon = Muon(matrices, config) if matrices else None
+        decayed = [p for p in rest.values() if p.ndim >= 2 and config.kind == "adamw"]
+        plain = [p for p in rest.values() if not (p.ndim >= 2 and config.kind == "adamw")]
+        groups = [
+            {"params": members, "weight_decay": decay}
+            for members, decay in ((decayed, config.weight_decay), (plain, 0.0))
+            if members
+        ]
+        betas = (config.beta1, config.beta2)
+        self._names = {id(parameter): name for name, parameter in rest.items()}
+        self._adamw = (
+            torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+            if groups
+            else None
+        )
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that is trained."""
+        return list(self._named.values())
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self._named.values():
+            parameter.grad = None
+
+    def step(self, factor: float) -> None:
+        """One update; `factor` is the schedule's share of the peak learning rates."""
+        if self._muon is not None:
+            self._muon.step(self._config.muon_learning_rate * factor)
+        if self._adamw is not None:
+            for group in self._adamw.param_groups:
+                group["lr"] = self._config.learning_rate * factor
+            self._adamw.step()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state as tensors by name, for safetensors."""
+        tensors = {} if self._muon is None else self._muon.tensors()
+        if self._adamw is not None:
+            for parameter, state in self._adamw.state.items():
+                for key, value in state.items():
+                    tensors[f"{key}.{self._names[id(parameter)]}"] = value.detach().clone()
+        return tensors
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `tensors` gave."""
+        if self._muon is not None:
+            self._muon.load(tensors)
+        if self._adamw is not None:
+            for group in self._adamw.param_groups:
+                for parameter in group["params"]:
+                    name = self._names[id(parameter)]
+                    keys = ("step", "exp_avg", "exp_avg_sq")
+                    found = {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}
+                    if found:
+                        self._adamw.state[parameter] = {
+                            key: value.clone() if key == "step" else value.to(parameter.device).clone()
+                            for key, value in found.items()
+                        }
+
+
+def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Muon is for the matrices between hidden states, not for embeddings, the output projection or norms."""
+    return parameter.ndim == 2 and ".layers." in f".{name}" and "embed" not in name and "lm_head" not in name

@@ -1,0 +1,134 @@
+"""The stage `pretrain`: a network learns to predict the next token of the corpus."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from chatwright.foundation import storage
+from chatwright.foundation.config import Config
+from chatwright.foundation.console import say
+from chatwright.foundation.devices import Placement, PrecisionName, settled_placement
+from chatwright.foundation.errors import RefusedError
+from chatwright.foundation.stage import StageContext
+from chatwright.foundation.streams import seed_for
+from chatwright.model.config import ModelConfig
+from chatwright.model.directory import load_model, save_model
+from chatwright.model.network import Network
+from chatwright.tokens.order import WindowOrder
+from chatwright.tokens.shards import TokenData
+from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
+from chatwright.train.batches import WindowSource
+from chatwright.train.heldout import HeldoutCheck, sample_documents
+from chatwright.train.loop import LoopConfig, Trainer
+from chatwright.train.objectives import next_token
+from chatwright.train.optimizers import OptimizerConfig
+from chatwright.train.ranks import Ranks
+from chatwright.train.schedule import ScheduleConfig
+
+
+class PretrainConfig(Config):
+    """Length, batch and learning of the pretraining."""
+
+    steps: int = Field(default=500, ge=1)
+    batch_rows: int = Field(default=16, ge=1)  # windows of the model's context a step, over all ranks
+    micro_rows: int = Field(default=16, ge=1)  # windows at once; gradients are accumulated over the batch
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    device: str = "auto"
+    precision: PrecisionName = "auto"
+    threads: int = Field(default=0, ge=0)  # 0: all usable cores
+    evaluate_every: int = Field(default=100, ge=1)  # steps
+    heldout_tokens: int = Field(default=8192, ge=1)  # of each domain, for the measurements during training
+    checkpoint_every: int = Field(default=100, ge=1)  # steps
+    keep_checkpoints: int = Field(default=2, ge=1)
+    log_every: int = Field(default=10, ge=1)
+
+
+class PretrainInputs(Config):
+    """The two sections that decide a pretraining."""
+
+    model: ModelConfig
+    pretrain: PretrainConfig
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Train from fresh weights, or from a base model if the recipe names one; leaves `model/` and `metrics.jsonl`."""
+    config: PretrainInputs = context.config
+    settings = config.pretrain
+    tokenizer = load_tokenizer(context.inputs["tokenizer"])
+    data = TokenData(context.inputs["tokens"])
+    if data.tokenizer_digest != tokenizer.digest:
+        raise RefusedError("the token shards were made with another tokenizer", hint="delete `tokens/` and run again")
+    network = build_network(config.model, tokenizer, seed=context.seed, base=context.inputs.get("base"))
+    placement = settled_placement(
+        context.output,
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.threads,
+        width=network.config.width,
+    )
+    _introduce(network, settings, placement)
+    train = data.split("train")
+    order = WindowOrder(train, length=network.config.context_length, seed=context.seed)
+    fingerprint = storage.digest_json([train.digest, context.seed, settings.batch_rows, network.config.context_length])
+    heldout = sample_documents(data.split("heldout"), tokens_per_domain=settings.heldout_tokens)
+    check = HeldoutCheck(network, heldout, end_of_text=tokenizer.end_of_text) if heldout else None
+    loop = LoopConfig(
+        steps=settings.steps,
+        checkpoint_every=settings.checkpoint_every,
+        keep_checkpoints=settings.keep_checkpoints,
+        evaluate_every=settings.evaluate_every,
+        log_every=settings.log_every,
+        seed=context.seed,
+    )
+    trainer = Trainer(
+        network=network,
+        trained=network,
+        objective=next_token,
+        source=WindowSource(
+            order=order, rows=settings.batch_rows, micro_rows=settings.micro_rows, fingerprint=fingerprint
+        ),
+        config=loop,
+        optimizer=settings.optimizer,
+        schedule=settings.schedule,
+        placement=placement,
+        directory=context.output,
+        evaluate=check,
+    )
+    summary = trainer.run(context.stop, label="pretrain")
+    summary |= {
+        "parameters": network.config.num_parameters(),
+        "precision": placement.precision,
+        "precision_reason": placement.reason,
+        "device": placement.device.type,
+        "threads": placement.threads,
+        "epochs": round(summary["target_tokens"] / max(1, len(train)), 3),
+    }
+    if Ranks().is_first:
+        summary["model_digest"] = save_model(
+            context.output / "model", network, tokenizer, lineage=context.lineage
+        )
+    return summary
+
+
+def build_network(config: ModelConfig, tokenizer: Tokenizer, *, seed: int, base: Path | None = None) -> Network:
+    """A fresh network for this tokenizer, or the base model's."""
+    if base is not None:
+        return load_model(base).network
+    if config.vocabulary_size not in (0, tokenizer.size) and config.vocabulary_size < tokenizer.size:
+        raise RefusedError(f"`model.vocabulary_size` is below the tokenizer's {tokenizer.size}: {config.vocabulary_size}")
+    network = Network(config.model_copy(update={"vocabulary_size": config.vocabulary_size or tokenizer.size}))
+    network.initialise(torch.Generator().manual_seed(seed_for(seed, "weights")))
+    return network
+
+
+def _introduce(network: Network, settings: PretrainConfig, placement: Placement) -> None:
+    if not Ranks().is_first:
+        return
+    tokens = settings.steps * settings.batch_rows * network.config.context_length
+    say(
+        f"  {network.config.num_parameters():,} parameters, {tokens:,} tokens in {settings.steps} steps, "
+        f"{placement.device.type}, {placement.precision} ({placement.reason}), {placement.threads} threads"
+    )

@@ -1,0 +1,107 @@
+"""Conversations as training batches: loss on the assistant's words only, base text replayed beside them.
+
+Legend: B rows, T positions.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from chatwright.feedback.conversations import Conversation
+from chatwright.foundation.errors import DataError
+from chatwright.foundation.streams import Permutation, seed_for
+from chatwright.model.prompts import ChatEncoder
+from chatwright.tokens.order import WindowOrder
+from chatwright.train.batches import IGNORED, MicroBatch
+
+
+class Sample(NamedTuple):
+    """Inputs, and at each position the id to predict or IGNORED."""
+
+    inputs: list[int]
+    targets: list[int]
+
+
+def encode_samples(conversations: Sequence[Conversation], encoder: ChatEncoder, *, context_length: int) -> list[Sample]:
+    """Each conversation as one sample; longer ones lose whole oldest turns after the system turn, never half a turn.
+
+    Raises:
+        DataError: a conversation whose last exchange alone does not fit, or that has nothing to learn.
+    """
+    return [_encode(conversation, encoder, context_length) for conversation in conversations]
+
+
+def _encode(conversation: Conversation, encoder: ChatEncoder, context_length: int) -> Sample:
+    messages = list(conversation.messages)
+    first = 1 if messages[0].role == "system" else 0
+    chat = encoder.conversation(messages)
+    while len(chat.ids) > context_length + 1 and len(messages) - first > 2:
+        del messages[first : first + 2]
+        chat = encoder.conversation(messages)
+    if len(chat.ids) > context_length + 1:
+        raise DataError(
+            f"{conversation.source}: the last exchange has {len(chat.ids)} tokens, the model's context is {context_length}",
+            hint="shorten it, or use a model with a longer context",
+        )
+    if not any(chat.is_target[1:]):
+        raise DataError(f"{conversation.source}: nothing to learn, no word of it is the assistant's")
+    targets = [token if wanted else IGNORED for token, wanted in zip(chat.ids[1:], chat.is_target[1:], strict=True)]
+    return Sample(chat.ids[:-1], targets)
+
+
+class ChatSource:
+    """Samples in a shuffled order that is a pure function of the step, with windows of base text among them.
+
+    Args:
+        samples: what to learn.
+        rows: samples a step.
+        micro_rows: rows at once.
+        seed: of the order.
+        fingerprint: of samples, order and replay.
+        replay: base text, or None.
+        replay_rows: windows of base text a step.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        rows: int,
+        micro_rows: int,
+        seed: int,
+        fingerprint: str,
+        replay: WindowOrder | None = None,
+        replay_rows: int = 0,
+    ):
+        self._samples = samples
+        self._rows = rows
+        self._micro_rows = micro_rows
+        self._seed = seed
+        self._replay = replay
+        self._replay_rows = replay_rows if replay is not None else 0
+        self.fingerprint = fingerprint
+
+    def step(self, number: int) -> list[MicroBatch]:
+        """The step's samples, rows of like length together so that little is padding."""
+        chosen = [self._sample(number * self._rows + row) for row in range(self._rows)]
+        if self._replay is not None:
+            for row in range(self._replay_rows):
+                ids = self._replay.window(number * self._replay_rows + row).tolist()
+                chosen.append(Sample(ids[:-1], ids[1:]))
+        chosen.sort(key=lambda sample: len(sample.inputs))
+        return [
+            collate(chosen[start : start + self._micro_rows]) for start in range(0, len(chosen), self._micro_rows)
+        ]
+
+    def _sample(self, row: int) -> Sample:
+        epoch, position = divmod(row, len(self._samples))
+        return self._samples[Permutation(len(self._samples), seed_for(self._seed, "chats", epoch))[position]]
+
+
+def collate(samples: Sequence[Sample]) -> MicroBatch:
+    """Rows padded at the right: causal attention never reads the padding, and no target stands on it."""
+    width = max(len(sample.inputs) for sample in samples)
+    ids_BT = torch.tensor([[*s.inputs, *[0] * (width - len(s.inputs))] for s in samples])
+    targets_BT = torch.tensor([[*s.targets, *[IGNORED] * (width - len(s.targets))] for s in samples])
+    return MicroBatch(ids_BT, targets_BT, int((targets_BT != IGNORED).sum()))

@@ -1,0 +1,20 @@
+"""One real server for a whole file of tests."""
+
+import pytest
+from echo_server import running
+
+from chatwright.model.generation import Sampling
+from chatwright.serve.settings import ServeSettings
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    settings = ServeSettings(sampling=Sampling(max_tokens=50), starters=("How are you?",), title="Echo")
+    with running(tmp_path_factory.mktemp("served"), settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    with served.client() as opened:
+        yield opened
