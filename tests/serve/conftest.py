@@ -4,12 +4,12 @@ import pytest
 from echo_server import running
 
 from chatwright.model.generation import Sampling
-from chatwright.serve.settings import ServeSettings
+from chatwright.serve.settings import PageText, ServeSettings
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    settings = ServeSettings(sampling=Sampling(max_tokens=50), starters=("How are you?",), title="Echo")
+    settings = ServeSettings(sampling=Sampling(max_tokens=50), page=PageText(title="Echo", starters=("How are you?",)))
     with running(tmp_path_factory.mktemp("served"), settings) as server:
         yield server
 

@@ -1,6 +1,7 @@
 """A small engine that does as it is told, and a real server around it on a free loopback port."""
 
 import contextlib
+import json
 import threading
 from dataclasses import dataclass
 
@@ -8,12 +9,14 @@ import httpx
 
 from chatwright.feedback.store import FeedbackStore
 from chatwright.foundation.errors import UsageError
-from chatwright.model.generation import Piece
+from chatwright.model.generation import Piece, Sampling
 from chatwright.serve.api import create_app
 from chatwright.serve.server import ChatServer, open_port, page_address
 from chatwright.serve.settings import ServeSettings
 
 DEADLINE_S = 20
+CHAT = "/v1/chat/completions"
+PATIENT = Sampling(max_tokens=1_000_000)  # an answer without end must not end before a slow machine stops it
 
 
 class EchoEngine:
@@ -85,7 +88,7 @@ def running(tmp_path, settings=None, *, engine=None, port=0, grace_s=5.0):
     engine = engine or EchoEngine()
     store = FeedbackStore(tmp_path / "feedback.sqlite")
     listening = open_port("127.0.0.1", port)
-    server = ChatServer(create_app(engine, store, settings or ServeSettings()), grace_s=grace_s)
+    server = ChatServer(create_app(engine, store, settings or ServeSettings(sampling=PATIENT)), grace_s=grace_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -106,3 +109,31 @@ def until(condition):
             return
         waiter.wait(0.005)
     raise AssertionError("it did not come about in time")
+
+
+def body(text="Hello there", **fields):
+    return {"model": "echo-1", "messages": [{"role": "user", "content": text}], **fields}
+
+
+def events_of(response):
+    """The data of each event; fails on any line that is not of the framing."""
+    blocks = response.text.split("\n\n")
+    assert blocks.pop() == ""
+    assert all(block.startswith("data: ") and "\n" not in block for block in blocks)
+    return [block.removeprefix("data: ") for block in blocks]
+
+
+def chunks_of(response):
+    *chunks, end = events_of(response)
+    assert end == "[DONE]"
+    return [json.loads(chunk) for chunk in chunks]
+
+
+def error_of(response):
+    assert response.headers["content-type"] == "application/json"
+    assert list(response.json()) == ["error"]
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str)
+    assert error["message"]
+    return error

@@ -6,7 +6,7 @@ import pytest
 from echo_server import running
 
 from chatwright.foundation.errors import UsageError
-from chatwright.serve.settings import ServeSettings, hosts_of_bind, is_loopback, require_sound_access
+from chatwright.serve.settings import ServeSettings, hosts_of_bind, is_loopback, require_sound_access, settings_for
 
 TOKEN = "correct-horse-battery"  # noqa: S105 - a test's own
 ANY = "0.0.0.0"  # noqa: S104 - only named, never bound
@@ -192,4 +192,13 @@ def test_a_weak_token_is_refused(token):
 def test_loopback_is_known_and_hosts_follow_the_bind():
     assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "127.9.9.9")] == [True] * 4
     assert [is_loopback(host) for host in (ANY, "", "::", "192.0.2.1", "example.org")] == [False] * 5
-    assert "chat.example.org" in hosts_of_bind("chat.example.org")
+    assert "chat.example.org" in hosts_of_bind("Chat.Example.org")
+
+
+def test_settings_for_a_bind_let_its_own_names_in():
+    loopback = settings_for("127.0.0.1", allowed_hosts=["Chat.Example.org"])
+    assert "chat.example.org" in loopback.allowed_hosts
+    assert not loopback.allows_any_address
+    assert settings_for(ANY, token=TOKEN).allows_any_address
+    with pytest.raises(UsageError, match="no token"):
+        settings_for(ANY)

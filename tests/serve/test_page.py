@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from echo_server import running, until
+from echo_server import PATIENT, running, until
 
-from chatwright.serve.settings import ServeSettings
+from chatwright.serve.settings import PageText, ServeSettings
 
 CHROMIUM = Path("/usr/bin/chromium")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -34,7 +34,9 @@ def browser():
 
 @pytest.fixture
 def server(tmp_path):
-    settings = ServeSettings(title="Echo", greeting="Ask away", starters=("How are you?", "What is new?"))
+    settings = ServeSettings(
+        sampling=PATIENT, page=PageText(title="Echo", greeting="Ask away", starters=("How are you?", "What is new?"))
+    )
     with running(tmp_path, settings) as started:
         yield started
 
@@ -108,7 +110,8 @@ def test_an_answer_is_stopped_while_it_streams_and_kept(page, server, way):
         page.keyboard.press("Escape")
     wait_for_end(page)
 
-    until(lambda: server.engine.ended == ["cancelled"])
+    until(lambda: server.engine.ended)
+    assert server.engine.ended == ["cancelled"]
     until(lambda: list(server.store.export()))
     (entry,) = server.store.export()
     assert entry["finish"] == "cancelled"
@@ -205,6 +208,7 @@ def test_the_content_policy_stops_scripts_that_get_in(page):
 def test_a_failure_is_shown_and_can_be_tried_again(page, server):
     send(page, "break")
     page.get_by_role("alert").get_by_text("The model failed while answering").wait_for()
+    assert not page.get_by_role("button", name="Good answer").is_visible()  # it is not stored
     server.engine._words = lambda text, cancelled: ["mended"]
     page.get_by_role("button", name="Try again").click()
     wait_for_end(page)
@@ -238,7 +242,7 @@ def test_a_server_that_ends_in_the_middle_is_told_and_nothing_is_sent_twice(brow
 
 def test_a_token_is_asked_for_by_the_browser(browser, tmp_path):
     token = "correct-horse-battery"  # noqa: S105 - a test's own
-    with running(tmp_path, ServeSettings(token=token, title="Locked")) as server:
+    with running(tmp_path, ServeSettings(token=token)) as server:
         context = browser.new_context(http_credentials={"username": "me", "password": token})
         page = context.new_page()
         page.goto(server.url)
@@ -265,6 +269,30 @@ def test_all_of_it_can_be_done_with_the_keyboard(page):
     page.keyboard.press("Enter")
     page.get_by_text("Thank you, that helps").first.wait_for()
     assert page.evaluate("document.activeElement.classList.contains('down')")
+
+
+def test_what_a_person_must_see_is_scrolled_into_view(page):
+    page.set_viewport_size({"width": 320, "height": 480})
+    for _ in range(2):
+        send(page, "line\n" * 20)
+        wait_for_end(page)
+    page.get_by_role("button", name="Bad answer").last.click()
+    page.locator(".better:visible").wait_for()
+    assert is_in_view(page, ".better:not([hidden])")
+    send(page, "break")
+    page.get_by_role("button", name="Try again").wait_for()
+    assert is_in_view(page, "#trouble button")
+
+
+def is_in_view(page, selector):
+    return page.evaluate(
+        """(selector) => {
+          const box = document.querySelector(selector).getBoundingClientRect();
+          const room = document.getElementById("main").getBoundingClientRect();
+          return box.top >= room.top && box.bottom <= room.bottom;
+        }""",
+        selector,
+    )
 
 
 @pytest.mark.parametrize("width", [320, 768, 1440])

@@ -13,6 +13,7 @@ from echo_server import EchoEngine
 
 from chatwright.foundation.errors import UsageError
 from chatwright.serve.server import open_port, page_address, serve
+from chatwright.serve.settings import ServeSettings
 
 
 def test_a_taken_port_is_told_with_the_way_out():
@@ -40,7 +41,7 @@ def test_the_address_is_one_that_a_browser_takes():
 
 def test_an_open_address_without_a_token_is_refused_before_anything_is_made(tmp_path):
     with pytest.raises(UsageError, match="no token"):
-        serve(EchoEngine(), host="0.0.0.0", port=0, store_url=tmp_path / "f.sqlite")  # noqa: S104 - refused
+        serve(EchoEngine(), ServeSettings(), host="0.0.0.0", port=0, store_url=tmp_path / "f.sqlite")  # noqa: S104 - refused
     assert not list(tmp_path.iterdir())
 
 
@@ -48,7 +49,9 @@ PROGRAM = """
 import sys
 from echo_server import EchoEngine
 from chatwright.serve.server import serve
-serve(EchoEngine(), port=0, store_url=sys.argv[1], announce=lambda text: print(text, flush=True))
+from chatwright.serve.settings import settings_for
+settings = settings_for("127.0.0.1")
+serve(EchoEngine(), settings, port=0, store_url=sys.argv[1], announce=lambda text: print(text, flush=True))
 print("ended well", flush=True)
 """
 

@@ -3,6 +3,7 @@
 What needs PyTorch is imported inside the commands, so that help and small commands answer at once.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -10,11 +11,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
 
+
+class _Commands(TyperGroup):
+    """All commands. The library alone would end a Ctrl-C with the code of a failure."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command of this call."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("stopped")
+            raise typer.Exit(ExitCode.STOPPED) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="From raw documents to a chat model of your own, and better from the people who use it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -25,7 +41,9 @@ app.add_typer(feedback_app, name="feedback")
 
 RecipePath = Annotated[Path, typer.Argument(help="a TOML file", metavar="RECIPE")]
 ModelPath = Annotated[Path, typer.Argument(help="a model directory", metavar="MODEL")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="override a key of the recipe: a.b=c", metavar="KEY=VALUE")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="override a key of the recipe: a.b=c", metavar="KEY=VALUE")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
 DEFAULT_STORE = "sqlite:///chatwright-feedback.db"
 
@@ -45,7 +63,7 @@ def demo(
     say(f"\nThe report: {run_dir / 'report.html'}")
     if sys.stdout.isatty() and not as_json and "CI" not in os.environ:
         say("The chat page opens below; Ctrl-C ends it.")
-        _serve(model, port=port, recipe=path, overrides=overrides)
+        _serve(model, port=port)
     else:
         say(f"To talk with it:  .venv/bin/chatwright serve {model}     (or `chat` for the terminal)")
 
@@ -70,10 +88,11 @@ def run(
 ) -> None:
     """Every stage of a recipe; again: only what changed; after a kill: where it stopped."""
     if dry_run:
-        from chatwright.recipe.preview import preview
+        from chatwright.recipe.preview import as_text, preview
         from chatwright.recipe.recipe import load_recipe
 
-        _show(preview(load_recipe(recipe, overrides or ())), as_json=as_json)
+        planned = preview(load_recipe(recipe, overrides or ()))
+        typer.echo(json.dumps(planned, indent=2) if as_json else as_text(planned))
         return
     _run(recipe, overrides, as_json=as_json)
 
@@ -146,7 +165,7 @@ def chat(
 
 
 @app.command()
-def generate(
+def generate(  # noqa: PLR0917 - the library calls it by keyword
     model: ModelPath,
     prompt: Annotated[str, typer.Argument(help="the beginning of a text")],
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.7,
@@ -176,22 +195,56 @@ def serve(
     _serve(model, host=host, port=port, store=store)
 
 
-def _serve(
-    model: Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    store: str = DEFAULT_STORE,
-    recipe: Path | None = None,
-    overrides: list[str] | None = None,
-) -> None:
-    raise NotImplementedError
+def _serve(model: Path, *, host: str = "127.0.0.1", port: int = 8000, store: str = DEFAULT_STORE) -> None:
+    from chatwright.model.chat import load
+    from chatwright.model.generation import Sampling
+    from chatwright.recipe.recipe import serve_section_of
+    from chatwright.serve.server import serve as serve_model
+    from chatwright.serve.settings import PageText, settings_for
+
+    _settle_cpu()
+    section = serve_section_of(model)
+    sampling = Sampling(temperature=section.temperature, max_tokens=section.max_tokens)
+    page = PageText(title=section.title, greeting=section.greeting, starters=section.starters)
+    token = os.environ.get("CHATWRIGHT_TOKEN") or None
+    settings = settings_for(host, token=token, sampling=sampling, page=page)
+    serve_model(load(model), settings, store_url=store, host=host, port=port)
 
 
 def _settle_cpu() -> None:
     from chatwright.foundation.devices import place
 
     place(precision="float32")
+
+
+@feedback_app.command("export")
+def export_feedback(
+    store: Annotated[str, typer.Option(help="the feedback database: an SQLAlchemy URL")] = DEFAULT_STORE,
+    rated_only: Annotated[bool, typer.Option("--rated-only", help="leave out answers that nobody rated")] = False,
+) -> None:
+    """Answers with their ratings, as JSON Lines."""
+    from chatwright.feedback.store import FeedbackStore
+
+    with contextlib.closing(FeedbackStore(store)) as opened:
+        for line in opened.export_lines(rated_only=rated_only):
+            typer.echo(line, nl=False)
+
+
+@feedback_app.command("stats")
+def feedback_stats(
+    store: Annotated[str, typer.Option(help="the feedback database: an SQLAlchemy URL")] = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """How many answers, and how they were rated, by model."""
+    from chatwright.feedback.store import FeedbackStore, thumbs_by_model
+
+    with contextlib.closing(FeedbackStore(store)) as opened:
+        counts = thumbs_by_model(opened.export())
+    if as_json:
+        typer.echo(json.dumps(counts, indent=2))
+        return
+    for model, count in counts.items():
+        typer.echo(f"{model}: {count['answers']} answers, {count['up']} thumbs up, {count['down']} down")
 
 
 @app.command()
@@ -211,14 +264,6 @@ def lineage(model: ModelPath, as_json: AsJson = False) -> None:
     typer.echo(json.dumps(chain, indent=2) if as_json else "\n".join(as_lines(chain)))
 
 
-def _show(value: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(value, indent=2))
-    else:
-        for key, item in value.items():
-            typer.echo(f"{key}: {item}")
-
-
 def main() -> None:
     """Run a command; errors a person can mend are shown without a traceback, with the exit code of their class."""
     try:
@@ -226,6 +271,3 @@ def main() -> None:
     except ChatwrightError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("stopped")
-        sys.exit(ExitCode.STOPPED)

@@ -61,8 +61,8 @@ def run(context: StageContext) -> dict[str, Any]:
     report = _report(tally, totals, documents_out=written, characters_out=counted.characters)
     storage.write_json(context.output / REPORT, report)
     discard_work(context)
-    heldout = totals["heldout_bytes"] / 1e6
-    say(f"  {written:,} of {tally.documents:,} documents kept, {totals['bytes'] / 1e6:.1f} MB, {heldout:.1f} MB held out")
+    size, heldout = totals["bytes"] / 1e6, totals["heldout_bytes"] / 1e6
+    say(f"  {written:,} of {tally.documents:,} documents kept, {size:.1f} MB, {heldout:.1f} MB held out")
     summary = {key: report[key] for key in ("documents_in", "documents_out", "bytes_out")}
     return summary | {"dropped": {reason: entry["count"] for reason, entry in report["dropped"].items()}}
 

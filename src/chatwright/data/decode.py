@@ -58,7 +58,7 @@ def decode_html(data: bytes) -> Decoded | None:
     except UnicodeDecodeError:
         if data.count(0) > _BINARY_NUL_SHARE * len(data):
             return None
-        return _decode_as(data, detect_encoding(data, from_html_meta=True), guessed=True)
+        return _decode_as(data, detect_encoding(data, from_html_meta=True) or "utf-8", guessed=True)
 
 
 def sound_text(text: str) -> Decoded:

@@ -150,4 +150,6 @@ def read_row_group(file: pq.ParquetFile, group: int, *, split: str | None = None
         for row in table.to_pylist():
             yield Document(**row)
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise RefusedError(f"row group {group} of a part is damaged: {error}", hint="make the directory again") from error
+        raise RefusedError(
+            f"row group {group} of a part is damaged: {error}", hint="make the directory again"
+        ) from error

@@ -69,9 +69,7 @@ class Totals:
     def add(self, label: str, document: Document) -> None:
         """Count one kept document."""
         size = len(document.text.encode())
-        entry = self._counts.setdefault(
-            label, {"documents": 0, "bytes": 0, "heldout_documents": 0, "heldout_bytes": 0}
-        )
+        entry = self._counts.setdefault(label, {"documents": 0, "bytes": 0, "heldout_documents": 0, "heldout_bytes": 0})
         entry["documents"] += 1
         entry["bytes"] += size
         if document.split == "heldout":

@@ -2,7 +2,7 @@
 
 After Rae et al. 2021 ("Scaling language models: methods, analysis and insights from training Gopher", appendix A.1),
 whose thresholds were set for web pages. `RuleConfig` has theirs beside ours; where they differ, documentation with
-code is why, and the field says how. Rules for one language (stop words) are left out: languages are told apart elsewhere.
+code is why, and the field says how. Rules for one language (stop words) are left out: no language is assumed here.
 """
 
 import re
@@ -113,14 +113,13 @@ class Shape:
 
     @cached_property
     def repeated_lines(self) -> "Repetition":
-        """Repetition among lines of enough words."""
-        return _repetition([line for line in self.lines if line.count(" ") >= _MIN_REPEATABLE_WORDS - 1], self.lines)
+        """Repetition among lines."""
+        return _repetition(self.lines)
 
     @cached_property
     def repeated_paragraphs(self) -> "Repetition":
-        """Repetition among paragraphs of enough words."""
-        long = [piece for piece in self.paragraphs if piece.count(" ") >= _MIN_REPEATABLE_WORDS - 1]
-        return _repetition(long, self.paragraphs)
+        """Repetition among paragraphs."""
+        return _repetition(self.paragraphs)
 
 
 class Repetition(NamedTuple):
@@ -255,12 +254,13 @@ def _above(reason: str, share: float, limit: float) -> Verdict | None:
     return Verdict(reason, f"{share:.3f}, at most {limit:g}") if share > limit else None
 
 
-def _repetition(pieces: list[str], all_pieces: list[str]) -> Repetition:
+def _repetition(pieces: list[str]) -> Repetition:
     seen: set[str] = set()
     count = characters = 0
     for piece in pieces:
-        if piece in seen:
+        if piece not in seen:
+            seen.add(piece)
+        elif len(piece.split(maxsplit=_MIN_REPEATABLE_WORDS - 1)) >= _MIN_REPEATABLE_WORDS:
             count += 1
             characters += len(piece)
-        seen.add(piece)
-    return Repetition(_share(count, len(all_pieces)), _share(characters, sum(map(len, all_pieces))))
+    return Repetition(_share(count, len(pieces)), _share(characters, sum(map(len, pieces))))

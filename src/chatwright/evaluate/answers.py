@@ -5,7 +5,7 @@ reference answers, the expected one is nearest to it by words and near enough.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import sacrebleu
@@ -53,7 +53,7 @@ def _length(conversation: Conversation) -> int:
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """Overlap of words, as in SQuAD (Rajpurkar et al. 2016), lower-cased and split at anything but letters and digits."""
+    """Overlap of words, as in SQuAD (Rajpurkar et al. 2016): lower-cased, split at all but letters and digits."""
     mine, theirs = _words(answer), _words(reference)
     shared = sum((mine & theirs).values())
     if not shared:
@@ -122,6 +122,6 @@ def _kind(conversation: Conversation) -> str:
     return "one turn" if len(conversation.messages) == 2 else "several turns"
 
 
-def _share(flags: Any) -> float:
+def _share(flags: Iterable[bool]) -> float:
     listed = list(flags)
-    return round(sum(listed) / max(1, len(listed)), 4)
+    return float(round(sum(listed) / max(1, len(listed)), 4))

@@ -61,7 +61,9 @@ def run(context: StageContext) -> dict[str, Any]:
             continue
         context.stop.check("the stages before evaluation")
         model = load(context.inputs[name] / "model", device=placement.device)
-        scores["models"][name], samples[name] = _evaluate_model(context, model, tests, references, is_base=name == "pretrain")
+        scores["models"][name], samples[name] = _evaluate_model(
+            context, model, tests, references, is_base=name == "pretrain"
+        )
     if config.baselines and "corpus" in context.inputs:
         context.stop.check("the stages before evaluation")
         scores["baselines"] = _baselines(context.inputs["corpus"], config)
@@ -121,7 +123,13 @@ def _shown(item: Answered, references: dict[str, str]) -> dict[str, Any]:
     messages = [{"role": message.role, "content": message.content} for message in item.conversation.messages[:-1]]
     expected = item.conversation.label
     said = stated_label(item.answer, references) if references else None
-    return {"messages": messages, "answer": item.answer, "reference": item.reference, "expected": expected, "said": said}
+    return {
+        "messages": messages,
+        "answer": item.answer,
+        "reference": item.reference,
+        "expected": expected,
+        "said": said,
+    }
 
 
 def _continue(model: ChatModel, prompt: str, config: EvaluateConfig, seed: int) -> dict[str, str]:

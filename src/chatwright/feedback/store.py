@@ -6,7 +6,7 @@ whoever trains reads `export`.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -190,6 +190,17 @@ class FeedbackStore:
     def close(self) -> None:
         """Give back the connections; the store cannot be used after it."""
         self._engine.dispose()
+
+
+def thumbs_by_model(entries: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Answers, thumbs up and thumbs down of each model in an export; of several ratings of an answer the last counts."""
+    counts: dict[str, dict[str, int]] = {}
+    for entry in entries:
+        count = counts.setdefault(entry["model"], {"answers": 0, "up": 0, "down": 0})
+        count["answers"] += 1
+        if entry["ratings"]:
+            count["up" if entry["ratings"][-1]["thumb"] > 0 else "down"] += 1
+    return counts
 
 
 def _open_engine(place: str | Path) -> Engine:

@@ -9,13 +9,14 @@ import tomllib
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import pydantic
 
 from chatwright.foundation.errors import ConfigError, UsageError
 
 MAX_RECIPE_BYTES = 1 << 20
+MAX_DEPTH = 32  # tables and lists within each other
 
 
 class Config(pydantic.BaseModel):
@@ -32,19 +33,41 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file, refusing what is missing, over a megabyte or not TOML, with the line."""
+    """Read a TOML file, refusing what is missing, too large, nested too deeply or not TOML, with the line.
+
+    A byte order mark and Windows line ends are read like none.
+    """
     try:
-        if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise UsageError(f"`{path}` is too large for a recipe: {path.stat().st_size} bytes")
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        size = path.stat().st_size
+        if not path.is_file():
+            raise UsageError(f"`{path}` is not a file, a recipe is a TOML file")
+        if size > MAX_RECIPE_BYTES:
+            raise UsageError(f"`{path}` is too large for a recipe: {size} bytes, at most {MAX_RECIPE_BYTES}")
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UsageError(
             f"there is no recipe `{path}`", hint="`chatwright new DIR` writes one; ready ones are in `recipes/`"
         ) from None
-    except IsADirectoryError:
-        raise UsageError(f"`{path}` is a directory, a recipe is a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"the recipe `{path}` cannot be read: {error.strerror}") from error
+    except RecursionError:
+        raise _too_deep(path) from None
+    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
         raise UsageError(f"`{path}` is not sound TOML: {error}") from error
+    if _is_deeper(data, MAX_DEPTH):
+        raise _too_deep(path)
+    return data
+
+
+def _too_deep(path: Path) -> UsageError:
+    return UsageError(f"`{path}` nests tables or lists deeper than a recipe may: {MAX_DEPTH}")
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    if limit < 0:
+        return True
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(_is_deeper(child, limit - 1) for child in children)
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -59,6 +82,8 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         if not equals or not path:
             raise UsageError(f"an override must read KEY=VALUE: `{override}`")
         *parents, last = path.strip().split(".")
+        if len(parents) > MAX_DEPTH:
+            raise UsageError(f"an override reaches at most {MAX_DEPTH} tables deep: `{override[:80]}`")
         place: Any = result
         for step in parents:
             place = _descend(place, step, override)
@@ -80,16 +105,17 @@ def _descend(place: Any, step: str, override: str) -> Any:
 
 
 def _index(place: list[Any], step: str, override: str) -> int:
-    if not step.isdigit() or int(step) >= len(place):
+    if not step.isdecimal() or int(step) >= len(place):
         raise UsageError(f"`{step}` is no entry of a list of {len(place)}: `{override}`")
     return int(step)
 
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         return text
+    return parsed["value"] if len(parsed) == 1 else text  # further lines of `text` must not be lost
 
 
 def validate(kind: type[ConfigT], data: dict[str, Any], *, where: str) -> ConfigT:
@@ -120,34 +146,74 @@ def _nested_problems(value: Any, path: str) -> Iterator[str]:
             yield from _nested_problems(item, f"{path}.{position}")
 
 
+class _Place(NamedTuple):
+    path: str  # as a person writes it after `--set`, without the tags that pydantic adds for unions
+    kind: Any  # the type that stands there; None where nothing is known
+
+
 def _sentence(kind: type[Config], detail: Any) -> str:
-    path = ".".join(str(step) for step in detail["loc"])
+    path = _place(kind, detail["loc"]).path
     if detail["type"] == "extra_forbidden":
-        known = _known_keys(kind, detail["loc"][:-1])
-        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-        return f"`{path}` is not a known key" + (f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}")
+        return f"`{path}` is not a known key" + _near(str(detail["loc"][-1]), _known_keys(kind, detail["loc"][:-1]))
     if detail["type"] == "missing":
         return f"`{path}` is required"
+    if detail["type"] == "union_tag_not_found":
+        return f"`{path}.kind` is required; known: {detail['ctx'].get('expected_tags', '')}"
+    if detail["type"] == "union_tag_invalid":
+        known = [tag.strip("' ") for tag in detail["ctx"]["expected_tags"].split(",")]
+        return f"`{path}.kind` is not a known kind: {detail['ctx']['tag']}" + _near(detail["ctx"]["tag"], known)
     met = detail.get("input")
     shown = f", not {json.dumps(met, ensure_ascii=False, default=str)[:80]}" if not isinstance(met, dict) else ""
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("should ")
-    return f"`{path}` should {message}{shown}" if detail["msg"].startswith("Input should") else f"`{path}`: {message}{shown}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if message.startswith("Input should "):
+        return f"`{path}` should {message.removeprefix('Input should ')}{shown}"
+    return f"`{path}`: {message}{shown}"
 
 
-def _known_keys(kind: Any, loc: tuple[Any, ...]) -> list[str]:
-    """Keys of the config class to which `loc` leads, through lists, options and tagged unions."""
+def _near(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}"
+
+
+def _known_keys(kind: type[Config], loc: tuple[Any, ...]) -> list[str]:
+    place = _place(kind, loc).kind
+    return sorted(place.model_fields) if isinstance(place, type) and issubclass(place, Config) else []
+
+
+def _place(kind: Any, loc: tuple[Any, ...]) -> _Place:
+    """Where `loc` leads from a config class, through lists, options and tagged unions."""
+    steps = []
     for step in loc:
+        tagged = _tagged(kind, step)
+        if tagged is not None:
+            kind = tagged
+            continue
+        steps.append(str(step))
         if isinstance(kind, type) and issubclass(kind, Config) and step in kind.model_fields:
-            kind = kind.model_fields[step].annotation
-        kind = _inner(kind, step)
-    return sorted(kind.model_fields) if isinstance(kind, type) and issubclass(kind, Config) else []
+            kind = _bare(kind.model_fields[step].annotation)
+        elif get_origin(kind) in (list, tuple):
+            kind = _bare(get_args(kind)[0])
+        else:
+            kind = None
+    return _Place(".".join(steps), kind)
 
 
-def _inner(kind: Any, step: Any) -> Any:
-    if get_origin(kind) in (Union, types.UnionType):
-        members = [member for member in get_args(kind) if member is not type(None)]
-        tagged = [m for m in members if getattr(m, "model_fields", {}).get("kind") and step in get_args(m.model_fields["kind"].annotation)]
-        return tagged[0] if tagged else (_inner(members[0], step) if len(members) == 1 else kind)
-    if get_origin(kind) in (list, tuple):
-        return get_args(kind)[0]
-    return kind
+def _bare(kind: Any) -> Any:
+    """A type without what `Annotated` adds, and without None where that leaves one type."""
+    if get_origin(kind) is Annotated:
+        return _bare(get_args(kind)[0])
+    members = [member for member in _members(kind) if member is not type(None)]
+    return _bare(members[0]) if len(members) == 1 else kind
+
+
+def _tagged(kind: Any, tag: Any) -> Any:
+    """The member of a union of configs whose `kind` is `tag`."""
+    for member in _members(kind):
+        field = getattr(member, "model_fields", {}).get("kind")
+        if field is not None and tag in get_args(field.annotation):
+            return member
+    return None
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else ()

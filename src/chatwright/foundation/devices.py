@@ -4,12 +4,12 @@ import ctypes
 import os
 import time
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from chatwright.foundation import storage
-from chatwright.foundation.errors import UsageError
+from chatwright.foundation.errors import RefusedError, UsageError
 
 PrecisionName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -94,7 +94,7 @@ def settled_placement(directory: Path, *, device: str, precision: PrecisionName,
     """Device and precision of a run: probed once, then kept, so that a resumed run computes the same bits."""
     path = directory / _PLACEMENT
     if path.is_file():
-        kept = storage.read_json(path)
+        kept = _read_kept(path)
         placement = place(device=device, precision=kept["precision"], threads=threads or kept["threads"], width=width)
         return placement._replace(reason=kept["reason"])
     placement = place(device=device, precision=precision, threads=threads, width=width)
@@ -103,6 +103,18 @@ def settled_placement(directory: Path, *, device: str, precision: PrecisionName,
             kept = {"precision": placement.precision, "threads": placement.threads, "reason": placement.reason}
             storage.write_json(scratch, kept)
     return placement
+
+
+def _read_kept(path: Path) -> dict[str, Any]:
+    kept = storage.read_json(path)
+    wanted = {"precision": str, "threads": int, "reason": str}
+    if (
+        not isinstance(kept, dict)
+        or any(not isinstance(kept.get(key), kind) for key, kind in wanted.items())
+        or kept["precision"] not in ("float32", "bfloat16", "float16")
+    ):
+        raise RefusedError(f"`{path}` is damaged: {kept}", hint="delete it; the machine is probed again")
+    return kept
 
 
 def _bfloat16_gain(width: int, *, rows: int = 2048, repeats: int = 5) -> float:

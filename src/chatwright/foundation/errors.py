@@ -60,7 +60,7 @@ class ConfigError(UsageError):
         noun = "problem" if len(problems) == 1 else "problems"
         super().__init__(
             "\n".join([f"{where} has {len(problems)} {noun}:", *(f"  - {problem}" for problem in problems)]),
-            hint="correct the recipe, or override a key with `--set KEY=VALUE`; `chatwright new DIR` writes a commented one",
+            hint="correct it, or override a key with `--set KEY=VALUE`; `chatwright new DIR` writes a commented recipe",
         )
         self.problems = problems
 
@@ -74,7 +74,9 @@ class StorageFullError(ChatwrightError):
 
 
 class DivergedError(ChatwrightError):
-    """Training met more non-finite losses or gradients than its policy allows."""
+    """Training met more non-finite losses or gradients than its policy allows; it can go on from its checkpoint."""
+
+    exit_code = ExitCode.STOPPED
 
 
 class StoppedError(ChatwrightError):

@@ -22,7 +22,9 @@ class StopFlag:
             StoppedError: with what is kept and how to go on.
         """
         if self.requested:
-            raise StoppedError("stopped on request", kept=done, hint="run the same command again: it goes on from there")
+            raise StoppedError(
+                "stopped on request", kept=done, hint="run the same command again: it goes on from there"
+            )
 
 
 @contextlib.contextmanager

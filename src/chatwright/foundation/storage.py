@@ -45,7 +45,8 @@ def digest_file(path: Path) -> str:
 
 def digest_json(value: Any) -> str:
     """SHA-256 of a JSON value, independent of the order of keys."""
-    return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return digest_bytes(text.encode("utf-8", "surrogatepass"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -61,6 +62,8 @@ def read_json(path: Path, *, max_bytes: int = MAX_MANIFEST_BYTES) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise RefusedError(f"`{path}` is missing", hint="check the path, or make the directory again") from None
+    except OSError as error:
+        raise RefusedError(f"`{path}` cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise RefusedError(f"`{path}` is not sound JSON: {error}", hint="make the directory again") from error
 
@@ -88,10 +91,11 @@ def write_manifest(directory: Path, facts: Mapping[str, Any] | None = None) -> M
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path != directory / MANIFEST
     }
+    told = json.loads(json.dumps(dict(facts or {}), allow_nan=False))  # as a reader will find it: keys are strings
     content = digest_json(files)
     head = {"format": MANIFEST_FORMAT, "version": MANIFEST_VERSION, "content": content}
-    write_json(directory / MANIFEST, {**head, "facts": dict(facts or {}), "files": files})
-    return Manifest(files, dict(facts or {}), content)
+    write_json(directory / MANIFEST, {**head, "seal": digest_json([content, told]), "facts": told, "files": files})
+    return Manifest(files, told, content)
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -99,19 +103,34 @@ def read_manifest(directory: Path) -> Manifest:
     value = read_json(directory / MANIFEST)
     if not isinstance(value, dict) or value.get("format") != MANIFEST_FORMAT:
         raise RefusedError(f"`{directory / MANIFEST}` is not a chatwright manifest")
-    if not isinstance(value.get("version"), int) or value["version"] > MANIFEST_VERSION:
+    if not isinstance(value.get("version"), int) or not 1 <= value["version"] <= MANIFEST_VERSION:
         raise RefusedError(
-            f"`{directory}` was made by a newer version: manifest version {value.get('version')}, this reads up to "
+            f"`{directory}` was made by another version: manifest version {value.get('version')}, this reads up to "
             f"{MANIFEST_VERSION}",
             hint="upgrade chatwright",
         )
-    files = value.get("files")
+    problem = _manifest_problem(value)
+    if problem is not None:
+        raise RefusedError(f"`{directory / MANIFEST}` is damaged: {problem}", hint="make the directory again")
+    return Manifest(value["files"], value["facts"], value["content"])
+
+
+def _manifest_problem(value: dict[str, Any]) -> str | None:
+    files, facts = value.get("files"), value.get("facts")
     if not isinstance(files, dict) or value.get("content") != digest_json(files):
-        raise RefusedError(f"`{directory / MANIFEST}` is damaged: its digest does not fit its list of files")
-    for name in files:
+        return "its digest does not fit its list of files"
+    if not isinstance(facts, dict) or value.get("seal") != digest_json([value["content"], facts]):
+        return "its digest does not fit its facts"
+    for name, entry in files.items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise RefusedError(f"`{directory / MANIFEST}` names a file outside its directory: {name}")
-    return Manifest(files, value.get("facts", {}), value["content"])
+            return f"it names a file outside its directory: {name}"
+        if not _is_entry(entry):
+            return f"it lacks the size or the SHA-256 of {name}"
+    return None
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and type(entry.get("bytes")) is int and isinstance(entry.get("sha256"), str)
 
 
 def verify(directory: Path) -> Manifest:
@@ -121,13 +140,17 @@ def verify(directory: Path) -> Manifest:
         RefusedError: a file is missing, is a link, or differs from the manifest.
     """
     manifest = read_manifest(directory)
+    place = directory.resolve()
     for name, entry in manifest.files.items():
         path = directory / name
-        if path.is_symlink() or not path.is_file():
+        if not path.is_file():
             raise RefusedError(f"`{directory}` is damaged: `{name}` is missing")
-        if path.stat().st_size != entry["bytes"]:
+        if path.resolve() != place / name:
+            raise RefusedError(f"`{directory}` is damaged: `{name}` is a link, or lies behind one")
+        size = path.stat().st_size
+        if size != entry["bytes"]:
             raise RefusedError(
-                f"`{directory}` is damaged: `{name}` has {path.stat().st_size} bytes, its manifest says {entry['bytes']}",
+                f"`{directory}` is damaged: `{name}` has {size} bytes, its manifest says {entry['bytes']}",
                 cause="the file was changed or cut after it was saved",
             )
         if digest_file(path) != entry["sha256"]:
@@ -158,8 +181,8 @@ def full_disk_named(directory: Path) -> Iterator[None]:
     """Turn the system's `no space left` into an error with the place and the next step."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not _says_full(error):
             raise
         free = shutil.disk_usage(directory).free
         raise StorageFullError(
@@ -167,6 +190,14 @@ def full_disk_named(directory: Path) -> Iterator[None]:
             kept="everything that was saved before",
             hint="free some space and run the same command again: it goes on where it stopped",
         ) from error
+
+
+def _says_full(error: Exception) -> bool:
+    """Whether the system refused for want of space. Libraries in C++ and Rust keep its words, not its number."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in full
+    return any(os.strerror(number) in str(error) for number in full)
 
 
 def finish(scratch: Path, final: Path, facts: Mapping[str, Any] | None = None) -> Manifest:
@@ -177,19 +208,33 @@ def finish(scratch: Path, final: Path, facts: Mapping[str, Any] | None = None) -
     with full_disk_named(final.parent):
         manifest = write_manifest(scratch, facts)
         sync_tree(scratch)
+        _replace(scratch, final)
+    return manifest
+
+
+def _replace(scratch: Path, final: Path) -> None:
+    """Rename `scratch` to `final`; if that fails, an older `final` is back in its place."""
     aside = final.with_name(f".{final.name}.old")
     if final.exists():
         shutil.rmtree(aside, ignore_errors=True)
         final.rename(aside)
-    scratch.rename(final)
-    _sync(final.parent)
+    try:
+        scratch.rename(final)
+        _sync(final.parent)
+    except OSError:
+        if aside.exists():
+            if final.exists():
+                final.rename(scratch)
+            aside.rename(final)
+        raise
     shutil.rmtree(aside, ignore_errors=True)
-    return manifest
 
 
 def recover(parent: Path) -> None:
     """After a kill between the two renames of `finish`, put the older directory back in its place."""
     for aside in parent.glob(".*.old"):
+        if not aside.is_dir():
+            continue
         final = parent / aside.name[1 : -len(".old")]
         if final.exists():
             shutil.rmtree(aside, ignore_errors=True)
@@ -222,8 +267,8 @@ def publish_file(final: Path) -> Iterator[Path]:
         with full_disk_named(final.parent):
             yield scratch
             _sync(scratch)
-        scratch.rename(final)
-        _sync(final.parent)
+            scratch.rename(final)
+            _sync(final.parent)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
@@ -237,27 +282,37 @@ def exclusive(directory: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.pread(handle, 200, 0).decode(errors="replace").strip()
             raise BusyError(
                 f"another process works on `{directory}`: {holder or 'unknown'}",
                 hint="wait for it, stop it with Ctrl-C, or use another run directory",
             ) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode(), 0)
+        with full_disk_named(directory):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode(), 0)
         yield
     finally:
         os.close(handle)
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Append one JSON object as a whole line; a kill loses at most this line."""
-    line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, line.encode())
-    finally:
-        os.close(handle)
+    """Append one JSON object as a whole line; a kill loses at most this line, never the one after it.
+
+    Raises:
+        StorageFullError: the disk has no room for the line.
+    """
+    line = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    with full_disk_named(path.parent):
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            size = os.fstat(handle).st_size
+            if size and os.pread(handle, 1, size - 1) != b"\n":
+                line = b"\n" + line  # what a kill left torn must not swallow this line
+            while line:
+                line = line[os.write(handle, line) :]
+        finally:
+            os.close(handle)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

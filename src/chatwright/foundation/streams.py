@@ -1,7 +1,7 @@
 """Random streams by counter, not by state: a draw depends on what it is for, never on what was drawn before.
 
 So a resumed run, another number of ranks or an extra evaluation in between cannot change it
-(the counter-based idea of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", with BLAKE2b as the mixer).
+(the counter-based idea of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; our mixer is BLAKE2b).
 """
 
 import hashlib

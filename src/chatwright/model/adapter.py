@@ -6,14 +6,16 @@ Beside it, the embedding rows of chosen tokens may be trained (turn markers that
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from chatwright.foundation import config as configuration
 from chatwright.foundation import storage
 from chatwright.foundation.config import Config
 from chatwright.foundation.errors import RefusedError, UsageError
@@ -21,6 +23,9 @@ from chatwright.model.network import Network
 
 ADAPTER_WEIGHTS = "adapter.safetensors"
 ADAPTER_CONFIG = "adapter.json"
+_FORMAT = "chatwright.adapter"
+_VERSION = 1
+EMBEDDING = "embed_tokens"
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -29,7 +34,7 @@ class LoraConfig(Config):
 
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)  # the update is scaled by alpha / rank
-    targets: tuple[str, ...] = ALL_LINEAR  # last part of the layers' names
+    targets: tuple[str, ...] = ALL_LINEAR  # last part of the layers' names; "embed_tokens" adapts what words mean
     dropout: float = Field(default=0.0, ge=0, lt=1)  # on the update's input, in training only
 
 
@@ -50,7 +55,34 @@ class LowRank(nn.Module):
 
     def delta(self) -> Tensor:
         """The same as one matrix, for merging."""
-        return (self.up @ self.down) * self.scale
+        delta: Tensor = (self.up @ self.down) * self.scale
+        return delta
+
+
+class LowRankRows(nn.Module):
+    """The update of the embedding: what a token means, and for a tied output how it is scored.
+
+    As LoRA for embeddings in PEFT: the tokens' side begins at zero, the hidden side is drawn at random.
+    """
+
+    def __init__(self, embedding: nn.Embedding, config: LoraConfig):
+        super().__init__()
+        self.up = nn.Parameter(torch.zeros(embedding.num_embeddings, config.rank))
+        self.down = nn.Parameter(torch.zeros(config.rank, embedding.embedding_dim))
+        self.scale = config.alpha / config.rank
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """What is added to the embeddings of ids."""
+        return nn.functional.embedding(ids, self.up) @ self.down * self.scale
+
+    def scores(self, x: Tensor) -> Tensor:
+        """What is added to the scores of all tokens."""
+        return nn.functional.linear(nn.functional.linear(x, self.down), self.up) * self.scale
+
+    def delta(self) -> Tensor:
+        """The same as one matrix, for merging."""
+        delta: Tensor = (self.up @ self.down) * self.scale
+        return delta
 
 
 class Adapter(nn.Module):
@@ -71,36 +103,50 @@ class Adapter(nn.Module):
             for name, module in network.named_modules()
             if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in config.targets
         }
-        if not self._layers:
-            raise UsageError(f"no layer is named {', '.join(config.targets)}: nothing would be trained")
+        _require_targets(config, self._layers, is_tied=network.config.tied)
         self.updates = nn.ModuleDict({_key(name): LowRank(layer, config) for name, layer in self._layers.items()})
+        has_rows = EMBEDDING in config.targets
+        self.embedding = LowRankRows(network.model.embed_tokens, config) if has_rows else None
+        if any(not 0 <= token < network.config.vocabulary_size for token in trained_tokens):
+            raise UsageError(f"a trained token is outside the vocabulary: {trained_tokens}")
         if trained_tokens:
             self.token_rows = nn.Parameter(torch.zeros(len(trained_tokens), network.config.width))
 
     def initialise(self, generator: torch.Generator) -> None:
         """A as in the paper's code (uniform, Kaiming's bound), B at zero: the first forward equals the base's."""
-        for update in self.updates.values():
-            assert isinstance(update, LowRank)
+        for name in self._layers:
+            update = self._update(name)
             bound = 1 / math.sqrt(update.down.shape[1])
             nn.init.uniform_(update.down, -bound, bound, generator=generator)
+        if self.embedding is not None:
+            nn.init.normal_(self.embedding.down, generator=generator)
 
     def attach(self, network: Network) -> list[RemovableHandle]:
         """Add the updates to the network's outputs; remove the returned handles to take them away."""
         handles = []
         for name, layer in self._layers.items():
-            handles.append(layer.register_forward_hook(_adding(self.updates[_key(name)])))
-        if self.trained_tokens:
+            handles.append(layer.register_forward_hook(_adding(self._update(name))))
+        if self.trained_tokens or self.embedding is not None:
             handles.append(network.model.embed_tokens.register_forward_hook(self._embed))
             if network.config.tied:
                 handles.append(network.lm_head.register_forward_hook(self._score))
         return handles
 
+    def _update(self, layer: str) -> LowRank:
+        return cast(LowRank, self.updates[_key(layer)])
+
     def _embed(self, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG002
+        if self.embedding is not None:
+            output = output + self.embedding.rows(arguments[0]).to(output.dtype)
         for row, token in enumerate(self.trained_tokens):
             output = output + (arguments[0] == token).unsqueeze(-1) * self.token_rows[row]
         return output
 
     def _score(self, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG002
+        if self.embedding is not None:
+            output = output + self.embedding.scores(arguments[0]).to(output.dtype)
+        if not self.trained_tokens:
+            return output
         index = torch.tensor(self.trained_tokens, device=output.device)
         return output.index_add(-1, index, (arguments[0] @ self.token_rows.T).to(output.dtype))
 
@@ -108,9 +154,9 @@ class Adapter(nn.Module):
     def merge(self, network: Network) -> None:
         """Add the updates to the network's own weights; afterwards the adapter must not stay attached."""
         for name, layer in self._layers.items():
-            update = self.updates[_key(name)]
-            assert isinstance(update, LowRank)
-            layer.weight += update.delta()
+            layer.weight += self._update(name).delta()
+        if self.embedding is not None:
+            network.model.embed_tokens.weight += self.embedding.delta()
         for row, token in enumerate(self.trained_tokens):
             network.model.embed_tokens.weight[token] += self.token_rows[row]
 
@@ -121,12 +167,28 @@ class Adapter(nn.Module):
     def save(self, directory: Path, *, base_digest: str) -> None:
         """Write the adapter alone; it loads on this base only."""
         with storage.publish(directory) as scratch:
-            save_file({name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}, scratch / ADAPTER_WEIGHTS)
-            facts = {"format": "chatwright.adapter", "version": 1, "base": base_digest}
+            weights = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
+            save_file(weights, scratch / ADAPTER_WEIGHTS)
+            facts = {"format": _FORMAT, "version": _VERSION, "base": base_digest}
             lora = self.config.model_dump(mode="json")
             storage.write_json(
                 scratch / ADAPTER_CONFIG, {**facts, "lora": lora, "trained_tokens": list(self.trained_tokens)}
             )
+
+
+def _require_targets(config: LoraConfig, layers: dict[str, nn.Linear], *, is_tied: bool) -> None:
+    names = {EMBEDDING, *(name.rsplit(".", 1)[-1] for name in layers)}
+    unmet = [target for target in config.targets if target not in names]
+    if unmet or not layers:
+        raise UsageError(
+            f"no layer is named {', '.join(unmet) or 'in `targets`'}: nothing there would be trained",
+            hint=f"name layers by the last part of their names: {', '.join(ALL_LINEAR)}",
+        )
+    if is_tied and "lm_head" in names:
+        raise UsageError(
+            "`lm_head` shares its weights with the embedding in this network, an update of one alone cannot be merged",
+            hint="leave `lm_head` out of the targets",
+        )
 
 
 def _key(name: str) -> str:
@@ -136,7 +198,8 @@ def _key(name: str) -> str:
 
 def _adding(update: nn.Module) -> Any:
     def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG001
-        return output + update(arguments[0]).to(output.dtype)
+        added: Tensor = update(arguments[0])
+        return output + added.to(output.dtype)
 
     return hook
 
@@ -149,11 +212,17 @@ def load_adapter(directory: Path, network: Network, *, base_digest: str) -> Adap
     """
     storage.verify(directory)
     facts = storage.read_json(directory / ADAPTER_CONFIG)
+    if not isinstance(facts, dict) or facts.get("format") != _FORMAT or facts.get("version") != _VERSION:
+        raise RefusedError(f"`{directory}` is no adapter that this version reads")
     if facts.get("base") != base_digest:
         raise RefusedError(
             f"adapter `{directory}` was trained on another base model",
             hint="use the base model named in its lineage, or fine-tune again",
         )
-    adapter = Adapter(network, LoraConfig(**facts["lora"]), trained_tokens=tuple(facts["trained_tokens"]))
-    adapter.load_state_dict(load_file(directory / ADAPTER_WEIGHTS))
+    try:
+        lora = configuration.validate(LoraConfig, facts["lora"], where=f"`{directory / ADAPTER_CONFIG}`")
+        adapter = Adapter(network, lora, trained_tokens=tuple(int(token) for token in facts["trained_tokens"]))
+        adapter.load_state_dict(load_file(directory / ADAPTER_WEIGHTS))
+    except (UsageError, SafetensorError, RuntimeError, OSError, KeyError, TypeError, ValueError) as error:
+        raise RefusedError(f"adapter `{directory}` does not fit its base: {error}", hint="fine-tune again") from error
     return adapter

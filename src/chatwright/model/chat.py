@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from chatwright.feedback.conversations import Message
+from chatwright.foundation.errors import UsageError
 from chatwright.model.directory import LoadedModel, load_model
 from chatwright.model.generation import Piece, Sampling, greedy_batch, stream_text
 from chatwright.model.prompts import ChatEncoder
@@ -44,9 +45,7 @@ class ChatModel:
         """
         prompt = self.encoder.prompt(messages)
         stop_ids = self.encoder.stop_ids()
-        yield from stream_text(
-            self.network, self.tokenizer, prompt, sampling, stop_ids=stop_ids, cancelled=cancelled
-        )
+        yield from stream_text(self.network, self.tokenizer, prompt, sampling, stop_ids=stop_ids, cancelled=cancelled)
 
     def chat(self, messages: Sequence[Message], sampling: Sampling | None = None) -> str:
         """The assistant's next turn, whole."""
@@ -55,10 +54,8 @@ class ChatModel:
     def generate(self, prompt: str, sampling: Sampling | None = None) -> str:
         """Plain text continued; the prompt itself is not repeated."""
         end = self.tokenizer.end_of_text
-        ids = [end, *self.tokenizer.encode(prompt)]
-        pieces = stream_text(
-            self.network, self.tokenizer, ids, sampling or Sampling(), stop_ids=frozenset({end})
-        )
+        ids = [self.tokenizer.begin_of_text, *self.tokenizer.encode(prompt)]
+        pieces = stream_text(self.network, self.tokenizer, ids, sampling or Sampling(), stop_ids=frozenset({end}))
         return "".join(piece.text for piece in pieces)
 
     def answers(self, conversations: Sequence[Sequence[Message]], *, max_tokens: int) -> list[str]:
@@ -75,10 +72,16 @@ class ChatModel:
 
     @torch.inference_mode()
     def logprobs(self, text: str) -> list[float]:
-        """Natural-log probability of each token of a text that fits the context, read after an end-of-text token."""
+        """Natural-log probability of each token of a text, read as the beginning of a document.
+
+        Raises:
+            UsageError: the text does not fit the context.
+        """
         ids = self.tokenizer.encode(text)
+        if len(ids) > self.context_length:
+            raise UsageError(f"the text has {len(ids)} tokens, the model's context is {self.context_length}")
         device = self.network.lm_head.weight.device
-        inputs = torch.tensor([[self.tokenizer.end_of_text, *ids[:-1]]], device=device)
+        inputs = torch.tensor([[self.tokenizer.begin_of_text, *ids[:-1]]], device=device)
         scores_TV = self.network(inputs)[0]
         picked = F.log_softmax(scores_TV, dim=-1).gather(1, torch.tensor(ids, device=device).unsqueeze(1))
         return [float(value) for value in picked[:, 0]]

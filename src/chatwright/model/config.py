@@ -17,19 +17,27 @@ class RopeScaling(Config):
     high_frequency_factor: float = Field(gt=0)
     original_context_length: int = Field(ge=1)
 
+    def problems(self) -> Iterator[str]:
+        """The band between kept and slowed waves must have a width."""
+        if self.high_frequency_factor <= self.low_frequency_factor:
+            yield (
+                "`high_frequency_factor` must be above `low_frequency_factor`: "
+                f"{self.high_frequency_factor} and {self.low_frequency_factor}"
+            )
+
 
 class ModelConfig(Config):
     """A decoder-only transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU."""
 
     family: Literal["qwen3", "llama"] = "qwen3"  # qwen3 normalises queries and keys, llama does not
-    width: int = Field(default=192, ge=8)  # of the residual stream
-    layers: int = Field(default=6, ge=1)
-    heads: int = Field(default=6, ge=1)  # query heads
-    key_heads: int = Field(default=6, ge=1)  # key and value heads, each shared by heads / key_heads queries
-    head_width: int = Field(default=32, ge=2)
-    mlp_width: int = Field(default=512, ge=8)  # hidden width of SwiGLU
-    context_length: int = Field(default=256, ge=2)  # tokens
-    vocabulary_size: int = Field(default=0, ge=0)  # 0: the tokenizer's
+    width: int = Field(default=192, ge=8, le=1 << 16)  # of the residual stream
+    layers: int = Field(default=6, ge=1, le=1 << 10)
+    heads: int = Field(default=6, ge=1, le=1 << 10)  # query heads
+    key_heads: int = Field(default=6, ge=1, le=1 << 10)  # key and value heads, each shared by heads / key_heads queries
+    head_width: int = Field(default=32, ge=2, le=1 << 10)
+    mlp_width: int = Field(default=512, ge=8, le=1 << 20)  # hidden width of SwiGLU
+    context_length: int = Field(default=256, ge=2, le=1 << 20)  # tokens
+    vocabulary_size: int = Field(default=0, ge=0, le=1 << 21)  # 0: the tokenizer's
     tied: bool = True  # output projection shares the embedding's weights
     rope_base: float = Field(default=10_000.0, gt=0)
     rope_scaling: RopeScaling | None = None

@@ -16,12 +16,15 @@ from chatwright.foundation.errors import RefusedError
 from chatwright.model.config import ModelConfig
 from chatwright.model.families import from_hugging_face, to_hugging_face
 from chatwright.model.network import Network
-from chatwright.tokens.tokenizer import END_OF_TEXT, TURN_END, Tokenizer, load_tokenizer
+from chatwright.tokens.tokenizer import TURN_END, Tokenizer, load_tokenizer
 
 LINEAGE = "chatwright.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 _TIED = "lm_head.weight"
+_FORMAT = "chatwright.model"
+_VERSION = 1
+_FLOATS = ("BF16", "F16", "F32", "F64")  # safetensors' names of the number formats that are weights as they stand
 
 
 class LoadedModel(NamedTuple):
@@ -49,7 +52,7 @@ def save_model(directory: Path, network: Network, tokenizer: Tokenizer, *, linea
         storage.write_json(scratch / "generation_config.json", generation)
         files = {path.name: storage.digest_file(path) for path in sorted(scratch.iterdir())}
         digest = storage.digest_json(files)
-        head = {"format": "chatwright.model", "version": 1, "digest": digest, "files": files}
+        head = {"format": _FORMAT, "version": _VERSION, "digest": digest, "files": files}
         storage.write_json(scratch / LINEAGE, {**head, "tokenizer": tokenizer.digest, "lineage": lineage})
     # The manifest that publishing wrote repeats what `chatwright.json` says; a model directory holds nothing else.
     (directory / storage.MANIFEST).unlink()
@@ -99,9 +102,18 @@ def _verified_lineage(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     value = storage.read_json(path)
-    files = value.get("files", {}) if isinstance(value, dict) else {}
+    if not isinstance(value, dict) or value.get("format") != _FORMAT:
+        raise RefusedError(f"`{path}` is not what chatwright writes beside a model")
+    if value.get("version") != _VERSION:
+        raise RefusedError(
+            f"`{directory}` was made by another version: {value.get('version')}, this reads {_VERSION}",
+            hint="upgrade chatwright",
+        )
+    files, told = value.get("files"), value.get("lineage")
+    if not isinstance(files, dict) or not isinstance(told, dict) or value.get("digest") != storage.digest_json(files):
+        raise RefusedError(f"`{path}` is damaged: its digest does not fit its list of files")
     for name, digest in files.items():
-        if Path(name).name != name:
+        if Path(name).name != name or name == "..":
             raise RefusedError(f"`{path}` names a file outside its directory: {name}")
         if not (directory / name).is_file():
             hint = "copy it back, or make the model again: run its recipe once more"
@@ -111,7 +123,7 @@ def _verified_lineage(directory: Path) -> dict[str, Any]:
                 f"`{directory}` is damaged: `{name}` was changed after it was saved",
                 hint="make the model again: delete the directory and run its recipe once more",
             )
-    return value if isinstance(value, dict) else {}
+    return value
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -124,10 +136,13 @@ def _weight_files(directory: Path) -> list[Path]:
             cause="only safetensors are read; `.bin`, `.pt` and other pickles can run code",
             hint="convert the model to safetensors with its own tools",
         )
-    names = sorted(set(storage.read_json(index).get("weight_map", {}).values()))
-    if any(Path(name).name != name for name in names):
+    value = storage.read_json(index)
+    names = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise RefusedError(f"`{index}` does not say which file holds which weights")
+    if any(Path(name).name != name or name == ".." for name in names.values()):
         raise RefusedError(f"`{index}` names a file outside its directory")
-    return [directory / name for name in names]
+    return [directory / name for name in sorted(set(names.values()))]
 
 
 def _file_digests(directory: Path) -> dict[str, str]:
@@ -160,7 +175,10 @@ def _shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
     for path in files:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a dictionary
-                shapes[name] = tuple(file.get_slice(name).get_shape())
+                tensor = file.get_slice(name)
+                if tensor.get_dtype() not in _FLOATS:
+                    raise RefusedError(f"`{path}` holds `{name}` as {tensor.get_dtype()}, not as plain weights")
+                shapes[name] = tuple(tensor.get_shape())
     return shapes
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from chatwright.foundation import config as configuration
-from chatwright.foundation.errors import RefusedError
+from chatwright.foundation.errors import ConfigError, RefusedError
 from chatwright.model.config import ModelConfig
 
 _ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
@@ -16,7 +16,9 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "mlp_bias": (False,),
     "use_sliding_window": (False,),
     "attention_dropout": (0.0, 0),
+    "partial_rotary_factor": (1.0, 1),
     "pretraining_tp": (1,),
+    "quantization_config": (None,),
 }
 
 
@@ -62,6 +64,52 @@ def to_hugging_face(config: ModelConfig, *, begin: int, ends: list[int], pad: in
     }
 
 
+def _layer_types(value: dict[str, Any]) -> list[str]:
+    kinds = value.get("layer_types") or []
+    return sorted({str(kind) for kind in kinds}) if isinstance(kinds, list) else [str(kinds)]
+
+
+def _rope_parameters(value: dict[str, Any]) -> dict[str, Any]:
+    """Rotary positions as transformers 5 writes them, or as 4 did."""
+    parameters = value.get("rope_scaling") or value.get("rope_parameters") or {}
+    if not isinstance(parameters, dict) or any(isinstance(item, dict) for item in parameters.values()):
+        raise ValueError("rotary positions that differ between layers")
+    return parameters
+
+
+def _rope_scaling(value: dict[str, Any]) -> dict[str, Any] | None:
+    scaling = _rope_parameters(value)
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise ValueError(f"rotary positions scaled by `{kind}`")
+    return {
+        "factor": scaling["factor"],
+        "low_frequency_factor": scaling["low_freq_factor"],
+        "high_frequency_factor": scaling["high_freq_factor"],
+        "original_context_length": scaling["original_max_position_embeddings"],
+    }
+
+
+# Where each of our fields stands.
+_FIELDS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "family": lambda value: value["model_type"],
+    "width": lambda value: value["hidden_size"],
+    "layers": lambda value: value["num_hidden_layers"],
+    "heads": lambda value: value["num_attention_heads"],
+    "key_heads": lambda value: value.get("num_key_value_heads") or value["num_attention_heads"],
+    "head_width": lambda value: value.get("head_dim") or value["hidden_size"] // value["num_attention_heads"],
+    "mlp_width": lambda value: value["intermediate_size"],
+    "context_length": lambda value: value["max_position_embeddings"],
+    "vocabulary_size": lambda value: value["vocab_size"],
+    "tied": lambda value: value.get("tie_word_embeddings", False),
+    "norm_epsilon": lambda value: value.get("rms_norm_eps", 1e-6),
+    "rope_base": lambda value: value.get("rope_theta") or _rope_parameters(value).get("rope_theta") or 10_000.0,
+    "rope_scaling": _rope_scaling,
+}
+
+
 def from_hugging_face(value: dict[str, Any], *, where: str) -> ModelConfig:
     """Our shape of a Hugging Face configuration.
 
@@ -69,7 +117,7 @@ def from_hugging_face(value: dict[str, Any], *, where: str) -> ModelConfig:
         RefusedError: an architecture or an option that we would compute wrongly, all of them named.
     """
     family = value.get("model_type")
-    if family not in _ARCHITECTURES:
+    if not isinstance(family, str) or family not in _ARCHITECTURES:
         raise RefusedError(
             f"`{where}` is of the architecture `{family}`, which chatwright does not compute",
             hint=f"known architectures: {', '.join(sorted(_ARCHITECTURES))}",
@@ -79,52 +127,19 @@ def from_hugging_face(value: dict[str, Any], *, where: str) -> ModelConfig:
         for key, allowed in _ONLY.items()
         if value.get(key) is not None and value[key] not in allowed
     ]
-    if wrong:
-        raise RefusedError(f"`{where}` uses options that chatwright does not compute: {'; '.join(wrong)}")
-    rope = _rope(value, where)
-    wanted: dict[str, Callable[[], Any]] = {
-        "family": lambda: family,
-        "width": lambda: value["hidden_size"],
-        "layers": lambda: value["num_hidden_layers"],
-        "heads": lambda: value["num_attention_heads"],
-        "key_heads": lambda: value.get("num_key_value_heads") or value["num_attention_heads"],
-        "head_width": lambda: value.get("head_dim") or value["hidden_size"] // value["num_attention_heads"],
-        "mlp_width": lambda: value["intermediate_size"],
-        "context_length": lambda: value["max_position_embeddings"],
-        "vocabulary_size": lambda: value["vocab_size"],
-        "tied": lambda: bool(value.get("tie_word_embeddings", False)),
-        "norm_epsilon": lambda: float(value.get("rms_norm_eps", 1e-6)),
-    }
-    missing = []
-    fields: dict[str, Any] = dict(rope)
-    for name, read in wanted.items():
+    wrong += [f"layers of type {kind!r}" for kind in _layer_types(value) if kind != "full_attention"]
+    fields: dict[str, Any] = {}
+    for name, read in _FIELDS.items():
         try:
-            fields[name] = read()
+            fields[name] = read(value)
         except KeyError as error:
-            missing.append(str(error.args[0]))
-    if missing:
-        raise RefusedError(f"`{where}` lacks {', '.join(missing)}")
-    return configuration.validate(ModelConfig, fields, where=f"`{where}`")
-
-
-def _rope(value: dict[str, Any], where: str) -> dict[str, Any]:
-    parameters = value.get("rope_parameters") or {}
-    scaling = value.get("rope_scaling") or parameters
-    base = float(value.get("rope_theta") or parameters.get("rope_theta") or 10_000.0)
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind == "default":
-        return {"rope_base": base}
-    if kind != "llama3":
-        raise RefusedError(f"`{where}` scales rotary positions by `{kind}`, which chatwright does not compute")
+            wrong.append(f"lacks {error.args[0]}")
+        except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+            wrong.append(f"{name}: {error}")
+    if wrong:
+        raise RefusedError(f"`{where}` describes what chatwright does not compute: {'; '.join(dict.fromkeys(wrong))}")
     try:
-        return {
-            "rope_base": base,
-            "rope_scaling": {
-                "factor": float(scaling["factor"]),
-                "low_frequency_factor": float(scaling["low_freq_factor"]),
-                "high_frequency_factor": float(scaling["high_freq_factor"]),
-                "original_context_length": scaling["original_max_position_embeddings"],
-            },
-        }
-    except KeyError as error:
-        raise RefusedError(f"`{where}` lacks `{error.args[0]}` in its rope scaling") from None
+        return configuration.validate(ModelConfig, fields, where=f"`{where}`")
+    except ConfigError as error:
+        problems = "; ".join(error.problems)
+        raise RefusedError(f"`{where}` describes what chatwright does not compute: {problems}") from error

@@ -3,6 +3,7 @@
 Legend: B rows, T positions, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -17,6 +18,8 @@ from chatwright.tokens.tokenizer import StreamDecoder, Tokenizer
 
 Finish = Literal["stop", "length", "cancelled"]
 
+_GREEDY_BELOW = 1e-6  # a temperature at which scores divided by it leave float32's range
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
@@ -30,6 +33,29 @@ class Sampling:
     repetition_penalty: float = 1.0  # Keskar et al. 2019, equation 2
     seed: int | None = None
     stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Every number must mean something.
+
+        Raises:
+            UsageError: all that is out of range, at once.
+        """
+        wrong = [
+            f"`{name}` must be {allowed}: {getattr(self, name)}"
+            for name, is_sound, allowed in (
+                ("max_tokens", self.max_tokens >= 1, "1 or more"),
+                ("temperature", 0 <= self.temperature < math.inf, "0 or more"),
+                ("top_k", self.top_k >= 0, "0 or more"),
+                ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+                ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
+                ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0"),
+                ("seed", self.seed is None or 0 <= self.seed < 1 << 63, "between 0 and 2^63 - 1"),
+                ("stop", all(self.stop), "texts that are not empty"),
+            )
+            if not is_sound
+        ]
+        if wrong:
+            raise UsageError("; ".join(wrong))
 
 
 class Piece(NamedTuple):
@@ -50,9 +76,9 @@ def choose(scores_V: Tensor, sampling: Sampling, *, seen: Sequence[int], generat
         scores_V[index] = torch.where(
             picked > 0, picked / sampling.repetition_penalty, picked * sampling.repetition_penalty
         )
-    if sampling.temperature == 0:
+    if sampling.temperature < _GREEDY_BELOW:
         return int(scores_V.argmax())
-    shares_V = torch.softmax(_limited(scores_V / sampling.temperature, sampling), dim=-1)
+    shares_V = torch.softmax(_limited((scores_V - scores_V.max()) / sampling.temperature, sampling), dim=-1)
     return int(torch.multinomial(shares_V, 1, generator=generator))
 
 
@@ -169,32 +195,48 @@ def greedy_batch(
         max_tokens: at most so many new tokens a row.
         stop_ids: ids that end a row.
         end: id to pad with.
+
+    Raises:
+        UsageError: a prompt is empty or fills the context.
     """
     for prompt in prompts:
         _require_room(network, prompt)
-    device = network.lm_head.weight.device
-    lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    longest = int(lengths_B.max())
-    steps = min(max_tokens, network.config.context_length - longest)
-    padded_BT = torch.tensor([[*prompt, *[end] * (longest - len(prompt))] for prompt in prompts], device=device)
+    context = network.config.context_length
+    limits = [min(max_tokens, context - len(prompt)) for prompt in prompts]
+    answers: list[list[int]] = [[] for _ in prompts]
+    running = {row for row, limit in enumerate(limits) if limit > 0}
+    if not running:
+        return answers
+    capacity = min(context, max(map(len, prompts)) + max(limits))
+    cache, last_BD = _read_prompts(network, prompts, pad=end, capacity=capacity)
+    while True:
+        tokens_B = network.lm_head(last_BD).float().argmax(-1)
+        for row, token in enumerate(tokens_B.tolist()):
+            if row in running and token not in stop_ids:
+                answers[row].append(token)
+            if token in stop_ids or len(answers[row]) >= limits[row]:
+                running.discard(row)
+        if not running:
+            return answers
+        if cache.longest >= context:
+            # A row that has filled its context waits for the others: it rewrites its last slot, and nobody reads it.
+            cache.set_lengths(cache.lengths_B.clamp(max=context - 1))
+        last_BD = network.hidden(tokens_B.unsqueeze(1), cache)[:, 0]
+
+
+class _Read(NamedTuple):
+    cache: NetworkCache
+    state: Tensor  # (B, D), the state at each prompt's last token
+
+
+def _read_prompts(network: Network, prompts: Sequence[Sequence[int]], *, pad: int, capacity: int) -> _Read:
     weight = network.lm_head.weight
+    lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=weight.device)
+    longest = int(lengths_B.max())
+    padded_BT = torch.tensor([[*prompt, *[pad] * (longest - len(prompt))] for prompt in prompts], device=weight.device)
     cache = NetworkCache(
-        network.config, batch=len(prompts), capacity=longest + steps, device=device, dtype=weight.dtype
+        network.config, batch=len(prompts), capacity=capacity, device=weight.device, dtype=weight.dtype
     )
     hidden_BTD = network.hidden(padded_BT, cache)
     cache.set_lengths(lengths_B)
-    last_BD = hidden_BTD[torch.arange(len(prompts), device=device), lengths_B - 1]
-    answers: list[list[int]] = [[] for _ in prompts]
-    running = set(range(len(prompts)))
-    for step in range(steps):
-        tokens = network.lm_head(last_BD).float().argmax(-1)
-        for row in list(running):
-            token = int(tokens[row])
-            if token in stop_ids:
-                running.discard(row)
-            else:
-                answers[row].append(token)
-        if not running or step == steps - 1:
-            break
-        last_BD = network.hidden(tokens.unsqueeze(1), cache)[:, 0]
-    return answers
+    return _Read(cache, hidden_BTD[torch.arange(len(prompts), device=weight.device), lengths_B - 1])

@@ -1,6 +1,8 @@
 """The network: a decoder-only transformer whose parameters carry Hugging Face's names.
 
-Legend of shapes: B batch, T time, S cached time, D width, H query heads, G key heads, K head width, R = K / 2, V vocabulary. Not here: files (directory.py), sampling (generation.py), low-rank updates (adapter.py).
+Not here: files (directory.py), sampling (generation.py), low-rank updates (adapter.py).
+Legend of shapes: B batch, T time, S cached time, D width, H query heads, G key heads, K head width, R = K / 2,
+V vocabulary.
 """
 
 import math
@@ -20,15 +22,15 @@ INITIAL_STD = 0.02
 class Angles(NamedTuple):
     """Cosine and sine of the positions' angles."""
 
-    cosine_BTR: Float[Tensor, "B T R"]
-    sine_BTR: Float[Tensor, "B T R"]
+    cosine_BTR: Float[Tensor, "B T R"]  # noqa: N815 - the shape suffix of this file's legend
+    sine_BTR: Float[Tensor, "B T R"]  # noqa: N815
 
 
 class Rotary(nn.Module):
     """Rotary positions (Su et al. 2021), halves rotated as in Hugging Face's Llama rather than neighbours."""
 
-    cosine_SR: Tensor
-    sine_SR: Tensor
+    cosine_SR: Tensor  # noqa: N815
+    sine_SR: Tensor  # noqa: N815
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -63,7 +65,7 @@ def rotate(x_BHTK: Tensor, cosine_BTR: Tensor, sine_BTR: Tensor) -> Tensor:
 
     `unbind` and not `chunk`: the gradient of a slice fills a tensor with zeros first, that of `unbind` does not.
     """
-    first, second = x_BHTK.unflatten(-1, (2, -1)).unbind(-2)
+    first, second = x_BHTK.view(*x_BHTK.shape[:-1], 2, -1).unbind(-2)
     cosine, sine = cosine_BTR.unsqueeze(1), sine_BTR.unsqueeze(1)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 

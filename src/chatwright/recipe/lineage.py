@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from chatwright.foundation import storage
-from chatwright.foundation.errors import RefusedError, UsageError
+from chatwright.foundation.errors import RefusedError
 from chatwright.model.directory import LINEAGE
 
 _SUMMARY_KEYS = {
@@ -23,11 +23,13 @@ def lineage_of(model: Path) -> dict[str, Any]:
     Directories that are still beside the model are read and their digests compared; those that are gone are named.
 
     Raises:
-        UsageError: not a model directory.
-        RefusedError: the model carries no lineage, such as a foreign one.
+        RefusedError: not a model directory, or one without lineage, such as a foreign one.
     """
     if not (model / "config.json").is_file():
-        raise UsageError(f"`{model}` is not a model directory: it has no `config.json`")
+        raise RefusedError(
+            f"`{model}` is not a model directory: it has no `config.json`",
+            hint="name a directory such as `runs/demo/finetune/model`",
+        )
     if not (model / LINEAGE).is_file():
         raise RefusedError(f"`{model}` carries no lineage: it was not made by chatwright")
     value = storage.read_json(model / LINEAGE)
@@ -56,14 +58,19 @@ def _stage(run_dir: Path, name: str, content: str | None, inputs: dict[str, Any]
             entry["sources"] = facts.get("config", {}).get("sources", [])
         inputs = inputs or facts.get("inputs", {})
     elif Path(name).is_absolute():
-        entry["state"] = "outside the run"
+        return entry | _outside(Path(name))
     else:
         entry["state"] = "no longer there"
     if inputs:
-        entry["from"] = [
-            _stage(run_dir, item["path"], item["content"], {}) for _, item in sorted(inputs.items())
-        ]
+        entry["from"] = [_stage(run_dir, item["path"], item["content"], {}) for _, item in sorted(inputs.items())]
     return entry
+
+
+def _outside(model: Path) -> dict[str, Any]:
+    """A model from elsewhere; one of ours has a chain of its own."""
+    if not (model / LINEAGE).is_file():
+        return {"state": "outside the run"}
+    return {"state": "outside the run", "from": [lineage_of(model)["made_by"]]}
 
 
 def _brief(stage: str, summary: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import tomli_w
 from pydantic import Field
 
-from chatwright.data.clean_stage import CleanConfig
+from chatwright.data.clean import CleanConfig
 from chatwright.data.collect import CollectConfig
 from chatwright.evaluate.stage import EvaluateConfig
 from chatwright.foundation import config as configuration
@@ -25,8 +25,10 @@ class BaseConfig(Config):
 
 
 class ServeConfig(Config):
-    """What the chat page offers."""
+    """What the chat page says and offers."""
 
+    title: str = "chatwright"
+    greeting: str = "Ask the model something."
     starters: tuple[str, ...] = ()  # questions to begin with
     temperature: float = Field(default=0.0, ge=0, le=2)
     max_tokens: int = Field(default=256, ge=1)
@@ -57,6 +59,15 @@ class Recipe(Config):
             yield "`pretrain` needs documents: add `[[collect.sources]]`"
         if self.finetune is not None and self.pretrain is None and self.base is None:
             yield "`finetune` needs a model: add `[pretrain]`, or `[base]` with `model`"
+        if self.evaluate is not None and self.pretrain is None and self.finetune is None:
+            yield "`evaluate` has no model of this run to measure: add `[pretrain]` or `[finetune]`"
+        if self.base is not None:
+            sections = (("tokenizer", self.tokenizer != TokenizerConfig()), ("model", self.model != ModelConfig()))
+            yield from (
+                f"`{name}` has no effect with `base`, which brings its own" for name, is_set in sections if is_set
+            )
+        if self.collect is None and self.clean != CleanConfig():
+            yield "`clean` has no effect without documents: add `[[collect.sources]]`"
         if self.pretrain is not None and self.pretrain.batch_rows % self.pretrain.micro_rows:
             yield (
                 "`pretrain.batch_rows` must be a multiple of `pretrain.micro_rows`: "
@@ -70,7 +81,13 @@ class Recipe(Config):
 
 
 # Keys that name files; in a recipe they are meant from the recipe's own folder.
-_PATH_KEYS = (("base", "model"), ("finetune", "data"), ("finetune", "test"), ("evaluate", "answers"), ("evaluate", "references"))
+_PATH_KEYS = (
+    ("base", "model"),
+    ("finetune", "data"),
+    ("finetune", "test"),
+    ("evaluate", "answers"),
+    ("evaluate", "references"),
+)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -102,6 +119,15 @@ def _complete(table: dict[str, Any], key: str, folder: Path) -> None:
     value = table.get(key)
     if isinstance(value, str) and value:
         table[key] = str((folder / Path(value).expanduser()).resolve())
+
+
+def serve_section_of(model: Path) -> ServeConfig:
+    """The `serve` section of the run that a model directory stands in, or the defaults where it stands alone."""
+    path = model.resolve().parent.parent / "recipe.toml"
+    if not path.is_file():
+        return ServeConfig()
+    section = configuration.read_toml(path).get("serve", {})
+    return configuration.validate(ServeConfig, section, where=f"`serve` of `{path}`")
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -20,7 +20,7 @@ import chatwright
 from chatwright.foundation import storage
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.devices import pick_device, usable_threads
-from chatwright.foundation.errors import RefusedError, UsageError
+from chatwright.foundation.errors import ConfigError, RefusedError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag, stop_requested
 from chatwright.recipe.recipe import Recipe, to_toml
@@ -49,7 +49,9 @@ class _Plan(NamedTuple):
     final: Path
 
 
-def run_recipe(recipe: Recipe, *, until: str | None = None, report: Callable[[Path], None] | None = None) -> list[StageOutcome]:
+def run_recipe(
+    recipe: Recipe, *, until: str | None = None, report: Callable[[Path], object] | None = None
+) -> list[StageOutcome]:
     """Do every stage that is not done yet, up to the stages of command `until` if that is given.
 
     Args:
@@ -58,20 +60,23 @@ def run_recipe(recipe: Recipe, *, until: str | None = None, report: Callable[[Pa
         report: called with the run's directory when all stages are done.
 
     Raises:
+        ConfigError: files that the recipe names for later stages are missing, all of them listed.
         BusyError: another process works on the same run.
         StoppedError: a stop was asked for; the same call goes on from there.
     """
     run_dir, ranks = recipe.run_dir, Ranks()
+    stages = _until(stages_of(recipe), until)
+    _require_files(recipe, {stage.name for stage in stages})
     ranks.join(pick_device("auto" if recipe.pretrain is None else recipe.pretrain.device, local_rank=_local_rank()))
     with stop_requested() as stop:
         if not ranks.is_first:
-            return _follow(recipe, until, stop, ranks)
+            return _follow(recipe, stages, stop, ranks)
         with storage.exclusive(run_dir):
             storage.recover(run_dir)
             with storage.publish_file(run_dir / "recipe.toml") as path:
                 path.write_text(to_toml(recipe), encoding="utf-8")
             outcomes = []
-            for stage in _until(stages_of(recipe), until):
+            for stage in stages:
                 outcomes.append(_do(stage, recipe, run_dir, stop))
                 ranks.wait()
             if report is not None and until is None:
@@ -90,6 +95,18 @@ def _until(stages: list[Stage], until: str | None) -> list[Stage]:
     if last is None:
         raise UsageError(f"this recipe has no stage `{until}`", hint="add its section to the recipe")
     return stages[: last + 1]
+
+
+def _require_files(recipe: Recipe, stages: set[str]) -> None:
+    """What a late stage would miss is told before the early ones have worked for hours."""
+    problems = [
+        f"`{section}.{key}`: there is no file `{path}`"
+        for section, keys in (("finetune", ("data", "test")), ("evaluate", ("answers", "references")))
+        for key in keys
+        if section in stages and (path := getattr(getattr(recipe, section), key)) and not Path(path).is_file()
+    ]
+    if problems:
+        raise ConfigError(f"recipe `{recipe.name}`", problems)
 
 
 def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOutcome:
@@ -113,9 +130,9 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOut
     return StageOutcome(stage.name, "done", seconds, summary)
 
 
-def _follow(recipe: Recipe, until: str | None, stop: StopFlag, ranks: Ranks) -> list[StageOutcome]:
+def _follow(recipe: Recipe, stages: list[Stage], stop: StopFlag, ranks: Ranks) -> list[StageOutcome]:
     """A rank that only trains: it waits while the first rank does the rest, and joins every training."""
-    for stage in _until(stages_of(recipe), until):
+    for stage in stages:
         if stage.command in ("pretrain", "finetune"):
             plan = _plan(stage, recipe, recipe.run_dir)
             if _published(plan) is None:
@@ -132,7 +149,7 @@ def _context(plan: _Plan, recipe: Recipe, work: Path, stop: StopFlag) -> StageCo
         inputs=plan.inputs,
         output=work,
         seed=recipe.seed,
-        lineage={"stage": plan.stage.name, "run": recipe.name, "inputs": _ancestry(plan.contents, plan.inputs)},
+        lineage={"stage": plan.stage.name, "run": recipe.name, "inputs": _ancestry(plan)},
         workers=recipe.workers or usable_threads(),
         stop=stop,
     )
@@ -156,8 +173,7 @@ def _plan(stage: Stage, recipe: Recipe, run_dir: Path) -> _Plan:
 
 
 def _input_path(place: str, recipe: Recipe, run_dir: Path) -> Path:
-    if place == "base":
-        assert recipe.base is not None
+    if place == "base" and recipe.base is not None:
         path = Path(recipe.base.model)
         if not path.is_dir():
             raise UsageError(f"there is no base model `{path}`", hint="set `base.model` to a Hugging Face directory")
@@ -170,7 +186,9 @@ def _content(path: Path, run_dir: Path) -> str:
     stage_dir = run_dir / path.relative_to(run_dir).parts[0] if path.is_relative_to(run_dir) else None
     if stage_dir is not None:
         if not (stage_dir / storage.MANIFEST).is_file():
-            raise RefusedError(f"`{stage_dir}` is not there yet", hint="run the stages before it: `chatwright run RECIPE`")
+            raise RefusedError(
+                f"`{stage_dir}` is not there yet", hint="run the stages before it: `chatwright run RECIPE`"
+            )
         return storage.read_manifest(stage_dir).content
     entries = sorted((item.name, item.stat().st_size, item.stat().st_mtime_ns) for item in path.iterdir())
     return storage.digest_json(entries)
@@ -198,7 +216,7 @@ def _facts(plan: _Plan, recipe: Recipe, summary: dict[str, Any], seconds: float)
         "version": plan.stage.version,
         "key": plan.key,
         "run": recipe.name,
-        "inputs": _ancestry(plan.contents, plan.inputs),
+        "inputs": _ancestry(plan),
         "config": None if config is None else config.model_dump(mode="json"),
         "seed": recipe.seed,
         "versions": {
@@ -213,13 +231,17 @@ def _facts(plan: _Plan, recipe: Recipe, summary: dict[str, Any], seconds: float)
     }
 
 
-def _ancestry(contents: dict[str, str], inputs: dict[str, Path]) -> dict[str, Any]:
-    return {name: {"content": content, "path": _shown(inputs[name])} for name, content in contents.items()}
+def _ancestry(plan: _Plan) -> dict[str, Any]:
+    run_dir = plan.final.parent
+    return {
+        name: {"content": content, "path": _shown(plan.inputs[name], run_dir)}
+        for name, content in plan.contents.items()
+    }
 
 
-def _shown(path: Path) -> str:
-    """Inside a run, the stage; outside, the whole path."""
-    return path.name if path.name != "model" else f"{path.parent.name}/model"
+def _shown(path: Path, run_dir: Path) -> str:
+    """Inside the run, the stage; outside, the whole path."""
+    return path.relative_to(run_dir).as_posix() if path.is_relative_to(run_dir) else str(path.resolve())
 
 
 def peak_memory_bytes() -> int:

@@ -24,7 +24,7 @@ class Stage(NamedTuple):
     inputs: Callable[[Recipe], dict[str, str]]  # name in the context -> stage that made it
     config: Callable[[Recipe], Any]
     run: Callable[[StageContext], dict[str, Any]]
-    outside: Callable[[Recipe], Any] = lambda recipe: None  # digest of what lies outside the run
+    outside: Callable[[Recipe], Any] = lambda recipe: None  # noqa: ARG005 - digest of what lies outside the run
 
 
 def _has_documents(recipe: Recipe) -> bool:
@@ -54,9 +54,8 @@ def _pretrain_inputs(recipe: Recipe) -> dict[str, str]:
     return inputs | ({"base": "base"} if recipe.base is not None else {})
 
 
-def _pretrain_config(recipe: Recipe) -> pretrain.PretrainInputs:
-    assert recipe.pretrain is not None
-    return pretrain.PretrainInputs(model=recipe.model, pretrain=recipe.pretrain)
+def _pretrain_config(recipe: Recipe) -> Any:
+    return recipe.pretrain and pretrain.PretrainInputs(model=recipe.model, pretrain=recipe.pretrain)
 
 
 def _evaluate_config(recipe: Recipe) -> evaluate.EvaluateInputs:
@@ -65,8 +64,7 @@ def _evaluate_config(recipe: Recipe) -> evaluate.EvaluateInputs:
 
 
 def _finetune_outside(recipe: Recipe) -> Any:
-    assert recipe.finetune is not None
-    return [_file_digest(path) for path in (recipe.finetune.data, recipe.finetune.test)]
+    return recipe.finetune and [_file_digest(path) for path in (recipe.finetune.data, recipe.finetune.test)]
 
 
 def _evaluate_outside(recipe: Recipe) -> Any:
@@ -139,7 +137,9 @@ STAGES = (
         name="evaluate",
         version=1,
         command="evaluate",
-        wanted=lambda recipe: recipe.evaluate is not None and bool(_evaluate_inputs(recipe).keys() & {"pretrain", "finetune"}),
+        wanted=lambda recipe: (
+            recipe.evaluate is not None and bool(_evaluate_inputs(recipe).keys() & {"pretrain", "finetune"})
+        ),
         inputs=_evaluate_inputs,
         config=_evaluate_config,
         run=evaluate.run,

@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Lifespan
 
 from chatwright.feedback.store import FeedbackStore, Rating, RatingConflictError, StoreError, UnknownAnswerError
+from chatwright.foundation.errors import ChatwrightError
 from chatwright.serve import schemas
 from chatwright.serve.completions import Head, StreamedCompletion, whole_completion
 from chatwright.serve.engine import ChatEngine
@@ -111,11 +112,11 @@ def _information(model: ChatEngine, settings: ServeSettings, *, created: int, ke
     async def page_settings() -> schemas.PageSettings:
         """What the page shows before anyone said anything."""
         return schemas.PageSettings(
-            title=settings.title,
-            greeting=settings.greeting,
+            title=settings.page.title,
+            greeting=settings.page.greeting,
             model=model.name,
             context_length=model.context_length,
-            starters=list(settings.starters),
+            starters=list(settings.page.starters),
             keeps_feedback=keeps_feedback,
         )
 
@@ -162,6 +163,8 @@ async def _queued(
                 param="messages",
             )
         worker.submit(job)
+    except ChatwrightError as error:
+        raise ApiError(400, error.what, code="invalid_value", param="messages") from error
     except LineFullError as error:
         again = {"Retry-After": str(error.retry_after_s)}
         raise ApiError(

@@ -6,21 +6,20 @@ import errno
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
+from chatwright.feedback.conversations import Message
 from chatwright.feedback.store import FeedbackStore
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import ChatwrightError, UsageError
-from chatwright.model.generation import Sampling
 from chatwright.serve.api import GuardedApp, create_app
 from chatwright.serve.engine import ChatEngine
-from chatwright.serve.settings import ServeSettings, hosts_of_bind, require_sound_access
+from chatwright.serve.settings import ServeSettings, require_sound_access
 
 GRACE_S = 10.0  # for answers that are being written when the server is asked to stop
 CUT_S = 5.0  # for answers that were cut to tell so
@@ -43,7 +42,7 @@ class ChatServer(uvicorn.Server):
         self._cut_now: Callable[[], object] | None = None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End: no new connections, then what runs is finished, cut after its grace, and cancelled in the last resort."""
+        """Take no more connections; let what runs be finished, cut it after its grace, cancel it in the last resort."""
         loop = asyncio.get_running_loop()
         self._cut_now = partial(loop.call_soon_threadsafe, self._app.worker.cut)
         timer = loop.call_later(self._grace_s, self._app.worker.cut)
@@ -91,48 +90,29 @@ def _config(app: GuardedApp, *, cancel_after_s: int) -> uvicorn.Config:
 
 def serve(
     model: ChatEngine,
+    settings: ServeSettings,
     *,
     store_url: str | Path | None,
     host: str = "127.0.0.1",
     port: int = 8000,
-    token: str | None = None,
-    allowed_hosts: Sequence[str] = (),
-    sampling: Sampling | None = None,
-    title: str = "chatwright",
-    greeting: str = "Ask the model something.",
-    starters: Sequence[str] = (),
     announce: Callable[[str], None] = say,
 ) -> None:
     """Serve the API and the page until asked to stop.
 
     Args:
         model: what answers.
+        settings: access, bounds and the page's text, from `settings_for(host, ...)`.
         store_url: the feedback database, a file or any SQLAlchemy URL; None keeps nothing.
         host: the address to bind.
         port: the port; 0 takes a free one.
-        token: asked of every caller; needed where other machines can reach the address.
-        allowed_hosts: further names under which the server is called, such as a proxy's.
-        sampling: how to answer where a request does not say.
-        title: what the page is called.
-        greeting: what the page says before the first question.
-        starters: questions that the page offers.
         announce: told the page's address once the port is open.
 
     Raises:
         UsageError: no token on an open address, a port that is taken or not allowed, an unknown host.
-        ChatwrightError: the feedback store cannot be opened.
+        ChatwrightError: the model has no turn form, or the feedback store cannot be opened.
     """
-    require_sound_access(host, token)
-    settings = ServeSettings(
-        token=token,
-        allowed_hosts=hosts_of_bind(host) | {name.lower() for name in allowed_hosts},
-        allows_any_address=host in ("", "0.0.0.0", "::"),  # noqa: S104 - compared, not bound
-        title=title,
-        greeting=greeting,
-        starters=tuple(starters),
-    )
-    if sampling is not None:
-        settings = replace(settings, sampling=sampling)
+    require_sound_access(host, settings.token)
+    model.count([Message("user", "Hello")])  # a model that knows no turns is told now, not at the first question
     with open_port(host, port) as listening:
         store = FeedbackStore(store_url) if store_url is not None else None
         try:

@@ -2,13 +2,24 @@
 
 import ipaddress
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from chatwright.foundation.errors import UsageError
 from chatwright.model.generation import Sampling
 
 MIN_TOKEN_LENGTH = 16
+WILDCARDS = ("", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageText:
+    """What the page shows before anyone said anything."""
+
+    title: str = "chatwright"
+    greeting: str = "Ask the model something."
+    starters: tuple[str, ...] = ()  # questions that the page offers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,9 +34,7 @@ class ServeSettings:
     max_header_bytes: int = 16 << 10
     body_timeout_s: float = 30.0  # for a whole body, however slowly it drips
     max_waiting: int = 16  # answers asked for and not begun; past that 429
-    title: str = "chatwright"
-    greeting: str = "Ask the model something."
-    starters: tuple[str, ...] = ()  # questions that the page offers
+    page: PageText = PageText()
 
 
 def is_loopback(host: str) -> bool:
@@ -40,9 +49,31 @@ def is_loopback(host: str) -> bool:
 
 def hosts_of_bind(host: str) -> frozenset[str]:
     """Names under which a server bound to `host` is called."""
-    wildcard = host in ("", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
-    own = {socket.gethostname().lower()} if wildcard else {host.lower()}
-    return LOOPBACK_NAMES | own
+    own = socket.gethostname() if host in WILDCARDS else host
+    return LOOPBACK_NAMES | {own.lower()}
+
+
+def settings_for(
+    host: str,
+    *,
+    token: str | None = None,
+    allowed_hosts: Sequence[str] = (),
+    sampling: Sampling | None = None,
+    page: PageText | None = None,
+) -> ServeSettings:
+    """The settings of a server bound to `host`, with its own names let in.
+
+    Raises:
+        UsageError: an open address without a token, or a token that could be guessed.
+    """
+    require_sound_access(host, token)
+    return ServeSettings(
+        token=token,
+        allowed_hosts=hosts_of_bind(host) | {name.lower() for name in allowed_hosts},
+        allows_any_address=host in WILDCARDS,
+        sampling=sampling or Sampling(),
+        page=page or PageText(),
+    )
 
 
 def require_sound_access(host: str, token: str | None) -> None:

@@ -50,8 +50,12 @@ class Job:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
-        """Nobody waits for this answer any more; harmless after its end."""
+        """Nobody waits for this answer any more; harmless after its end.
+
+        The client's side ends at once, though the engine may be busy with others before it reaches this job.
+        """
         self.cancelled.set()
+        self.tell(Piece("", "cancelled", 0, 0))
 
     def tell(self, news: Piece | BaseException) -> None:
         """Hand a piece, or what went wrong, from the engine's thread to the client's side."""
@@ -147,6 +151,8 @@ class EngineWorker:
             self._line.put_nowait(job)
         except Full:
             raise LineFullError(self._retry_after_s()) from None
+        if self._stopping.is_set():  # the thread may have emptied the line already: told twice is better than never
+            job.tell(StoppingError())
 
     def _retry_after_s(self) -> int:
         return max(1, min(60, round(self._seconds_per_answer)))

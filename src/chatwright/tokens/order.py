@@ -30,8 +30,7 @@ class WindowOrder:
         epoch, position = divmod(row, self.num_windows)
         permutation = Permutation(self.num_windows, seed_for(self._seed, "windows", epoch))
         shift = seed_for(self._seed, "shift", epoch) % self._length
-        start = shift + permutation[position] * self._length
-        return self._split.slice(min(start, len(self._split) - self._length - 1), self._length + 1)
+        return self._split.slice(shift + permutation[position] * self._length, self._length + 1)
 
     def rows(self, first: int, count: int) -> NDArray[np.int64]:
         """`count` windows from row `first`, (count, length + 1)."""

@@ -17,6 +17,7 @@ from chatwright.foundation.errors import RefusedError
 INDEX = "index.json"
 FORMAT = "chatwright.tokens"
 VERSION = 1
+_REMEDY = "delete `tokens/` and run again"
 
 
 class TokenDocument(NamedTuple):
@@ -57,16 +58,30 @@ class ShardWriter:
             "bytes": np.array(self._bytes, dtype=np.int64),
             "domains": np.array(self._domains, dtype=np.int16),
         }
+        digests = {}
         for kind, array in arrays.items():
-            with storage.publish_file(stem.with_name(f"{stem.name}.{kind}.npy")) as path, path.open("wb") as file:
-                np.save(file, array, allow_pickle=False)
+            path = _array_path(stem, kind)
+            _write_array(path, array)
+            digests[kind] = storage.digest_file(path)
         return {
             "stem": stem.name,
             "tokens": self._length,
             "documents": len(self._ends),
             "bytes": int(sum(self._bytes)),
-            "digest": storage.digest_bytes(tokens.tobytes()),
+            "digest": storage.digest_json(digests),
+            "digests": digests,
         }
+
+
+def _array_path(stem: Path, kind: str) -> Path:
+    return stem.with_name(f"{stem.name}.{kind}.npy")
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    """A `.npy` file by plain writes: NumPy's own writer hides that the disk is full."""
+    with storage.publish_file(path) as scratch, scratch.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def write_index(
@@ -75,6 +90,16 @@ def write_index(
     """Write `index.json` over the shards of each split."""
     head = {"format": FORMAT, "version": VERSION, "tokenizer": tokenizer, "vocabulary_size": vocabulary}
     storage.write_json(directory / INDEX, {**head, "domains": domains, "splits": shards})
+
+
+class _Entry(NamedTuple):
+    """What the index says of a shard."""
+
+    stem: str
+    tokens: int
+    documents: int
+    digest: str  # of all four arrays
+    digests: dict[str, str]  # of each array's file
 
 
 class _Shard(NamedTuple):
@@ -103,7 +128,7 @@ class TokenSplit:
         Raises:
             IndexError: the slice leaves the stream.
         """
-        if start < 0 or start + length > len(self):
+        if start < 0 or length < 0 or start + length > len(self):
             raise IndexError(f"tokens {start}..{start + length} are outside 0..{len(self)}")
         pieces = []
         index = int(np.searchsorted(self._starts, start, side="right")) - 1
@@ -132,41 +157,63 @@ class TokenData:
         index = storage.read_json(directory / INDEX)
         if not isinstance(index, dict) or index.get("format") != FORMAT:
             raise RefusedError(f"`{directory}` holds no chatwright tokens")
-        if index.get("version", 0) > VERSION:
-            raise RefusedError(f"`{directory}` was made by a newer version", hint="upgrade chatwright")
-        self.vocabulary_size = int(index["vocabulary_size"])
-        self.tokenizer_digest = str(index["tokenizer"])
-        self.domains = [str(domain) for domain in index["domains"]]
+        if index.get("version") != VERSION:
+            raise RefusedError(
+                f"`{directory}` was made by another version: {index.get('version')}, this reads {VERSION}",
+                hint=_REMEDY,
+            )
         self._directory = directory
-        self._entries: dict[str, list[dict[str, Any]]] = index["splits"]
+        try:
+            self.vocabulary_size = int(index["vocabulary_size"])
+            self.tokenizer_digest = str(index["tokenizer"])
+            self.domains = [str(domain) for domain in index["domains"]]
+            self._entries = {name: [_entry(value) for value in listed] for name, listed in index["splits"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RefusedError(f"`{directory / INDEX}` is damaged: {error!r}", hint=_REMEDY) from error
 
     def split(self, name: str) -> TokenSplit:
-        """Open one split, memory-mapped; shapes are checked against the index."""
+        """Open one split, memory-mapped, after reading it once against the index's digests.
+
+        Raises:
+            RefusedError: a shard is missing, cut, changed or exchanged.
+        """
         entries = self._entries.get(name, [])
         shards = [self._open(entry) for entry in entries]
-        return TokenSplit(shards, self.domains, storage.digest_json([entry["digest"] for entry in entries]))
+        return TokenSplit(shards, self.domains, storage.digest_json([entry.digest for entry in entries]))
 
-    def _open(self, entry: dict[str, Any]) -> _Shard:
-        stem = self._directory / str(entry["stem"])
-        arrays = []
-        for kind, length in (
-            ("tokens", entry["tokens"]),
-            ("ends", entry["documents"]),
-            ("bytes", entry["documents"]),
-            ("domains", entry["documents"]),
-        ):
-            path = stem.with_name(f"{stem.name}.{kind}.npy")
-            try:
-                array = np.load(path, mmap_mode="r" if length else None, allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise RefusedError(f"token shard `{path}` is damaged: {error}", hint="delete `tokens/` and run again")
-            if array.shape != (length,):
-                raise RefusedError(
-                    f"token shard `{path}` is damaged: {array.shape[0]} entries, its index says {length}",
-                    hint="delete `tokens/` and run again",
-                )
-            arrays.append(array)
-        return _Shard(*arrays)
+    def _open(self, entry: _Entry) -> _Shard:
+        lengths = {
+            "tokens": entry.tokens,
+            "ends": entry.documents,
+            "bytes": entry.documents,
+            "domains": entry.documents,
+        }
+        stem = self._directory / entry.stem
+        return _Shard(*(_read_array(_array_path(stem, kind), n, entry.digests[kind]) for kind, n in lengths.items()))
+
+
+def _entry(value: dict[str, Any]) -> _Entry:
+    stem, digests = str(value["stem"]), {str(kind): str(digest) for kind, digest in value["digests"].items()}
+    if Path(stem).name != stem:
+        raise ValueError(f"a shard outside its directory: {stem}")
+    if storage.digest_json(digests) != value["digest"]:
+        raise ValueError(f"the digests of shard {stem} do not fit each other")
+    return _Entry(stem, int(value["tokens"]), int(value["documents"]), value["digest"], digests)
+
+
+def _read_array(path: Path, length: int, digest: str) -> NDArray[Any]:
+    """One array, memory-mapped; nothing is allocated by what the file says of itself."""
+    try:
+        if storage.digest_file(path) != digest:
+            raise RefusedError(f"token shard `{path}` is damaged: its SHA-256 differs from the index", hint=_REMEDY)
+        array = np.lib.format.open_memmap(path, mode="r") if length else np.empty(0, dtype=np.int64)
+    except (OSError, ValueError) as error:
+        raise RefusedError(f"token shard `{path}` is damaged: {error}", hint=_REMEDY) from error
+    if array.shape != (length,):
+        raise RefusedError(
+            f"token shard `{path}` is damaged: its shape is {array.shape}, its index says ({length},)", hint=_REMEDY
+        )
+    return array
 
 
 def total(entries: Iterable[dict[str, Any]], key: str) -> int:

@@ -16,6 +16,7 @@ from chatwright.tokens.tokenizer import Tokenizer, TokenizerConfig, load_tokeniz
 _BATCH_DOCUMENTS = 256
 _SHARD_DOCUMENTS = 20_000
 _COMPRESSION_SAMPLE = 200
+_DONE = ".{}.done.json"  # marks a shard that is written, until all are
 
 
 def run_tokenizer(context: StageContext) -> dict[str, Any]:
@@ -46,6 +47,8 @@ def run_tokens(context: StageContext) -> dict[str, Any]:
         raise DataError(f"the corpus `{corpus}` holds no text", hint="add documents to `collect.sources`")
     shards = {name: _encode_split(context, tokenizer, corpus, name, domains) for name in ("train", "heldout")}
     write_index(context.output, shards, tokenizer=tokenizer.digest, vocabulary=tokenizer.size, domains=domains)
+    for mark in context.output.glob(_DONE.format("*")):
+        mark.unlink()
     summary = {
         name: {key: total(entries, key) for key in ("tokens", "documents", "bytes")} for name, entries in shards.items()
     }
@@ -64,7 +67,7 @@ def _encode_split(
         context.stop.check("the shards encoded so far")
         stem = context.output / f"{split}-{index:05d}"
         done += len(documents)
-        entry_path = context.output / f".{stem.name}.done.json"
+        entry_path = context.output / _DONE.format(stem.name)
         if not entry_path.exists():
             entry = _encode_shard(tokenizer, documents, numbers, stem)
             with storage.publish_file(entry_path) as path:
@@ -72,8 +75,6 @@ def _encode_split(
         entries.append(storage.read_json(entry_path))
         progress.update(done)
     progress.close()
-    for entry_path in context.output.glob(f".{split}-*.done.json"):
-        entry_path.unlink()
     return entries
 
 

@@ -4,6 +4,8 @@ Training and encoding are Hugging Face tokenizers'; the ids of any other encoder
 Text never becomes a special token here: whoever wants one inserts its id.
 """
 
+import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +16,7 @@ from tokenizers import Tokenizer as HfTokenizer
 
 from chatwright.foundation import storage
 from chatwright.foundation.config import Config
-from chatwright.foundation.errors import RefusedError, UsageError
+from chatwright.foundation.errors import DataError, RefusedError
 
 END_OF_TEXT = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -25,7 +27,8 @@ SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
 
 # The split pattern of Llama 3 (tiktoken's cl100k), unchanged: fast encoders and llama.cpp know exactly this one.
 LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 # The turn form of ChatML, as a template for programs that render by template; we insert ids ourselves.
@@ -81,17 +84,28 @@ class Tokenizer:
         backend.no_truncation()
         self._backend = backend
         self.settings = settings
-        self.size: int = backend.get_vocab_size(with_added_tokens=True)
+        # Rows that a model needs: an id may lie beyond a gap in the vocabulary.
+        self.size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.digest = storage.digest_bytes(backend.to_str().encode())
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text, without any special token."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        """Token ids of plain text, without any special token.
+
+        Raises:
+            DataError: the text holds half of a surrogate pair, which no UTF-8 can express.
+        """
+        with _sound_text([text]):
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of many texts, on all cores."""
-        return [item.ids for item in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        """Token ids of many texts, on all cores.
+
+        Raises:
+            DataError: as `encode`.
+        """
+        with _sound_text(texts):
+            return [item.ids for item in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens are left out."""
@@ -120,10 +134,31 @@ class Tokenizer:
                 return number
         raise RefusedError("the tokenizer names no token that ends a text")
 
+    @property
+    def begin_of_text(self) -> int:
+        """Id that stands before a text: the tokenizer's own, or else the one that ends the text before."""
+        name = _token_name(self.settings.get("bos_token"))
+        number = self.special(name) if name else None
+        return self.end_of_text if number is None else number
+
     def save(self, directory: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into an existing directory."""
         (directory / "tokenizer.json").write_text(self._backend.to_str(pretty=False), encoding="utf-8")
         storage.write_json(directory / "tokenizer_config.json", self.settings)
+
+
+@contextlib.contextmanager
+def _sound_text(texts: Sequence[str]) -> Iterator[None]:
+    """Explain the binding's bare TypeError for texts that are not Unicode."""
+    try:
+        yield
+    except TypeError:
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise DataError(f"a text is not sound Unicode at character {error.start}: {error.reason}") from None
+        raise
 
 
 def _token_name(value: Any) -> str | None:
@@ -149,21 +184,29 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         backend = HfTokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # noqa: BLE001 - the binding raises bare Exception for damaged files
         raise RefusedError(f"`{path}` is not a sound tokenizer: {error}") from error
+    ids = backend.get_vocab(with_added_tokens=True).values()
+    if len(set(ids)) != len(ids):
+        raise RefusedError(f"`{path}` is not a sound tokenizer: {len(ids) - len(set(ids))} ids belong to two tokens")
     settings_path = directory / "tokenizer_config.json"
     settings = storage.read_json(settings_path) if settings_path.is_file() else {}
+    if not isinstance(settings, dict):
+        raise RefusedError(f"`{settings_path}` is not an object")
     return Tokenizer(backend, settings)
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     """Learn a vocabulary from texts; the same texts in the same order give the same tokenizer.
 
+    Few texts give fewer tokens than the configuration allows.
+
     Raises:
-        UsageError: the texts are too few for the vocabulary asked for.
+        DataError: there is no text to learn from.
     """
+    first = next(iterator := iter(texts), None)
+    if first is None:
+        raise DataError("there is no text to learn a tokenizer from", hint="add documents to `collect.sources`")
+    texts = itertools.chain([first], iterator)
     backend = _bpe(texts, config) if config.kind == "bpe" else _words(texts, config)
-    size = backend.get_vocab_size(with_added_tokens=True)
-    if size > config.vocabulary_size:
-        raise UsageError(f"a vocabulary of {config.vocabulary_size} is too small: the alphabet alone needs {size}")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": 1_000_000,
@@ -208,12 +251,13 @@ def _words(texts: Iterable[str], config: TokenizerConfig) -> HfTokenizer:
 
 
 def _within(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
+    """Texts in order until `max_bytes` are reached; the one that reaches them is still taken."""
     used = 0
     for text in texts:
-        used += len(text.encode())
-        if used > max_bytes:
-            return
         yield text
+        used += len(text.encode())
+        if used >= max_bytes:
+            return
 
 
 class Compression(NamedTuple):

@@ -15,8 +15,8 @@ IGNORED = -100  # a target that is not learned; PyTorch's own default
 class MicroBatch(NamedTuple):
     """Rows that fit the memory at once. Targets stand at the position that predicts them."""
 
-    ids_BT: Tensor
-    targets_BT: Tensor  # IGNORED where nothing is learned
+    ids_BT: Tensor  # noqa: N815 - the shape is part of the name
+    targets_BT: Tensor  # noqa: N815 - IGNORED where nothing is learned
     num_targets: int
 
     def to(self, device: torch.device) -> "MicroBatch":
@@ -30,7 +30,10 @@ class MicroBatch(NamedTuple):
 class BatchSource(Protocol):
     """The order of data: a pure function of the step."""
 
-    fingerprint: str  # of everything that the order depends on; a resume with another one is refused
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that the order depends on; a resume with another one is refused."""
+        ...
 
     def step(self, number: int) -> list[MicroBatch]:
         """All micro-batches of a step, for all ranks; the loop takes its rank's share."""
@@ -49,9 +52,8 @@ class WindowSource:
     def step(self, number: int) -> list[MicroBatch]:
         """Windows `number * rows` and on, in micro-batches."""
         ids_RT = torch.from_numpy(self.order.rows(number * self.rows, self.rows))
-        return [
-            MicroBatch(part[:, :-1], part[:, 1:], part[:, 1:].numel()) for part in ids_RT.split(self.micro_rows)
-        ]
+        parts = (ids_RT[start : start + self.micro_rows] for start in range(0, self.rows, self.micro_rows))
+        return [MicroBatch(part[:, :-1], part[:, 1:], part[:, 1:].numel()) for part in parts]
 
 
 def sample_seed(seed: int, step: int, index: int) -> int:

@@ -1,6 +1,7 @@
 """Saved states of a run: published directories, found again by what verifies, never by name or pointer alone."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,11 +44,13 @@ class Checkpoints:
         Raises:
             StorageFullError: no room; names the newest checkpoint that is kept.
         """
+        final = self._directory / f"step-{step:08d}"
         tensors = [*checkpoint.weights.values(), *checkpoint.optimizer.values()]
         needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         try:
+            self._discard(self._directory.glob(".step-*"))  # left by a kill
             storage.require_free_space(self._directory, needed + (1 << 20))
-            with storage.publish(self._directory / f"step-{step:08d}") as scratch:
+            with storage.publish(final) as scratch:
                 save_file(_plain(checkpoint.weights), scratch / _WEIGHTS)
                 save_file(_plain(checkpoint.optimizer), scratch / _OPTIMIZER)
                 storage.write_json(scratch / _STATE, checkpoint.state)
@@ -56,8 +59,11 @@ class Checkpoints:
             raise StorageFullError(
                 error.what, kept=f"the newest checkpoint is `{newest[0]}` in `{self._directory}`", hint=error.hint
             ) from error
-        for name in self._names()[: -self._keep]:
-            shutil.rmtree(self._directory / name)
+        names = self._names()
+        saved = names.index(final.name)
+        # What seems newer than this one was passed over as damaged: it must not count among those that are kept.
+        beyond = [*names[: max(0, saved + 1 - self._keep)], *names[saved + 1 :]]
+        self._discard(self._directory / name for name in beyond)
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that verifies; damaged ones are named and passed over."""
@@ -68,10 +74,13 @@ class Checkpoints:
             except RefusedError as error:
                 say(f"  passed over: {error.what}")
                 continue
-            return Checkpoint(
-                load_file(directory / _WEIGHTS), load_file(directory / _OPTIMIZER), storage.read_json(directory / _STATE)
-            )
+            weights, optimizer = load_file(directory / _WEIGHTS), load_file(directory / _OPTIMIZER)
+            return Checkpoint(weights, optimizer, storage.read_json(directory / _STATE))
         return None
+
+    def _discard(self, directories: Iterable[Path]) -> None:
+        for directory in directories:
+            shutil.rmtree(directory, ignore_errors=True)
 
     def _names(self) -> list[str]:
         return sorted(path.name for path in self._directory.glob("step-*") if path.is_dir())

@@ -59,6 +59,8 @@ def document_losses(
     """
     listed = list(documents)
     length = network.config.context_length
+    if not 1 <= stride <= length:
+        raise ValueError(f"the stride must lie between 1 and the context of {length}: {stride}")
     windows: list[_Window] = []
     for index, document in enumerate(listed):
         windows += _windows(index, document.ids.tolist(), end_of_text=end_of_text, length=length, stride=stride)
@@ -66,8 +68,7 @@ def document_losses(
     nats = [0.0] * len(listed)
     start = 0
     while start < len(windows):
-        rows = max(1, batch_tokens // len(windows[min(start + 63, len(windows) - 1)].inputs))
-        group = windows[start : start + rows]
+        group = _next_group(windows, start, batch_tokens)
         for window, value in zip(group, _window_nats(network, group), strict=True):
             nats[window.document] += value
         start += len(group)
@@ -87,6 +88,14 @@ def _windows(document: int, ids: Sequence[int], *, end_of_text: int, length: int
         scored = end
         begin += stride
     return windows
+
+
+def _next_group(windows: Sequence[_Window], start: int, batch_tokens: int) -> Sequence[_Window]:
+    """As many windows from `start` as fit the batch when all are padded to the longest, which is the last."""
+    end = start + 1
+    while end < len(windows) and (end + 1 - start) * len(windows[end].inputs) <= batch_tokens:
+        end += 1
+    return windows[start:end]
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ and gradient are finite. What is learned comes in as an objective, what is read 
 callback; the loop knows nothing of them.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -105,6 +106,8 @@ class Trainer:
         self._targets_seen = 0
         self._skips = 0
         self._seconds = 0.0
+        self._window = _Window()
+        self._evaluation: dict[str, Any] = {}
 
     def run(self, stop: StopFlag | None = None, *, label: str = "train") -> dict[str, Any]:
         """Train to the last step, from the newest sound checkpoint if there is one.
@@ -119,34 +122,41 @@ class Trainer:
         """
         self._resume()
         progress = ProgressLine(label, self._config.steps, start=self._step)
-        evaluation: dict[str, Any] = self._measure() if self._step == 0 else {}
-        window = _Window()
+        if self._step == 0:
+            self._measure()
         while self._step < self._config.steps:
             began = time.monotonic()
             report = self._train_step()
             elapsed = time.monotonic() - began
             self._seconds += elapsed
-            window.add(report, elapsed)
+            self._window.add(report, elapsed)
             self._after_step(report)
             if self._ranks.is_first:
-                progress.update(self._step, window.text())
-            is_last = self._step == self._config.steps
-            if self._step % self._config.log_every == 0 or is_last:
-                self._log({"event": "step", "step": self._step, "seconds": round(self._seconds, 3), **window.take()})
-            if self._step % self._config.evaluate_every == 0 or is_last:
-                evaluation = self._measure()
-            if self._step % self._config.checkpoint_every == 0 or is_last or (stop is not None and stop.requested):
-                self._save()
-            if stop is not None and not is_last:
-                stop.check(f"step {self._step} of {self._config.steps}")
+                progress.update(self._step, self._window.text())
+            self._keep_habits(stop)
         progress.close()
+        self._ranks.wait()  # the first rank publishes what the others may still be reading
         return {
             "steps": self._step,
             "target_tokens": self._targets_seen,
             "seconds": round(self._seconds, 3),
             "tokens_per_second": round(self._targets_seen / max(self._seconds, 1e-9), 1),
-            "evaluation": evaluation,
+            "evaluation": self._evaluation,
         }
+
+    def _keep_habits(self, stop: StopFlag | None) -> None:
+        """Log, measure and save where the step asks for it, or where a stop does."""
+        config, is_last = self._config, self._step == self._config.steps
+        asked = self._ranks.any(stop is not None and stop.requested, self._placement.device)
+        if self._step % config.log_every == 0 or is_last:
+            self._log({"event": "step", "step": self._step, "seconds": round(self._seconds, 3), **self._window.take()})
+        if self._step % config.evaluate_every == 0 or is_last:
+            self._measure()
+        if self._step % config.checkpoint_every == 0 or is_last or asked:
+            self._save()
+        if stop is not None and asked and not is_last:
+            stop.requested = True  # of this rank, too, where another one was asked
+            stop.check(f"step {self._step} of {config.steps}")
 
     def _train_step(self) -> StepReport:
         """One update over all micro-batches of this rank."""
@@ -206,9 +216,9 @@ class Trainer:
                 hint="lower the learning rates, or look at the data of these steps, and run again",
             )
 
-    def _measure(self) -> dict[str, Any]:
+    def _measure(self) -> None:
         if self._evaluate is None:
-            return {}
+            return
         self._network.eval()
         self._trained.eval()
         with self._autocast(), torch.inference_mode():
@@ -216,7 +226,7 @@ class Trainer:
         self._log({"event": "evaluation", "step": self._step, "seconds": round(self._seconds, 3), **values})
         if self._ranks.is_first and "summary" in values:
             say(f"  step {self._step}: {values['summary']}")
-        return values
+        self._evaluation = values
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -224,6 +234,8 @@ class Trainer:
             "targets_seen": self._targets_seen,
             "skips": self._skips,
             "seconds": self._seconds,
+            "window": self._window.sums(),
+            "evaluation": self._evaluation,
             "scale": self._scaler.get_scale() if self._scaler.is_enabled() else None,
             "source": self._source.fingerprint,
             "steps": self._config.steps,
@@ -235,7 +247,7 @@ class Trainer:
 
     def _save(self) -> None:
         if self._ranks.is_first:
-            weights = {name: parameter for name, parameter in self._trained.named_parameters()}
+            weights: dict[str, Tensor] = dict(self._trained.named_parameters())
             self._checkpoints.save(self._step, Checkpoint(weights, self._optimizer.tensors(), self._state()))
         self._ranks.wait()
 
@@ -261,21 +273,21 @@ class Trainer:
                 named[name].copy_(tensor)
         self._optimizer.load(checkpoint.optimizer)
         if state["scale"] is not None:
-            self._scaler.update(state["scale"])
+            self._scaler = torch.amp.GradScaler(self._placement.device.type, init_scale=state["scale"])
         self._step, self._targets_seen = state["step"], state["targets_seen"]
         self._skips, self._seconds = state["skips"], state["seconds"]
+        self._window, self._evaluation = _Window(**state["window"]), state["evaluation"]
         self._forget_metrics_after(self._step)
         if self._ranks.is_first:
             say(f"  goes on at step {self._step} of {self._config.steps}")
 
     def _forget_metrics_after(self, step: int) -> None:
+        if not self._ranks.is_first:
+            return
         path = self._directory / METRICS
         lines = [line for line in storage.read_lines(path) if line.get("step", 0) <= step]
-        if self._ranks.is_first:
-            with storage.publish_file(path) as scratch:
-                scratch.touch()
-                for line in lines:
-                    storage.append_line(scratch, line)
+        with storage.publish_file(path) as scratch:
+            scratch.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
     def _log(self, event: dict[str, Any]) -> None:
         if self._ranks.is_first:
@@ -283,32 +295,51 @@ class Trainer:
 
 
 class _Window:
-    """Accepted steps since the last line of metrics."""
+    """Accepted steps since the last line of metrics, as sums: a checkpoint between two lines keeps them."""
 
-    def __init__(self) -> None:
-        self._reports: list[StepReport] = []
-        self._seconds = 0.0
+    def __init__(
+        self, *, steps: int = 0, targets: int = 0, nats: float = 0.0, norms: float = 0.0, seconds: float = 0.0
+    ) -> None:
+        self._steps, self._targets = steps, targets
+        self._nats, self._norms, self._seconds = nats, norms, seconds
         self._text = ""
 
     def add(self, report: StepReport, seconds: float) -> None:
+        """Count a step, if it was applied."""
         if report.applied:
-            self._reports.append(report)
+            self._steps += 1
+            self._targets += report.targets
+            self._nats += report.loss * report.targets
+            self._norms += report.norm
             self._seconds += seconds
-            rate = sum(item.targets for item in self._reports) / max(self._seconds, 1e-9)
-            self._text = f"loss {report.loss:.3f} | {rate:,.0f} tokens/s"
+            self._text = f"loss {report.loss:.3f} | {self._rate():,.0f} tokens/s"
 
     def text(self) -> str:
+        """The newest step, for the progress line."""
         return self._text
+
+    def sums(self) -> dict[str, Any]:
+        """What the constructor takes."""
+        return {
+            "steps": self._steps,
+            "targets": self._targets,
+            "nats": self._nats,
+            "norms": self._norms,
+            "seconds": self._seconds,
+        }
 
     def take(self) -> dict[str, Any]:
         """Mean loss over the window's targets, and its rate; then begin a new window."""
-        targets = sum(report.targets for report in self._reports)
-        if not targets:
+        if not self._steps:
             return {"loss": None, "norm": None, "tokens_per_second": 0.0}
         values = {
-            "loss": round(sum(report.loss * report.targets for report in self._reports) / targets, 6),
-            "norm": round(sum(report.norm for report in self._reports) / len(self._reports), 6),
-            "tokens_per_second": round(targets / max(self._seconds, 1e-9), 1),
+            "loss": round(self._nats / self._targets, 6),
+            "norm": round(self._norms / self._steps, 6),
+            "tokens_per_second": round(self._rate(), 1),
         }
-        self._reports, self._seconds = [], 0.0
+        self._steps = self._targets = 0
+        self._nats = self._norms = self._seconds = 0.0
         return values
+
+    def _rate(self) -> float:
+        return self._targets / max(self._seconds, 1e-9)

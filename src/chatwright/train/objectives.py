@@ -33,8 +33,10 @@ def next_token(network: Network, batch: MicroBatch) -> Tensor:
     if len(targets_N) <= rows:
         return _loss(network, hidden_ND, targets_N)
     pieces = [
-        checkpoint(_loss, network, hidden, targets, use_reentrant=False)
-        for hidden, targets in zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
+        checkpoint(
+            _loss, network, hidden_ND[start : start + rows], targets_N[start : start + rows], use_reentrant=False
+        )
+        for start in range(0, len(targets_N), rows)
     ]
     return torch.stack(pieces).sum()
 

@@ -17,7 +17,7 @@ class OptimizerConfig(Config):
     """Which rule updates which parameters, and how fast."""
 
     kind: Literal["muon", "adamw"] = "muon"
-    learning_rate: float = Field(default=3e-3, gt=0, lt=1)  # AdamW's peak: embeddings, norms; everything with kind "adamw"
+    learning_rate: float = Field(default=3e-3, gt=0, lt=1)  # AdamW's peak: embeddings, norms; with "adamw" everything
     muon_learning_rate: float = Field(default=0.02, gt=0, lt=1)  # Muon's peak: matrices of the blocks
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
@@ -167,9 +167,9 @@ class Optimizer:
                     keys = ("step", "exp_avg", "exp_avg_sq")
                     found = {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}
                     if found:
+                        # The fused rule wants its step count where the parameter is, unlike the plain one.
                         self._adamw.state[parameter] = {
-                            key: value.clone() if key == "step" else value.to(parameter.device).clone()
-                            for key, value in found.items()
+                            key: value.to(parameter.device, copy=True) for key, value in found.items()
                         }
 
 

@@ -62,13 +62,14 @@ def run(context: StageContext) -> dict[str, Any]:
     if data.tokenizer_digest != tokenizer.digest:
         raise RefusedError("the token shards were made with another tokenizer", hint="delete `tokens/` and run again")
     network = build_network(config.model, tokenizer, seed=context.seed, base=context.inputs.get("base"))
-    placement = settled_placement(
-        context.output,
-        device=settings.device,
-        precision=settings.precision,
-        threads=settings.threads,
-        width=network.config.width,
-    )
+    with Ranks().first_ahead():  # one probe decides for all
+        placement = settled_placement(
+            context.output,
+            device=settings.device,
+            precision=settings.precision,
+            threads=settings.threads,
+            width=network.config.width,
+        )
     _introduce(network, settings, placement)
     train = data.split("train")
     order = WindowOrder(train, length=network.config.context_length, seed=context.seed)
@@ -107,9 +108,7 @@ def run(context: StageContext) -> dict[str, Any]:
         "epochs": round(summary["target_tokens"] / max(1, len(train)), 3),
     }
     if Ranks().is_first:
-        summary["model_digest"] = save_model(
-            context.output / "model", network, tokenizer, lineage=context.lineage
-        )
+        summary["model_digest"] = save_model(context.output / "model", network, tokenizer, lineage=context.lineage)
     return summary
 
 
@@ -117,8 +116,11 @@ def build_network(config: ModelConfig, tokenizer: Tokenizer, *, seed: int, base:
     """A fresh network for this tokenizer, or the base model's."""
     if base is not None:
         return load_model(base).network
-    if config.vocabulary_size not in (0, tokenizer.size) and config.vocabulary_size < tokenizer.size:
-        raise RefusedError(f"`model.vocabulary_size` is below the tokenizer's {tokenizer.size}: {config.vocabulary_size}")
+    if 0 < config.vocabulary_size < tokenizer.size:
+        raise RefusedError(
+            f"`model.vocabulary_size` is below the tokenizer's {tokenizer.size}: {config.vocabulary_size}",
+            hint="leave it out: it is then the tokenizer's",
+        )
     network = Network(config.model_copy(update={"vocabulary_size": config.vocabulary_size or tokenizer.size}))
     network.initialise(torch.Generator().manual_seed(seed_for(seed, "weights")))
     return network

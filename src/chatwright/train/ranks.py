@@ -1,7 +1,8 @@
 """Several processes that train one model: who am I, sum with the others, wait for them. One process: nothing to do."""
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 import torch
@@ -36,6 +37,10 @@ class Ranks:
         dist.all_reduce(tensor)
         return float(tensor)
 
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether it holds on any rank, so that all do the same."""
+        return self.sum(float(flag), device) > 0
+
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Gradients summed over all ranks, as one message."""
         if self.size == 1:
@@ -44,10 +49,19 @@ class Ranks:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in present]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
-        for parameter, gradient, part in zip(
-            present, gradients, flat.split([g.numel() for g in gradients]), strict=True
-        ):
-            parameter.grad = part.view_as(gradient)
+        start = 0
+        for parameter in present:
+            parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
+            start += parameter.numel()
+
+    @contextlib.contextmanager
+    def first_ahead(self) -> Iterator[None]:
+        """The first rank does the block alone, then the others do: they find what it wrote."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
 
     def wait(self) -> None:
         """Until all are here."""

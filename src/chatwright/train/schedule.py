@@ -12,7 +12,7 @@ class ScheduleConfig(Config):
 
     warmup_share: float = Field(default=0.02, ge=0, lt=1)  # of all steps, linear from zero
     cooldown_share: float = Field(default=0.6, ge=0, le=1)  # of all steps, linear to `final_share`
-    final_share: float = Field(default=0.0, ge=0, le=1)  # of the peak, at the last step
+    final_share: float = Field(default=0.0, ge=0, le=1)  # of the peak, reached one step after the last
 
     def problems(self) -> Iterator[str]:
         """Warm-up and cooldown must not overlap."""

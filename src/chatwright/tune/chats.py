@@ -21,6 +21,7 @@ class Sample(NamedTuple):
 
     inputs: list[int]
     targets: list[int]
+    dropped_turns: int = 0  # the oldest of its conversation, left out because the context is too short for all
 
 
 def encode_samples(conversations: Sequence[Conversation], encoder: ChatEncoder, *, context_length: int) -> list[Sample]:
@@ -41,13 +42,31 @@ def _encode(conversation: Conversation, encoder: ChatEncoder, context_length: in
         chat = encoder.conversation(messages)
     if len(chat.ids) > context_length + 1:
         raise DataError(
-            f"{conversation.source}: the last exchange has {len(chat.ids)} tokens, the model's context is {context_length}",
+            f"{conversation.source}: the last exchange has {len(chat.ids)} tokens, "
+            f"the model's context is {context_length}",
             hint="shorten it, or use a model with a longer context",
         )
     if not any(chat.is_target[1:]):
         raise DataError(f"{conversation.source}: nothing to learn, no word of it is the assistant's")
     targets = [token if wanted else IGNORED for token, wanted in zip(chat.ids[1:], chat.is_target[1:], strict=True)]
-    return Sample(chat.ids[:-1], targets)
+    return Sample(chat.ids[:-1], targets, len(conversation.messages) - len(messages))
+
+
+def opening(sample: Sample, num_targets: int) -> Sample:
+    """The sample up to the first `num_targets` tokens of its last answer; what follows is not even computed."""
+    last = max(index for index, target in enumerate(sample.targets) if target != IGNORED)
+    first = last
+    while first > 0 and sample.targets[first - 1] != IGNORED:
+        first -= 1
+    end = min(last + 1, first + num_targets)
+    return Sample(sample.inputs[:end], sample.targets[:end], sample.dropped_turns)
+
+
+class Openings(NamedTuple):
+    """Where answers recur, most samples need only their beginning: it is there that the right one is chosen."""
+
+    whole_share: float = 1.0  # of the samples that are learned to the end
+    num_targets: int = 12  # tokens of the answer that the others are learned to
 
 
 class ChatSource:
@@ -61,6 +80,7 @@ class ChatSource:
         fingerprint: of samples, order and replay.
         replay: base text, or None.
         replay_rows: windows of base text a step.
+        openings: whether some samples are learned only to the beginning of their answer.
     """
 
     def __init__(
@@ -73,8 +93,10 @@ class ChatSource:
         fingerprint: str,
         replay: WindowOrder | None = None,
         replay_rows: int = 0,
+        openings: Openings = Openings(),  # noqa: B008 - a tuple
     ):
         self._samples = samples
+        self._openings = openings
         self._rows = rows
         self._micro_rows = micro_rows
         self._seed = seed
@@ -83,20 +105,25 @@ class ChatSource:
         self.fingerprint = fingerprint
 
     def step(self, number: int) -> list[MicroBatch]:
-        """The step's samples, rows of like length together so that little is padding."""
+        """The step's samples, rows of like length together so that little is padding; base text by itself."""
         chosen = [self._sample(number * self._rows + row) for row in range(self._rows)]
-        if self._replay is not None:
-            for row in range(self._replay_rows):
-                ids = self._replay.window(number * self._replay_rows + row).tolist()
-                chosen.append(Sample(ids[:-1], ids[1:]))
         chosen.sort(key=lambda sample: len(sample.inputs))
-        return [
-            collate(chosen[start : start + self._micro_rows]) for start in range(0, len(chosen), self._micro_rows)
-        ]
+        return [*self._collated(chosen), *self._collated(self._replayed(number))]
+
+    def _collated(self, rows: Sequence[Sample]) -> list[MicroBatch]:
+        return [collate(rows[start : start + self._micro_rows]) for start in range(0, len(rows), self._micro_rows)]
+
+    def _replayed(self, number: int) -> list[Sample]:
+        if self._replay is None or not self._replay_rows:
+            return []
+        windows_RT = self._replay.rows(number * self._replay_rows, self._replay_rows)
+        return [Sample(window[:-1].tolist(), window[1:].tolist()) for window in windows_RT]
 
     def _sample(self, row: int) -> Sample:
         epoch, position = divmod(row, len(self._samples))
-        return self._samples[Permutation(len(self._samples), seed_for(self._seed, "chats", epoch))[position]]
+        sample = self._samples[Permutation(len(self._samples), seed_for(self._seed, "chats", epoch))[position]]
+        draw = seed_for(self._seed, "whole", row) / 2**63
+        return sample if draw < self._openings.whole_share else opening(sample, self._openings.num_targets)
 
 
 def collate(samples: Sequence[Sample]) -> MicroBatch:

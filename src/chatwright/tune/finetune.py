@@ -29,9 +29,24 @@ from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.ranks import Ranks
 from chatwright.train.schedule import ScheduleConfig
-from chatwright.tune.chats import ChatSource, Sample, collate, encode_samples
+from chatwright.tune.chats import ChatSource, Openings, Sample, collate, encode_samples
 
 REPORT = "report.json"
+
+
+class TuneOptimizerConfig(OptimizerConfig):
+    """The same rules with the defaults of a fine-tune, which a recipe that sets one key keeps for the others."""
+
+    kind: Literal["muon", "adamw"] = "adamw"
+    learning_rate: float = Field(default=2e-3, gt=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TuneScheduleConfig(ScheduleConfig):
+    """The same course with the defaults of a fine-tune: no plateau."""
+
+    warmup_share: float = Field(default=0.05, ge=0, lt=1)
+    cooldown_share: float = Field(default=0.95, ge=0, le=1)
 
 
 class FinetuneConfig(Config):
@@ -43,10 +58,13 @@ class FinetuneConfig(Config):
     lora: LoraConfig = LoraConfig()
     epochs: float = Field(default=4.0, gt=0)  # passes over the conversations
     batch_rows: int = Field(default=16, ge=1)  # conversations a step
-    micro_rows: int = Field(default=32, ge=1)  # rows at once
+    micro_rows: int = Field(default=8, ge=1)  # rows at once
+    whole_share: float = Field(default=1.0, gt=0, le=1)  # of samples learned to the end; for answers that recur: less
+    opening_tokens: int = Field(default=12, ge=1)  # of the answer, that the other samples are learned to
     replay_share: float = Field(default=0.1, ge=0, lt=1)  # of a step's rows: base text, against forgetting
-    optimizer: OptimizerConfig = OptimizerConfig(kind="adamw", learning_rate=2e-3, weight_decay=0.0)
-    schedule: ScheduleConfig = ScheduleConfig(warmup_share=0.05, cooldown_share=0.95)
+    replay_length: int = Field(default=128, ge=2)  # tokens of a row of base text
+    optimizer: TuneOptimizerConfig = TuneOptimizerConfig()
+    schedule: TuneScheduleConfig = TuneScheduleConfig()
     device: str = "auto"
     precision: PrecisionName = "auto"
     threads: int = Field(default=0, ge=0)
@@ -55,9 +73,11 @@ class FinetuneConfig(Config):
     log_every: int = Field(default=10, ge=1)
 
     def problems(self) -> Iterator[str]:
-        """A low-rank size without low-rank updates would have no effect."""
+        """What would have no effect is not accepted."""
         if self.method != "lora" and self.lora != LoraConfig():
             yield f'`lora` has no effect with `method = "{self.method}"`'
+        if self.method == "lora" and self.optimizer.kind == "muon":
+            yield '`optimizer.kind = "muon"` has no effect with `method = "lora"`: low-rank updates are AdamW\'s'
 
 
 class _Task(NamedTuple):
@@ -77,22 +97,21 @@ def run(context: StageContext) -> dict[str, Any]:
     encoder = ChatEncoder(tokenizer)
     length = network.config.context_length
     samples = encode_samples(read_conversations(Path(config.data)), encoder, context_length=length)
-    placement = settled_placement(
-        context.output,
-        device=config.device,
-        precision=config.precision,
-        threads=config.threads,
-        width=network.config.width,
-    )
+    with Ranks().first_ahead():  # one probe decides for all
+        placement = settled_placement(
+            context.output,
+            device=config.device,
+            precision=config.precision,
+            threads=config.threads,
+            width=network.config.width,
+        )
     network.to(placement.device)
     data = TokenData(context.inputs["tokens"]) if "tokens" in context.inputs else None
     task = _task(config, encoder, data, tokenizer.end_of_text, length)
     trained, trained_share = _trained_part(config, base, seed=context.seed)
-    say(
-        f"  {len(samples):,} conversations; {trained_share['trained']:,} of {trained_share['total']:,} parameters are "
-        f"trained ({trained_share['share']:.1%})"
-    )
-    before = _measured(context.output / "before.json", network, task)
+    _introduce(samples, trained_share)
+    with Ranks().first_ahead():
+        before = _measured(context.output / "before.json", network, task)
     handles = trained.attach(network) if isinstance(trained, Adapter) else []
     trainer = Trainer(
         network=network,
@@ -166,10 +185,13 @@ def _source(
     replay, replay_rows, digest = None, 0, None
     if data is not None and config.replay_share > 0:
         train = data.split("train")
-        replay = WindowOrder(train, length=length, seed=seed_for(seed, "replay"))
+        replay = WindowOrder(train, length=min(length, config.replay_length), seed=seed_for(seed, "replay"))
         replay_rows = max(1, round(config.batch_rows * config.replay_share / (1 - config.replay_share)))
         digest = train.digest
-    fingerprint = storage.digest_json([list(samples), seed, config.batch_rows, config.epochs, replay_rows, digest])
+    openings = Openings(config.whole_share, config.opening_tokens)
+    fingerprint = storage.digest_json(
+        [list(samples), seed, config.batch_rows, config.epochs, replay_rows, digest, openings]
+    )
     return ChatSource(
         samples,
         rows=config.batch_rows,
@@ -178,6 +200,7 @@ def _source(
         fingerprint=fingerprint,
         replay=replay,
         replay_rows=replay_rows,
+        openings=openings,
     )
 
 
@@ -226,6 +249,18 @@ def _forgetting(before: dict[str, Any], after: dict[str, Any]) -> dict[str, floa
         name: round(after["heldout"][name]["bits_per_byte"] - values["bits_per_byte"], 5)
         for name, values in before["heldout"].items()
     }
+
+
+def _introduce(samples: Sequence[Sample], share: dict[str, Any]) -> None:
+    if not Ranks().is_first:
+        return
+    say(
+        f"  {len(samples):,} conversations; {share['trained']:,} of {share['total']:,} parameters are "
+        f"trained ({share['share']:.1%})"
+    )
+    dropped = [sample.dropped_turns for sample in samples if sample.dropped_turns]
+    if dropped:
+        say(f"  {len(dropped):,} of them exceed the context: their oldest {sum(dropped):,} turns are left out")
 
 
 def _tell(report: dict[str, Any]) -> None:

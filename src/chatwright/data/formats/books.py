@@ -31,7 +31,9 @@ def read_book(path: str) -> dict[str, Any]:
     """
     book = _read_pdf(Path(path)) if path.lower().endswith(".pdf") else _read_epub(Path(path))
     if not book["text"].strip():
-        raise Unreadable("no_text", "scanned pages need optical recognition first" if path.lower().endswith(".pdf") else "")
+        raise Unreadable(
+            "no_text", "scanned pages need optical recognition first" if path.lower().endswith(".pdf") else ""
+        )
     return book
 
 

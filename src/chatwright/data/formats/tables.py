@@ -69,7 +69,7 @@ def read_row_group(
         last = first_row + max_rows
         for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], columns=columns):
             for row in range(min(batch.num_rows, last - number)):
-                yield from _record(batch, row, number, text_key, shown, tally)
+                yield from _record(batch, row, number=number, text_key=text_key, shown=shown, tally=tally)
                 number += 1
             if number >= last:
                 return
@@ -77,7 +77,7 @@ def read_row_group(
         raise Unreadable("damaged_parquet", f"row group {group}: {error}") from None
 
 
-def _record(batch: Any, row: int, number: int, text_key: str, shown: str, tally: Tally) -> Iterator[Record]:
+def _record(batch: Any, row: int, *, number: int, text_key: str, shown: str, tally: Tally) -> Iterator[Record]:
     try:
         values = {name: batch.column(name)[row].as_py() for name in batch.schema.names}
     except UnicodeDecodeError:

@@ -90,7 +90,11 @@ def _documented(parent: ast.AST, prefix: str) -> Iterator[_Entry]:
 def _heading(node: _Documented, prefix: str) -> str:
     if isinstance(node, ast.ClassDef):
         bases = ", ".join(map(ast.unparse, node.bases))
-        return f"class {prefix}{node.name}({bases})" if 0 < len(bases) <= _MAX_SIGNATURE_CHARACTERS else f"class {prefix}{node.name}"
+        return (
+            f"class {prefix}{node.name}({bases})"
+            if 0 < len(bases) <= _MAX_SIGNATURE_CHARACTERS
+            else f"class {prefix}{node.name}"
+        )
     signature = ast.unparse(node.args)
     if len(signature) > _MAX_SIGNATURE_CHARACTERS:
         signature = _names_only(node.args)

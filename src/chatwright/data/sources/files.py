@@ -6,7 +6,7 @@ What cannot be read is counted with its reason and name. Not a crawler; archives
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from chatwright.data import limits
 from chatwright.data.decode import Decoded, decode_html, decode_text, sound_text
@@ -108,10 +108,11 @@ def _root(config: Files) -> Path:
     return root if root.is_dir() else root.parent
 
 
-class _Listed(tuple[str, str]):
-    """A file's path below the root, and the same for showing and storing."""
+class _Listed(NamedTuple):
+    """A file's path below the root, and the same for showing and storing: a name may be no valid Unicode."""
 
-    __slots__ = ()
+    relative: str
+    shown: str
 
 
 def _listed(config: Files, root: Path) -> list[_Listed]:
@@ -123,7 +124,7 @@ def _listed(config: Files, root: Path) -> list[_Listed]:
         found = (path for pattern in config.include for path in root.glob(pattern))
         names = {path.relative_to(root).as_posix() for path in found if path.is_file()}
     visible = [name for name in names if not any(part.startswith(".") for part in PurePosixPath(name).parts)]
-    return sorted(_Listed((name, name.encode(errors="surrogateescape").decode(errors="replace"))) for name in visible)
+    return sorted(_Listed(name, _shown(name)) for name in visible)
 
 
 def _inputs(config: Files, root: Path, relative: str, shown: str) -> list[Input]:
@@ -145,7 +146,9 @@ def _inputs(config: Files, root: Path, relative: str, shown: str) -> list[Input]
 
 
 def _records(config: Files, root: Path, entry: Input, books: Sandbox, tally: Tally) -> Iterator[Record]:
-    path = root / (bytes.fromhex(entry["name_hex"]).decode(errors="surrogateescape") if "name_hex" in entry else entry["path"])
+    path = root / (
+        bytes.fromhex(entry["name_hex"]).decode(errors="surrogateescape") if "name_hex" in entry else entry["path"]
+    )
     _require_unchanged(path, entry)
     match _format(path.name):
         case "text":
@@ -224,4 +227,8 @@ def _format(name: str) -> str | None:
 
 
 def _stem(path: Path) -> str:
-    return path.name.split(".")[0].encode(errors="surrogateescape").decode(errors="replace")
+    return _shown(path.name.split(".")[0])
+
+
+def _shown(name: str) -> str:
+    return name.encode(errors="surrogateescape").decode(errors="replace")

@@ -165,9 +165,10 @@ def _hub_named(config: Hub) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError
 
     # The bases are the errors of whichever HTTP library this version of the client uses, and OSError.
+    failures: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, ValueError)
     try:
         yield
-    except (*HfHubHTTPError.__bases__, ValueError) as error:
+    except failures as error:
         raise DataError(
             f"the data set `{config.dataset}` could not be read from the Hugging Face hub",
             cause=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}",

@@ -40,9 +40,10 @@ _NOT_LIBRARY = {"site-packages", "dist-packages", "pydoc_data", "ensurepip", "__
 _GENERATED = re.compile(r"auto-?generated|(?:automatically )?generated (?:by|from|file|code)|@generated", re.IGNORECASE)
 _HEAD_CHARACTERS = 1_000
 # README lines that are pictures, badges or layout: nothing to read.
-_PICTURES = re.compile(r"\[?!\[[^\]\n]{0,200}\]\([^)\n]{0,1000}\)(?:\]\([^)\n]{0,1000}\))?")
-_COMMENT = re.compile(r"<!--.{0,2000}?-->", re.DOTALL)
-_TAG = re.compile(r"</?[a-zA-Z][^<>\n]{0,1000}>")
+# No class holds the characters with which its pattern begins, so a failed match is never tried again inside itself.
+_PICTURES = re.compile(r"\[?!\[[^\[\]\n]*\]\([^()\[\]]*\)(?:\]\([^()\[\]]*\))?")
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+_LAYOUT = (".. image::", ".. |", ":target:", ":alt:")
 
 
 class PythonDocs(Config):
@@ -204,7 +205,8 @@ def _parsed_module(entry: Input, domain: str) -> Document:
 
 
 def _comments(source: str) -> Iterator[str]:
-    return (line for line in source.split("\n") if line.lstrip().startswith("#"))
+    """Comments that stand alone at the margin: those inside code speak of the code, not of the file."""
+    return (line for line in source.split("\n") if line.startswith("#"))
 
 
 def _document(path: str, text: str, domain: str, *, title: str, licence: str, language: str = "und") -> Document:
@@ -253,9 +255,16 @@ def _readme(entry: Input, tally: Tally) -> Iterator[Document]:
 
 def readable_readme(text: str) -> str:
     """A README without pictures, badges, comments and HTML tags."""
-    text = _TAG.sub("", _COMMENT.sub("", _PICTURES.sub("", text)))
-    lines = text.split("\n")
-    return "\n".join(line for line in lines if not line.startswith((".. image::", ".. |", "   :target:", "   :alt:"))).strip()
+    text = _TAG.sub("", _PICTURES.sub("", _without_comments(text)))
+    return "\n".join(line for line in text.split("\n") if not line.lstrip().startswith(_LAYOUT)).strip()
+
+
+def _without_comments(text: str) -> str:
+    first, *pieces = text.split("<!--")
+    for piece in pieces:
+        inside, end, after = piece.partition("-->")
+        first += after if end else inside
+    return first
 
 
 def _licence(distribution: importlib.metadata.Distribution) -> str:
@@ -265,5 +274,9 @@ def _licence(distribution: importlib.metadata.Distribution) -> str:
         # Some put the whole text of the licence there, which names nothing.
         if value and value != "UNKNOWN" and "\n" not in value and len(value) <= _MAX_LICENCE_CHARACTERS:
             return str(value)
-    names = [line.rsplit("::", 1)[-1].strip() for line in metadata.get_all("Classifier") or [] if line.startswith("License ::")]
+    names = [
+        line.rsplit("::", 1)[-1].strip()
+        for line in metadata.get_all("Classifier") or []
+        if line.startswith("License ::")
+    ]
     return " OR ".join(names) or UNKNOWN_LICENCE

@@ -59,6 +59,7 @@ function tellTrouble(message, { again = null, label = "Try again" } = {}) {
     again();
   });
   $("trouble").append(button);
+  scrollToEnd();
 }
 
 function isNearEnd() {
@@ -127,10 +128,12 @@ async function answer() {
   } catch (error) {
     afterBreak(view, error);
   } finally {
+    const follows = isNearEnd() || $("trouble").hasChildNodes();
     setRunning(null);
     view.writing(false);
     keep();
-    if (isNearEnd()) scrollToEnd();
+    if (follows) scrollToEnd();
+    showLatestButton();
   }
 }
 
@@ -210,6 +213,7 @@ function afterBreak(view, error) {
   };
   const isTooLong = error.code === "context_length_exceeded";
   const words = isTooLong ? "This message is too long for the model to read. Write a shorter one." : error.message;
+  view.turn.id = undefined; // the server may not have kept it, so it cannot be rated
   if (!view.turn.text) dropLastAnswer(view);
   else view.note("Incomplete.");
   tellTrouble(words, { again: isTooLong ? null : retry });

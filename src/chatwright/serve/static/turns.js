@@ -97,7 +97,9 @@ export class TurnView {
       this.say("Thank you");
     }
     this.find(".better").hidden = thumb !== "down";
-    if (thumb === "down") this.find(".better textarea").focus();
+    if (thumb !== "down") return;
+    this.find(".better textarea").focus({ preventScroll: true });
+    this.find(".better").scrollIntoView({ block: "nearest" });
   }
 
   async sendBetter() {

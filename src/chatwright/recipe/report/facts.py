@@ -1,0 +1,170 @@
+"""What the stages of a run left behind, read for people: manifests, reports, metrics, scores. Nothing is measured here.
+
+Every file but the manifests may be missing: a run need not have every stage.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatwright.foundation import storage
+from chatwright.foundation.errors import UsageError
+
+# In the order of a model's life. A tuple of its own, because the table of stages needs PyTorch to import.
+STAGE_NAMES = ("documents", "corpus", "tokenizer", "tokens", "pretrain", "finetune", "evaluate")
+RECIPE = "recipe.toml"
+_MODEL_STAGES = ("pretrain", "finetune")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFacts:
+    """One published stage."""
+
+    name: str
+    directory: Path
+    content: str  # digest of its files
+    facts: dict[str, Any]  # what the recipe wrote into the manifest
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the stage's `run` returned."""
+        value: dict[str, Any] = self.facts.get("summary") or {}
+        return value
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The stage's own section, every default written out."""
+        value: dict[str, Any] = self.facts.get("config") or {}
+        return value
+
+    @property
+    def inputs(self) -> dict[str, dict[str, str]]:
+        """What it was made from: name -> `path` and `content`."""
+        value: dict[str, dict[str, str]] = self.facts.get("inputs") or {}
+        return value
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the call that finished it."""
+        return float(self.facts.get("seconds") or 0.0)
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Largest resident size of the process up to the stage's end."""
+        return int(self.facts.get("peak_memory_bytes") or 0)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON object the stage left, or an empty one."""
+        path = self.directory / name
+        value = storage.read_json(path) if path.is_file() else {}
+        return value if isinstance(value, dict) else {}
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """Lines of `metrics.jsonl` of one kind: `step`, `evaluation` or `skipped`."""
+        return [line for line in storage.read_lines(self.directory / "metrics.jsonl") if line.get("event") == kind]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """The published stages of a run, in their order."""
+
+    directory: Path
+    stages: dict[str, StageFacts]
+
+    @property
+    def name(self) -> str:
+        """The run's name, as its recipe gave it."""
+        named = [stage.facts.get("run") for stage in self.stages.values()]
+        return str(next((name for name in named if name), self.directory.resolve().name))
+
+    def read(self, stage: str, name: str) -> dict[str, Any]:
+        """A JSON object of a stage; empty if the stage or the file is missing."""
+        return self.stages[stage].read(name) if stage in self.stages else {}
+
+    def summary(self, stage: str) -> dict[str, Any]:
+        """A stage's summary; empty if the stage is missing."""
+        return self.stages[stage].summary if stage in self.stages else {}
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """What `evaluate` measured."""
+        return self.read("evaluate", "scores.json")
+
+    @property
+    def models(self) -> dict[str, dict[str, Any]]:
+        """Scores by model, the base first."""
+        scored = self.scores.get("models") or {}
+        return {name: scored[name] for name in _MODEL_STAGES if name in scored}
+
+
+def manifest_paths(run_dir: Path) -> list[Path]:
+    """The manifests of the stages that are published."""
+    paths = [run_dir / name / storage.MANIFEST for name in STAGE_NAMES]
+    return [path for path in paths if path.is_file()]
+
+
+def read_run(run_dir: Path) -> RunFacts:
+    """Read what is published of a run.
+
+    Raises:
+        UsageError: no stage of a run is there.
+        RefusedError: a manifest or a report is damaged.
+    """
+    paths = manifest_paths(run_dir)
+    if not paths:
+        raise UsageError(
+            f"`{run_dir}` is not a run: no stage of it is done",
+            hint="name the folder of a run, such as `runs/demo`; `chatwright run RECIPE` makes one",
+        )
+    stages = {}
+    for path in paths:
+        manifest = storage.read_manifest(path.parent)
+        stages[path.parent.name] = StageFacts(
+            name=path.parent.name, directory=path.parent, content=manifest.content, facts=manifest.facts
+        )
+    return RunFacts(directory=run_dir, stages=stages)
+
+
+def key_figures(run: RunFacts) -> dict[str, Any]:
+    """The few numbers that describe a run; what was not measured is absent."""
+    tokens = run.summary("tokens")
+    figures: dict[str, Any] = {
+        "documents": run.summary("corpus").get("documents_out") or run.summary("documents").get("documents"),
+        "corpus_bytes": run.summary("corpus").get("bytes_out"),
+        "tokens": (tokens.get("train") or {}).get("tokens"),
+        "heldout_tokens": (tokens.get("heldout") or {}).get("tokens"),
+        "parameters": run.summary("pretrain").get("parameters") or run.summary("finetune").get("total"),
+        "trained_tokens": run.summary("pretrain").get("target_tokens"),
+        "heldout_bits_per_byte": heldout_bits(run),
+        "heldout_is_sample": True if heldout_bits(run) and not run.models else None,
+        "baselines": run.scores.get("baselines"),
+        "answers": {
+            name: _answer_figures(model["answers"]) for name, model in run.models.items() if "answers" in model
+        },
+        "gained_bits_per_byte": _gained(run.summary("finetune")),
+        "forgotten_bits_per_byte": (run.summary("finetune").get("forgetting") or {}).get("all"),
+    }
+    return {key: value for key, value in figures.items() if value not in (None, {})}
+
+
+def heldout_bits(run: RunFacts) -> dict[str, float]:
+    """Bits per byte of each model on all held-out documents; without `evaluate`, on the sample of pretraining."""
+    scored = {
+        name: model["heldout"]["all"]["bits_per_byte"] for name, model in run.models.items() if "heldout" in model
+    }
+    if scored:
+        return scored
+    sampled = ((run.summary("pretrain").get("evaluation") or {}).get("bits_per_byte") or {}).get("all")
+    return {} if sampled is None else {"pretrain": sampled}
+
+
+def _answer_figures(answers: dict[str, Any]) -> dict[str, Any]:
+    wanted = ("questions", "right", "exact", "token_f1", "bleu", "chrf")
+    return {key: answers[key] for key in wanted if key in answers}
+
+
+def _gained(finetune: dict[str, Any]) -> float | None:
+    before, after = finetune.get("before") or {}, finetune.get("after") or {}
+    if "test_bits_per_byte" not in before or "test_bits_per_byte" not in after:
+        return None
+    return round(float(before["test_bits_per_byte"]) - float(after["test_bits_per_byte"]), 5)

@@ -1,0 +1,154 @@
+"""The last part of the page: where everything came from and how to make it again."""
+
+from typing import Any
+
+from chatwright.foundation.console import duration
+from chatwright.recipe.report.facts import RECIPE, RunFacts, StageFacts
+from chatwright.recipe.report.markup import (
+    Child,
+    Html,
+    Section,
+    code,
+    details,
+    element,
+    join,
+    note,
+    paragraph,
+    size,
+    table,
+)
+
+_SHOWN_DIGITS = 12
+_WHAT = {
+    "documents": "raw documents of all sources",
+    "corpus": "documents cleaned, judged, split",
+    "tokenizer": "learned from the corpus",
+    "tokens": "the corpus as token ids",
+    "pretrain": "a model that continues text",
+    "finetune": "a model that answers",
+    "evaluate": "scores and samples",
+}
+
+
+def lineage_section(run: RunFacts) -> Section:
+    """The chain from the sources to the last model, each link with its digest."""
+    items = [_sources(run), *(_link(run, stage) for stage in run.stages.values())]
+    body = [
+        element("ol", *(element("li", item) for item in items if item is not None), class_="chain"),
+        note(
+            "Each stage is named by the SHA-256 of the list of its files and their own SHA-256, the first 12 of 64 "
+            "digits shown. What was made from something that has changed since is marked."
+        ),
+    ]
+    return Section("lineage", "Lineage", join(body))
+
+
+def _sources(run: RunFacts) -> Html | None:
+    stage = run.stages.get("documents")
+    sources = stage.config.get("sources") if stage is not None else None
+    if not sources:
+        return None
+    return join([paragraph(element("b", "sources")), *(note(_source(source)) for source in sources)])
+
+
+def _source(source: dict[str, Any]) -> Html:
+    settings = [f"{key} = {_flat(value)}" for key, value in source.items() if key != "kind" and value is not None]
+    return join([element("b", str(source.get("kind"))), ": " if settings else None, "; ".join(settings)])
+
+
+def _flat(value: Any) -> str:
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, list)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
+
+
+def _link(run: RunFacts, stage: StageFacts) -> Html:
+    head = [element("b", stage.name), f": {_WHAT.get(stage.name, '')} ", code(stage.content[:_SHOWN_DIGITS])]
+    model = stage.summary.get("model_digest")
+    parts: list[Child] = [paragraph(*head)]
+    if model:
+        parts.append(note("model ", code(f"{stage.name}/model"), " ", code(str(model)[:_SHOWN_DIGITS])))
+    if stage.inputs:
+        parts.append(note("from ", *_separated([_input(run, item) for item in stage.inputs.values()])))
+    return join(parts)
+
+
+def _separated(items: list[Html]) -> list[Child]:
+    shown: list[Child] = []
+    for index, item in enumerate(items):
+        shown += [", " if index else None, item]
+    return shown
+
+
+def _input(run: RunFacts, item: dict[str, str]) -> Html:
+    place, content = str(item.get("path", "")), str(item.get("content", ""))
+    now = run.stages.get(place.split("/", maxsplit=1)[0])
+    state = "" if now is None or now.content == content else " (made again since)"
+    return join([place, " ", code(content[:_SHOWN_DIGITS]), state])
+
+
+def making_section(run: RunFacts) -> Section:
+    """Time and memory of each stage, versions, seeds, the recipe and every digest in full."""
+    rows: list[list[Child]] = [
+        [
+            stage.name,
+            duration(stage.seconds) if stage.seconds >= 10 else f"{stage.seconds:.1f} s",
+            size(stage.peak_memory_bytes),
+            str(stage.facts.get("seed", "")),
+            str(stage.facts.get("version", "")),
+        ]
+        for stage in run.stages.values()
+    ]
+    how = (
+        "Time: wall clock of the call that finished the stage; after an interruption only the time since. Memory: the "
+        "largest resident size of the process, or of one of its child processes, since the process began, so within "
+        "one call it never falls from a stage to the next."
+    )
+    recipe = run.directory / RECIPE
+    parts: list[Child] = [
+        table(["stage", "time", "peak memory", "seed", "stage version"], rows, caption="What it took"),
+        note(how),
+        _versions(run),
+        details("The recipe, every default written out", element("pre", recipe.read_text(encoding="utf-8")))
+        if recipe.is_file()
+        else None,
+        details("All digests in full", _digests(run)),
+    ]
+    return Section("making", "How it was made", join(parts))
+
+
+def _versions(run: RunFacts) -> Html:
+    """Versions; several where stages were made with different ones."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for stage in run.stages.values():
+        for name, version in (stage.facts.get("versions") or {}).items():
+            found.setdefault(name, {}).setdefault(str(version), []).append(stage.name)
+    rows: list[list[Child]] = [
+        [
+            name,
+            "; ".join(
+                f"{version} ({', '.join(stages)})" if len(versions) > 1 else version
+                for version, stages in versions.items()
+            ),
+        ]
+        for name, versions in found.items()
+    ]
+    return table(["part", "version"], rows, caption="Environment", words=(1,))
+
+
+def _digests(run: RunFacts) -> Html:
+    rows: list[list[Child]] = []
+    for stage in run.stages.values():
+        rows.append([stage.name, code(stage.content)])
+        rows.append([f"{stage.name}, key", code(str(stage.facts.get("key", "")))])
+        if stage.summary.get("model_digest"):
+            rows.append([f"{stage.name}/model", code(str(stage.summary["model_digest"]))])
+    how = note(
+        "Key: of the stage's configuration, version, seed and inputs; while it stays the same, the stage is not done "
+        "again."
+    )
+    return join([table(["what", "SHA-256"], rows, caption="Digests", words=(1,)), how])

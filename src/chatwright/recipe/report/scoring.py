@@ -1,0 +1,196 @@
+"""The part of the page with scores: how good each model is, beside what needs no network, and what tuning cost."""
+
+from typing import Any, NamedTuple
+
+from chatwright.recipe.report.facts import RunFacts
+from chatwright.recipe.report.figures import COLOURS, MUTED, Bars, bars, figure
+from chatwright.recipe.report.markup import (
+    Child,
+    Html,
+    Section,
+    code,
+    count,
+    decimal,
+    element,
+    join,
+    note,
+    percent,
+    table,
+)
+from chatwright.recipe.report.overview import BASELINES, MODEL_NAMES, heldout_note
+
+
+def scores_section(run: RunFacts) -> Section | None:
+    """Bits per byte, perplexity, answers, gain and forgetting: whatever was measured."""
+    parts = [part for part in (_place(run), _heldout(run), _answers(run), _balance(run)) if part is not None]
+    return Section("scores", "Scores", join(parts)) if parts else None
+
+
+def _place(run: RunFacts) -> Html | None:
+    """The models' bits per byte among those of methods without a network."""
+    models = {
+        MODEL_NAMES[name]: model["heldout"]["all"]["bits_per_byte"]
+        for name, model in run.models.items()
+        if "heldout" in model
+    }
+    if not models:
+        return None
+    baselines = run.scores.get("baselines") or {}
+    compared = {label: baselines[key] for key, label in BASELINES.items() if key in baselines}
+    ordered = sorted((compared | models).items(), key=lambda item: -item[1])
+    colours = [MUTED if name in compared else COLOURS[list(models).index(name)] for name, _ in ordered]
+    drawn = figure(
+        "place",
+        bars(
+            [Bars("", [name for name, _ in ordered], [value for _, value in ordered], colours)], x_title="bits per byte"
+        ),
+        caption="Held-out documents: bits per byte, lower is better",
+        description="; ".join(f"{name} {value:.3f}" for name, value in ordered),
+    )
+    how = " Bits needed for a byte of raw text, which has 8, so models with other tokenizers compare."
+    if baselines:
+        how += (
+            " Byte trigrams: counted over the training documents and smoothed. xz -9e: the held-out documents "
+            "compressed as one stream, nothing learned before."
+        )
+    return join([drawn, note(heldout_note(run), how)])
+
+
+def _heldout(run: RunFacts) -> Html | None:
+    measured = {name: model["heldout"] for name, model in run.models.items() if "heldout" in model}
+    if not measured:
+        return None
+    first = next(iter(measured.values()))
+    names = list(measured)
+    head = ["domain", "documents", "bytes"]
+    head += [f"{MODEL_NAMES[name]}: {unit}" for name in names for unit in ("bits per byte", "perplexity")]
+    rows: list[list[Child]] = [
+        [
+            domain,
+            count(values["documents"]),
+            count(values["bytes"]),
+            *(
+                _pair_of(measured[name].get(domain, {}), key)
+                for name in names
+                for key in ("bits_per_byte", "perplexity")
+            ),
+        ]
+        for domain, values in first.items()
+    ]
+    shown = table(head, rows, caption="Held-out documents by domain")
+    return join(
+        [
+            shown,
+            note(
+                heldout_note(run),
+                " Perplexity is per token of the run's tokenizer; it does not compare across tokenizers.",
+            ),
+        ]
+    )
+
+
+def _pair_of(values: dict[str, Any], key: str) -> str:
+    return decimal(values.get(key), digits=3 if key == "bits_per_byte" else 2)
+
+
+def _answers(run: RunFacts) -> Html | None:
+    answered = {
+        name: model["answers"] for name, model in run.models.items() if model.get("answers", {}).get("questions")
+    }
+    if not answered:
+        return None
+    names = list(answered)
+    head = ["measure", *(MODEL_NAMES[name] for name in names)]
+    rows: list[list[Child]] = [["questions", *(count(answered[name]["questions"]) for name in names)]]
+    for key, label in (("right", "right answer given"), ("exact", "exactly the reference")):
+        if any(key in answered[name] for name in names):
+            rows.append([label, *(percent(answered[name].get(key)) for name in names)])
+    kinds = list(dict.fromkeys(kind for name in names for kind in answered[name].get("right_by_kind", {})))
+    for kind in kinds:
+        rows.append([_kind_label(kind, answered), *(_kind_share(answered[name], kind) for name in names)])
+    rows.append(["words shared with the reference (F1)", *(decimal(answered[name].get("token_f1")) for name in names)])
+    rows.append(["BLEU", *(decimal(answered[name].get("bleu"), digits=2) for name in names)])
+    rows.append(["chrF", *(decimal(answered[name].get("chrf"), digits=2) for name in names)])
+    last = answered[names[-1]]
+    signatures = [
+        part
+        for label, key in (("BLEU", "bleu_signature"), ("chrF", "chrf_signature"))
+        if key in last
+        for part in (f" {label}: ", code(last[key]), ".")
+    ]
+    how = (
+        "Greedy answers to test questions that training never saw. Right: of the reference answers of all labels, the "
+        "expected one shares most words with the answer, and at least half (F1). Signatures of sacreBLEU:"
+    )
+    return join(
+        [element("h3", "Answers"), table(head, rows, caption="Answers to the test questions"), note(how, *signatures)]
+    )
+
+
+def _kind_label(kind: str, answered: dict[str, Any]) -> str:
+    number = next(
+        item["right_by_kind"][kind]["questions"] for item in answered.values() if kind in item.get("right_by_kind", {})
+    )
+    return f"right, {kind} ({count(number)})"
+
+
+def _kind_share(answers: dict[str, Any], kind: str) -> str:
+    return percent(answers.get("right_by_kind", {}).get(kind, {}).get("right"))
+
+
+class _Pair(NamedTuple):
+    """Bits per byte of one measurement."""
+
+    before: float
+    after: float
+
+
+def _before_and_after(finetune: dict[str, Any]) -> dict[str, _Pair]:
+    """What fine-tuning measured twice, by the name it has in the picture."""
+    before, after = finetune.get("before") or {}, finetune.get("after") or {}
+    pairs = {}
+    if "test_bits_per_byte" in before and "test_bits_per_byte" in after:
+        pairs["test answers"] = _Pair(before["test_bits_per_byte"], after["test_bits_per_byte"])
+    later = after.get("heldout") or {}
+    for domain, values in (before.get("heldout") or {}).items():
+        if domain in later:
+            name = "all documents" if domain == "all" else domain
+            pairs[name] = _Pair(values["bits_per_byte"], later[domain]["bits_per_byte"])
+    return pairs
+
+
+def _balance(run: RunFacts) -> Html | None:
+    """What fine-tuning gained on its task and lost on the base's documents, in one picture."""
+    pairs = _before_and_after(run.summary("finetune"))
+    if not pairs:
+        return None
+    labels = list(pairs)
+    series = [
+        Bars("before", labels, [pair.before for pair in pairs.values()]),
+        Bars("after", labels, [pair.after for pair in pairs.values()]),
+    ]
+    rows: list[list[Child]] = [
+        [label, decimal(pair.before), decimal(pair.after), decimal(pair.after - pair.before, signed=True)]
+        for label, pair in pairs.items()
+    ]
+    drawn = figure(
+        "balance",
+        bars(series, x_title="bits per byte"),
+        caption="Before and after fine-tuning: bits per byte, lower is better",
+        description="; ".join(
+            f"{label} {pair.before:.3f} before, {pair.after:.3f} after" for label, pair in pairs.items()
+        ),
+    )
+    how = (
+        "Test answers: the reference answers to test questions, given the question. Documents: the base's held-out "
+        "documents, in windows of the whole context that do not overlap, so these figures are a little above the "
+        "scores of the table before. Below zero is gained, above zero forgotten."
+    )
+    return join(
+        [
+            element("h3", "Gained and forgotten"),
+            drawn,
+            table(["measured on", "before", "after", "change"], rows, caption="Bits per byte before and after"),
+            note(how),
+        ]
+    )

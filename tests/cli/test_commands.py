@@ -1,0 +1,176 @@
+"""Commands as processes: exit codes that programs can tell apart, JSON on stdout, all else on stderr."""
+
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from tiny_recipe import STAGES, text_of, write_recipe
+
+from chatwright.foundation import storage
+from chatwright.foundation.errors import ExitCode
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_run_prints_json_for_machines_and_the_second_call_does_nothing(finished, call):
+    path, run_dir, first = finished
+    assert [(stage["stage"], stage["state"]) for stage in first.json()["stages"]] == [(name, "done") for name in STAGES]
+    assert (run_dir / "report.html").is_file()
+    again = call("run", path, "--set", f"runs={run_dir.parent}", "--json")
+    assert again.returncode == ExitCode.DONE
+    assert {stage["state"] for stage in again.json()["stages"]} == {"unchanged"}
+    assert "nothing to do" in again.stderr
+
+
+def test_without_json_a_person_reads_a_table(finished, call):
+    path, run_dir, _ = finished
+    told = call("evaluate", path, "--set", f"runs={run_dir.parent}")
+    assert told.returncode == ExitCode.DONE
+    assert "base model" in told.stdout
+    assert "unchanged" in told.stdout
+
+
+def test_a_recipe_with_three_mistakes_names_all_three(tmp_path, call):
+    path = write_recipe(tmp_path, documents=1)
+    text = path.read_text().replace("steps = 6", "stepps = 6").replace("width = 16", 'width = "wide"')
+    path.write_text(text.replace("max_answer_tokens = 4", "max_answer_tokens = 0"))
+    told = call("run", path, cwd=tmp_path)
+    assert told.returncode == ExitCode.USAGE
+    assert told.stdout == ""
+    assert "has 3 problems" in told.stderr
+    assert "`pretrain.stepps` is not a known key; did you mean `steps`?" in told.stderr
+    assert '`model.width` should be a valid integer, not "wide"' in told.stderr
+    assert "`evaluate.max_answer_tokens` should be greater than or equal to 1, not 0" in told.stderr
+    assert "next:" in told.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_empty_folder_is_told_with_the_next_step(tmp_path, call):
+    path = write_recipe(tmp_path, documents=0)
+    told = call("run", path, cwd=tmp_path)
+    assert told.returncode == ExitCode.FAILED
+    assert str(tmp_path / "documents") in told.stderr
+    assert "next:  add documents" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_broken_pdf_beside_good_text_is_counted_and_the_work_goes_on(tmp_path, call):
+    path = write_recipe(tmp_path, documents=20)
+    (tmp_path / "documents" / "broken.pdf").write_bytes(b"%PDF-1.4\nnot a page in it")
+    told = call("clean", path, "--json", cwd=tmp_path)
+    assert told.returncode == ExitCode.DONE, told.stderr
+    documents = storage.read_manifest(tmp_path / "runs" / "tiny" / "documents").facts["summary"]
+    assert documents["documents"] == 20
+    assert sum(documents["dropped"].values()) == 1
+    assert any(reason in told.stderr for reason in documents["dropped"])
+
+
+def test_a_model_without_its_tokenizer_and_a_folder_that_is_no_model_are_refused(finished, tmp_path, call):
+    shutil.copytree(finished[1] / "finetune" / "model", tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    told = call("generate", tmp_path / "model", "Hello")
+    assert told.returncode == ExitCode.REFUSED
+    assert "tokenizer.json" in told.stderr
+    assert "next:" in told.stderr
+    for command in (("generate", tmp_path / "nowhere", "Hello"), ("lineage", tmp_path / "nowhere")):
+        told = call(*command)
+        assert told.returncode == ExitCode.REFUSED
+        assert "is not a model directory" in told.stderr
+        assert "next:" in told.stderr
+
+
+def test_generating_is_repeated_by_its_seed(finished, call):
+    model = finished[1] / "pretrain" / "model"
+    texts = [call("generate", model, "The", "--seed", 3, "--max-tokens", 5, "--json").json()["text"] for _ in range(2)]
+    assert texts[0] == texts[1]
+
+
+def test_lineage_prints_the_chain_down_to_the_source_folder(finished, call):
+    path, run_dir, _ = finished
+    told = call("lineage", run_dir / "finetune" / "model")
+    assert told.returncode == ExitCode.DONE
+    assert str(path.parent / "documents") in told.stdout
+    for stage in ("pretrain", "tokens", "tokenizer", "corpus", "documents"):
+        assert stage in told.stdout
+    chain = call("lineage", run_dir / "finetune" / "model", "--json").json()
+    assert chain["made_by"]["stage"] == "finetune"
+
+
+def test_ctrl_c_stops_with_code_three_and_the_same_command_goes_on(tmp_path, call):
+    path = write_recipe(tmp_path, documents=30)
+    settings = ["--set", "pretrain.steps=3000", "--set", "pretrain.checkpoint_every=500"]
+    command = [sys.executable, "-m", "chatwright", "pretrain", str(path), *settings]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        told = ""
+        for line in process.stderr:
+            told += line
+            if "held-out bits per byte" in line:  # measured before the first step: training begins
+                break
+        process.send_signal(signal.SIGINT)
+        output, rest = process.communicate(timeout=100)
+    assert process.returncode == ExitCode.STOPPED, told + rest
+    assert "stopped on request" in rest
+    assert "kept:  step " in rest
+    assert output == ""
+    busy = call("pretrain", path, *settings, "--set", "pretrain.steps=4", cwd=tmp_path)
+    assert busy.returncode == ExitCode.DONE
+    resumed = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    told = ""
+    for line in resumed.stderr:
+        told += line
+        if "goes on at step" in line:
+            break
+    resumed.send_signal(signal.SIGTERM)
+    resumed.communicate(timeout=100)
+    assert resumed.returncode == ExitCode.STOPPED
+    assert "goes on at step" in told
+
+
+def test_ctrl_c_before_a_stage_has_begun_is_no_failure_either():
+    program = (
+        "import os, signal, sys\n"
+        "from chatwright.cli import main\n"
+        "@main.app.command()\n"
+        "def wait() -> None:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    signal.pause()\n"
+        "sys.argv = ['chatwright', 'wait']\n"
+        "main.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == ExitCode.STOPPED, done.stderr
+    assert done.stderr == "stopped\n"
+
+
+def test_usage_errors_end_with_code_two(call):
+    for arguments in (("nonsense",), ("run",), ("run", "/nowhere/recipe.toml"), ("generate", "x", "y", "--top-p", "7")):
+        told = call(*arguments)
+        assert told.returncode == ExitCode.USAGE, arguments
+        assert told.stdout == ""
+
+
+def test_a_dry_run_says_what_would_be_done_and_touches_nothing(tmp_path, call):
+    path = write_recipe(tmp_path, documents=3)
+    told = call("run", path, "--dry-run", "--json", cwd=tmp_path)
+    assert told.returncode == ExitCode.DONE, told.stderr
+    assert set(told.json()["stages"].values()) == {"would be done"}
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_answers_without_pytorch(call):
+    program = "import sys; from chatwright.cli import main; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    told = call("--help")
+    assert told.returncode == ExitCode.DONE
+    for command in ("run", "demo", "chat", "serve", "lineage", "report"):
+        assert command in told.stdout
+
+
+def test_a_document_more_is_collected_by_the_next_call(tmp_path, call):
+    path = write_recipe(tmp_path, documents=12)
+    assert call("collect", path, cwd=tmp_path).returncode == ExitCode.DONE
+    (tmp_path / "documents" / "new.txt").write_text(text_of(500))
+    assert call("collect", path, cwd=tmp_path).returncode == ExitCode.DONE
+    assert storage.read_manifest(tmp_path / "runs" / "tiny" / "documents").facts["summary"]["documents"] == 13

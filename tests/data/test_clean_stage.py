@@ -1,0 +1,148 @@
+import pytest
+
+from chatwright.data import clean_stage, limits
+from chatwright.data.clean import CleanConfig
+from chatwright.data.document import DOCUMENTS_SCHEMA, PartWriter, iter_documents
+from chatwright.foundation import storage
+from chatwright.foundation.errors import DataError, RefusedError, StoppedError
+
+
+@pytest.fixture
+def raw(tmp_path, make_document, prose, monkeypatch):
+    """Raw documents in two parts of several row groups: sound ones, a short one, and repeats across the parts."""
+    monkeypatch.setattr(limits, "ROW_GROUP_DOCUMENTS", 2)
+    monkeypatch.setattr(limits, "PARTITION_BYTES", 1)
+    directory = tmp_path / "documents"
+    directory.mkdir()
+    texts = [f"{prose} Number {n}.\0" for n in range(8)]
+    texts += ["Too short.", f"{prose.upper()}  Number 0.", f"{prose} Number 3.", texts[0]]
+    documents = [make_document(text, number=n) for n, text in enumerate(texts)]
+    for index, part in enumerate((documents[:7], documents[7:])):
+        with PartWriter(directory / f"part-0000{index}.parquet", DOCUMENTS_SCHEMA) as writer:
+            for document in part:
+                writer.add(document)
+    return directory
+
+
+def files_in(directory):
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+def test_the_first_of_equal_texts_stays_and_each_drop_has_its_reason(raw, stage):
+    context = stage(CleanConfig(), documents=raw)
+    summary = clean_stage.run(context)
+    assert [d.path for d in iter_documents(context.output)] == [f"{n}.txt" for n in range(8)]
+    report = storage.read_json(context.output / "report.json")
+    assert (report["documents_in"], report["documents_out"]) == (12, 8)
+    assert {reason: entry["count"] for reason, entry in report["dropped"].items()} == summary["dropped"]
+    assert summary["dropped"] == {"exact_duplicate": 3, "too_few_words": 1}
+    repeats = report["dropped"]["exact_duplicate"]["examples"]
+    assert [(one["path"], one["detail"]) for one in repeats] == [
+        ("9.txt", "the same as 0.txt"),
+        ("10.txt", "the same as 3.txt"),
+        ("11.txt", "the same as 0.txt"),
+    ]
+
+
+def test_the_report_adds_up(raw, stage):
+    context = stage(CleanConfig(heldout_share=0.5), documents=raw)
+    clean_stage.run(context)
+    report = storage.read_json(context.output / "report.json")
+    kept = list(iter_documents(context.output))
+    dropped = sum(entry["count"] for entry in report["dropped"].values())
+    assert report["documents_in"] == report["documents_out"] + dropped
+    assert report["characters_out"] == sum(len(d.text) for d in kept)
+    assert report["bytes_out"] == sum(entry["bytes"] for entry in report["by_domain"].values())
+    heldout = list(iter_documents(context.output, split="heldout"))
+    assert report["by_domain"]["x"]["heldout_documents"] == len(heldout)
+    assert report["changed"]["control_characters"]["documents"] == 9
+
+
+def test_only_parts_and_the_report_are_left(raw, stage):
+    context = stage(CleanConfig(), documents=raw)
+    clean_stage.run(context)
+    assert set(files_in(context.output)) == {"part-00000.parquet", "report.json"}
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_no_byte(raw, stage):
+    outputs = []
+    for workers in (1, 2):
+        context = stage(CleanConfig(), name=f"w{workers}", workers=workers, documents=raw)
+        clean_stage.run(context)
+        outputs.append(files_in(context.output))
+    assert outputs[0] == outputs[1]
+
+
+def test_a_stopped_run_goes_on_where_it_was(raw, stage, monkeypatch):
+    context = stage(CleanConfig(), name="stopped", documents=raw)
+    worked = []
+    original = clean_stage.clean_partition
+
+    def stop_after_two(payload, path):
+        original(payload, path)
+        worked.append((payload.part, payload.groups))
+        context.stop.requested = len(worked) == 2
+
+    monkeypatch.setattr(clean_stage, "clean_partition", stop_after_two)
+    with pytest.raises(StoppedError):
+        clean_stage.run(context)
+    context.stop.requested = False
+    clean_stage.run(context)
+    assert len(worked) == len(set(worked)) == 7
+    monkeypatch.undo()
+    monkeypatch.setattr(limits, "PARTITION_BYTES", 1)
+    monkeypatch.setattr(limits, "ROW_GROUP_DOCUMENTS", 2)
+    whole = stage(CleanConfig(), name="whole", documents=raw)
+    clean_stage.run(whole)
+    assert files_in(context.output) == files_in(whole.output)
+
+
+def test_the_split_does_not_move_when_documents_are_added(raw, stage, make_document, prose):
+    config = CleanConfig(heldout_share=0.5)
+    clean_stage.run(stage(config, name="before", documents=raw))
+    with PartWriter(raw / "part-00002.parquet", DOCUMENTS_SCHEMA) as writer:
+        for number in range(100, 130):
+            writer.add(make_document(f"{prose} More, {number}.", number=number))
+    after = stage(config, name="after", documents=raw)
+    clean_stage.run(after)
+    splits = {d.path: d.split for d in iter_documents(after.output)}
+    assert all(splits[d.path] == d.split for d in iter_documents(after.output.parent / "before"))
+
+
+@pytest.mark.slow
+def test_pages_become_text_with_their_title_and_bad_ones_are_counted(tmp_path, stage, make_document, prose):
+    directory = tmp_path / "documents"
+    directory.mkdir()
+    page = f"<html><head><title>Harbour</title></head><body><article><p>{prose}</p></article></body></html>"
+    with PartWriter(directory / "part-00000.parquet", DOCUMENTS_SCHEMA) as writer:
+        writer.add(make_document(page, number=0, media="html"))
+        writer.add(make_document("<html><script>x()</script></html>", number=1, media="html"))
+    context = stage(CleanConfig(), documents=directory)
+    summary = clean_stage.run(context)
+    assert [(d.text, d.title) for d in iter_documents(context.output)] == [(prose, "Harbour")]
+    assert summary["dropped"] == {"no_text": 1}
+
+
+def test_a_corpus_of_nothing_stops_with_reasons(tmp_path, stage, make_document):
+    directory = tmp_path / "documents"
+    directory.mkdir()
+    with PartWriter(directory / "part-00000.parquet", DOCUMENTS_SCHEMA) as writer:
+        writer.add(make_document("Too short."))
+    with pytest.raises(DataError, match="no text") as caught:
+        clean_stage.run(stage(CleanConfig(), documents=directory))
+    assert caught.value.cause == "dropped: too_few_words: 1"
+
+
+def test_no_documents_at_all_stop_too(tmp_path, stage):
+    (tmp_path / "documents").mkdir()
+    with pytest.raises(DataError, match="no text"):
+        clean_stage.run(stage(CleanConfig(), documents=tmp_path / "documents"))
+
+
+def test_a_damaged_part_is_refused(raw, stage):
+    (raw / "part-00001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RefusedError, match="part-00001"):
+        clean_stage.run(stage(CleanConfig(), documents=raw))

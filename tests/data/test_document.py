@@ -1,0 +1,72 @@
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatwright.data import limits
+from chatwright.data.document import CORPUS_SCHEMA, DOCUMENTS_SCHEMA, PartWriter, document_id, iter_documents
+from chatwright.foundation.errors import RefusedError
+
+
+def write_part(path, documents, schema=CORPUS_SCHEMA):
+    with PartWriter(path, schema) as writer:
+        for document in documents:
+            writer.add(document)
+
+
+def test_documents_come_back_as_they_were_written(tmp_path, make_document):
+    documents = [make_document(number=n, quality=0.5, split="train", title="t", language="en") for n in range(3)]
+    write_part(tmp_path / "part-00000.parquet", documents)
+    assert list(iter_documents(tmp_path)) == documents
+
+
+def test_raw_documents_keep_their_media(tmp_path, make_document):
+    write_part(tmp_path / "part-00000.parquet", [make_document("<p>x</p>", media="html")], DOCUMENTS_SCHEMA)
+    assert [document.media for document in iter_documents(tmp_path)] == ["html"]
+
+
+def test_a_split_is_read_alone(tmp_path, make_document):
+    documents = [make_document(number=n, split="heldout" if n % 3 == 0 else "train") for n in range(9)]
+    write_part(tmp_path / "part-00000.parquet", documents)
+    assert [d.path for d in iter_documents(tmp_path, split="heldout")] == ["0.txt", "3.txt", "6.txt"]
+
+
+def test_parts_are_read_in_order_and_other_files_are_not(tmp_path, make_document):
+    for number in (1, 0):
+        write_part(tmp_path / f"part-0000{number}.parquet", [make_document(number=number)])
+    write_part(tmp_path / "other.parquet", [make_document(number=9)])
+    assert [document.path for document in iter_documents(tmp_path)] == ["0.txt", "1.txt"]
+
+
+def test_row_groups_are_bounded(tmp_path, make_document, monkeypatch):
+    monkeypatch.setattr(limits, "ROW_GROUP_DOCUMENTS", 2)
+    write_part(tmp_path / "part-00000.parquet", [make_document(number=n) for n in range(5)])
+    assert pq.ParquetFile(tmp_path / "part-00000.parquet").num_row_groups == 3
+
+
+def test_equal_documents_give_equal_bytes(tmp_path, make_document):
+    for name in ("a", "b"):
+        write_part(tmp_path / name, [make_document(number=n) for n in range(5)])
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_missing_directory_is_refused_by_name(tmp_path):
+    with pytest.raises(RefusedError, match="nowhere"):
+        list(iter_documents(tmp_path / "nowhere"))
+
+
+def test_a_damaged_part_is_refused_by_name(tmp_path):
+    (tmp_path / "part-00000.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(RefusedError, match="part-00000"):
+        list(iter_documents(tmp_path))
+
+
+def test_an_id_is_known_forever():
+    assert document_id("python-docs", "python-3.11.7/topics/assert") == "b460c1b603dfe4e4"
+
+
+@settings(deadline=None)
+@given(st.text(), st.text(), st.text(), st.text())
+def test_ids_differ_where_origins_differ(source, path, other_source, other_path):
+    same = (source, path) == (other_source, other_path)
+    assert same == (document_id(source, path) == document_id(other_source, other_path)) or "\0" in source + other_source

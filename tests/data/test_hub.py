@@ -1,0 +1,74 @@
+import socket
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from chatwright.data.report import Tally
+from chatwright.data.sources import hub
+from chatwright.data.sources.hub import Hub, documents_in, fingerprint, partitions_in
+from chatwright.foundation.config import validate
+from chatwright.foundation.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def data_set(tmp_path):
+    """A folder that stands for the hub: the same file system interface, no network."""
+    (tmp_path / "sample").mkdir()
+    for name in ("b", "a"):
+        table = pa.table({"text": [f"{name}{n}" for n in range(4)], "language": ["en"] * 4})
+        pq.write_table(table, tmp_path / "sample" / f"{name}.parquet", row_group_size=3)
+    return tmp_path
+
+
+def read(root, **settings):
+    config = Hub(dataset="someone/books", **{"files": "sample/*.parquet", **settings})
+    system = fsspec.filesystem("file")
+    tally = Tally()
+    partitions = partitions_in(system, str(root), config)
+    return [d for one in partitions for d in documents_in(system, config, one, tally)], tally
+
+
+def test_rows_are_read_in_the_order_of_files(data_set):
+    documents, _ = read(data_set)
+    assert [d.text for d in documents] == ["a0", "a1", "a2", "a3", "b0", "b1", "b2", "b3"]
+    assert documents[3].path == "sample/a.parquet#3"
+    assert {(d.domain, d.language, d.source) for d in documents} == {("books", "en", "hub:someone/books@main")}
+
+
+@pytest.mark.parametrize("number", [1, 3, 5, 8, 99])
+def test_no_more_rows_are_read_than_asked_for(data_set, number):
+    assert len(read(data_set, max_documents=number)[0]) == min(number, 8)
+
+
+def test_a_pattern_that_names_nothing_is_an_error(data_set):
+    with pytest.raises(DataError, match="none/"):
+        read(data_set, files="none/*.parquet")
+
+
+def test_a_missing_column_is_an_error_that_lists_the_columns(data_set):
+    with pytest.raises(DataError, match="columns: text, language"):
+        read(data_set, text_key="body")
+
+
+def test_without_a_network_the_error_names_the_data_set_and_the_next_step():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, not listening: a connection is refused at once
+        endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        config = Hub(dataset="someone/books")
+        from huggingface_hub import HfFileSystem
+
+        with pytest.raises(DataError, match="someone/books") as caught, hub._hub_named(config):
+            partitions_in(HfFileSystem(endpoint=endpoint), "datasets/someone/books@main", config)
+    assert "network" in caught.value.hint
+
+
+def test_all_mistakes_of_a_source_are_reported_at_once():
+    with pytest.raises(ConfigError) as caught:
+        validate(Hub, {"dataset": "books", "files": "../x", "max_documents": 0}, where="x")
+    assert len(caught.value.problems) == 3
+
+
+def test_the_fingerprint_asks_no_network():
+    assert fingerprint(Hub(dataset="a/b")) != fingerprint(Hub(dataset="a/b", revision="1"))

@@ -1,0 +1,111 @@
+"""Answers against references: BLEU is sacreBLEU's own, words overlap as in SQuAD, and the right policy is recognised."""
+
+import pytest
+import sacrebleu
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatwright.evaluate.answers import Answered, ask, references_by_label, score, stated_label, token_f1
+from chatwright.feedback.conversations import Conversation, Message
+from chatwright.model.chat import ChatModel
+from chatwright.model.directory import LoadedModel
+
+REFERENCES = {
+    "returns": "You can return an item within thirty days with its receipt.",
+    "shipping": "Parcels leave our store on the day after the order.",
+    "out-of-scope": "I can only help with questions about our shop.",
+}
+
+
+def conversation(question, label, *, before=()):
+    turns = [Message(role, text) for role, text in zip(("user", "assistant"), before, strict=False)]
+    messages = (*turns, Message("user", question), Message("assistant", REFERENCES[label]))
+    return Conversation(messages=messages, source="test.jsonl:1", label=label)
+
+
+def answered(label, answer, **fields):
+    return Answered(conversation("How?", label, **fields), answer)
+
+
+def test_bleu_and_chrf_equal_sacrebleu_to_the_last_digit():
+    answers = ["You can return an item within ten days.", "Parcels leave on the day after.", "No."]
+    items = [answered(label, text) for label, text in zip(REFERENCES, answers, strict=True)]
+    figures = score(items, REFERENCES)
+    wanted = [list(REFERENCES.values())]
+    assert figures["bleu"] == round(sacrebleu.corpus_bleu(answers, wanted).score, 2)
+    assert figures["chrf"] == round(sacrebleu.corpus_chrf(answers, wanted).score, 2)
+    assert "tok:13a" in figures["bleu_signature"]
+    assert f"version:{sacrebleu.__version__}" in figures["bleu_signature"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "expected"),
+    [
+        ("At nine.", "at NINE", 1.0),
+        ("It leaves at nine", "at nine", 2 * 0.5 * 1.0 / 1.5),
+        ("nine nine nine", "nine", 2 * (1 / 3) / (4 / 3)),
+        ("no", "yes", 0.0),
+        ("", "yes", 0.0),
+        ("", "", 0.0),
+        ("Zwölf-Minuten", "zwölf minuten", 1.0),
+    ],
+)
+def test_token_f1_of_known_cases(answer, reference, expected):
+    assert token_f1(answer, reference) == pytest.approx(expected)
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_token_f1_is_symmetric_and_between_zero_and_one(one, other):
+    assert token_f1(one, other) == pytest.approx(token_f1(other, one))
+    assert 0 <= token_f1(one, other) <= 1
+
+
+def test_the_stated_label_is_that_of_the_nearest_reference_if_it_is_near_enough():
+    assert stated_label("You can return any item within thirty days, with its receipt!", REFERENCES) == "returns"
+    assert stated_label("I can only help with our shop.", REFERENCES) == "out-of-scope"
+    assert stated_label("The ferry leaves at nine in the morning.", REFERENCES) is None
+    assert stated_label("", REFERENCES) is None
+    assert stated_label("anything", {}) is None
+
+
+def test_the_reference_of_a_label_is_its_most_frequent_answer():
+    frequent = [conversation(f"{number}?", "returns") for number in range(2)]
+    rare = Conversation(messages=(Message("user", "?"), Message("assistant", "Rare.")), source="x:1", label="returns")
+    unlabelled = Conversation(messages=(Message("user", "?"), Message("assistant", "None.")), source="x:2")
+    assert references_by_label([rare, *frequent, unlabelled]) == {"returns": REFERENCES["returns"]}
+
+
+def test_scores_of_answers_made_by_hand():
+    items = [
+        answered("returns", REFERENCES["returns"] + " "),
+        answered("shipping", "Parcels leave our store the day after your order."),
+        answered("returns", REFERENCES["shipping"], before=("Hello", "Hello!")),
+        answered("out-of-scope", REFERENCES["out-of-scope"]),
+        answered("out-of-scope", "Paris is the capital of France."),
+    ]
+    figures = score(items, REFERENCES)
+    assert figures["questions"] == 5
+    assert figures["exact"] == 0.4
+    assert figures["right"] == 0.6
+    assert figures["right_by_kind"] == {
+        "one turn": {"questions": 2, "right": 1.0},
+        "out of scope": {"questions": 2, "right": 0.5},
+        "several turns": {"questions": 1, "right": 0.0},
+    }
+    mean = sum(token_f1(item.answer, item.reference) for item in items) / 5
+    assert figures["token_f1"] == pytest.approx(mean, abs=1e-4)
+
+
+def test_without_labels_nothing_is_called_right():
+    item = Answered(Conversation(messages=(Message("user", "?"), Message("assistant", "Yes.")), source="x:1"), "Yes.")
+    assert "right" not in score([item], REFERENCES)
+    assert score([], REFERENCES) == {"questions": 0}
+
+
+def test_each_question_gets_the_answer_it_would_get_alone(tiny_network, tiny_tokenizer):
+    model = ChatModel(LoadedModel(tiny_network, tiny_tokenizer, {}, "digest"), name="tiny")
+    asked = [conversation("the ferry? " * repeats, "returns") for repeats in (4, 1, 3, 2)]
+    together = ask(model, asked, max_tokens=6, rows=3)
+    assert [item.conversation for item in together] == asked
+    alone = [ask(model, [item], max_tokens=6)[0].answer for item in asked]
+    assert [item.answer for item in together] == alone

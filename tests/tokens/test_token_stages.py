@@ -1,0 +1,101 @@
+"""The stages `tokenizer` and `tokens` over a small corpus, whole and interrupted."""
+
+import pytest
+
+from chatwright.data.document import CORPUS_SCHEMA, Document, PartWriter
+from chatwright.foundation import storage
+from chatwright.foundation.errors import DataError, StoppedError
+from chatwright.foundation.stage import StageContext
+from chatwright.tokens import stages
+from chatwright.tokens.shards import TokenData
+from chatwright.tokens.tokenizer import TokenizerConfig, load_tokenizer
+
+
+def write_corpus(directory, texts):
+    directory.mkdir()
+    with PartWriter(directory / "part-00000.parquet", CORPUS_SCHEMA) as writer:
+        for number, text in enumerate(texts):
+            split = "heldout" if number % 5 == 4 else "train"
+            domain = "notes" if number % 2 else "letters"
+            document = Document(
+                id=f"{number:016x}", text=text, source="files:x", path=f"{number}", domain=domain, split=split
+            )
+            writer.add(document)
+    return directory
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    texts = [
+        f"Letter number {number}: the harbour is {'quiet' if number % 3 else 'busy'}, grüße." for number in range(12)
+    ]
+    return write_corpus(tmp_path / "corpus", texts)
+
+
+@pytest.fixture
+def stage(tmp_path):
+    def make(name, config=None, **inputs):
+        output = tmp_path / name
+        output.mkdir(exist_ok=True)
+        return StageContext(config=config, inputs=inputs, output=output, seed=1)
+
+    return make
+
+
+@pytest.fixture
+def tokenizer_dir(stage, corpus):
+    context = stage("tokenizer", TokenizerConfig(vocabulary_size=320), corpus=corpus)
+    stages.run_tokenizer(context)
+    return context.output
+
+
+def test_the_tokenizer_stage_learns_and_measures(stage, corpus, tokenizer_dir):
+    tokenizer = load_tokenizer(tokenizer_dir)
+    report = storage.read_json(tokenizer_dir / "report.json")
+    assert report["digest"] == tokenizer.digest
+    assert report["vocabulary_size"] == tokenizer.size <= 320
+    assert report["heldout_bytes_per_token"] > 1
+
+
+def test_the_tokens_stage_encodes_each_document_of_each_split(stage, corpus, tokenizer_dir):
+    context = stage("tokens", corpus=corpus, tokenizer=tokenizer_dir)
+    summary = stages.run_tokens(context)
+    data, tokenizer = TokenData(context.output), load_tokenizer(tokenizer_dir)
+    assert data.tokenizer_digest == tokenizer.digest
+    assert data.domains == ["letters", "notes"]
+    train, heldout = (list(data.split(name).documents()) for name in ("train", "heldout"))
+    assert (len(train), len(heldout)) == (10, 2)
+    assert tokenizer.decode(heldout[0].ids.tolist()) == "Letter number 4: the harbour is quiet, grüße."
+    assert heldout[0].num_bytes == len("Letter number 4: the harbour is quiet, grüße.".encode())
+    assert summary["train"]["tokens"] == len(data.split("train"))
+    assert not list(context.output.glob(".*"))
+
+
+def test_an_interrupted_encoding_goes_on_with_the_shards_it_has(stage, corpus, tokenizer_dir, monkeypatch):
+    monkeypatch.setattr(stages, "_SHARD_DOCUMENTS", 3)
+    whole = stage("whole", corpus=corpus, tokenizer=tokenizer_dir)
+    stages.run_tokens(whole)
+    broken = stage("broken", corpus=corpus, tokenizer=tokenizer_dir)
+    write, written = stages._encode_shard, []
+
+    def stop_after_two(*arguments):
+        written.append(arguments[-1].name)
+        broken.stop.requested = len(written) == 2
+        return write(*arguments)
+
+    monkeypatch.setattr(stages, "_encode_shard", stop_after_two)
+    with pytest.raises(StoppedError):
+        stages.run_tokens(broken)
+    broken.stop.requested = False
+    stages.run_tokens(broken)
+    assert written == sorted(set(written), key=written.index)  # no shard twice
+    files = {path.name: path.read_bytes() for path in whole.output.iterdir()}
+    assert {path.name: path.read_bytes() for path in broken.output.iterdir()} == files
+
+
+def test_a_corpus_without_documents_is_an_error(stage, tmp_path, tokenizer_dir):
+    empty = write_corpus(tmp_path / "empty", [])
+    with pytest.raises(DataError, match="no text"):
+        stages.run_tokens(stage("tokens", corpus=empty, tokenizer=tokenizer_dir))
+    with pytest.raises(DataError, match="no text"):
+        stages.run_tokenizer(stage("other", TokenizerConfig(vocabulary_size=320), corpus=empty))

@@ -1,0 +1,214 @@
+"""Fine-tuning whole: what it changes and what it must not, gain and forgetting, and settings that keep their defaults."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chatwright.foundation import storage
+from chatwright.foundation.config import validate
+from chatwright.foundation.errors import ConfigError, StoppedError
+from chatwright.foundation.stage import StageContext
+from chatwright.foundation.stopping import StopFlag
+from chatwright.model.adapter import load_adapter
+from chatwright.model.directory import load_model, save_model
+from chatwright.tokens.shards import ShardWriter, TokenData, write_index
+from chatwright.tokens.tokenizer import TURN_END, TURN_START
+from chatwright.train.heldout import by_domain, document_losses
+from chatwright.tune import finetune
+from chatwright.tune.finetune import FinetuneConfig
+
+ANSWERS = {"ferry": "It leaves at nine.", "ticket": "Tickets are sold on board.", "hours": "We open at ten."}
+TEXTS = ("The ferry leaves at nine in the morning. ", "Opening hours are on the door. ", "Write to us for a ticket. ")
+
+
+def write_conversations(path, *, wordings):
+    lines = [
+        json.dumps({"question": f"{wording} {topic}?", "answer": answer, "label": topic})
+        for wording in wordings
+        for topic, answer in ANSWERS.items()
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def write_tokens(directory, tokenizer):
+    directory.mkdir()
+    shards = {}
+    for split, repeats in (("train", 12), ("heldout", 3)):
+        writer = ShardWriter(vocabulary_size=tokenizer.size, end_of_text=tokenizer.end_of_text)
+        for number, text in enumerate(TEXTS):
+            writer.add(tokenizer.encode(text * repeats), domain=number % 2, num_bytes=len(text) * repeats)
+        shards[split] = [writer.save(directory / f"{split}-00000")]
+    write_index(directory, shards, tokenizer=tokenizer.digest, vocabulary=tokenizer.size, domains=["shop", "sea"])
+    return directory
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory, make_network, tiny_tokenizer):
+    """A base model as pretraining leaves it, its tokens, and conversations."""
+    folder = tmp_path_factory.mktemp("material")
+    save_model(folder / "base", make_network(), tiny_tokenizer, lineage={"stage": "pretrain"})
+    write_tokens(folder / "tokens", tiny_tokenizer)
+    write_conversations(folder / "train.jsonl", wordings=("Tell me about the", "What of the", "Please, the"))
+    write_conversations(folder / "test.jsonl", wordings=("And the",))
+    return folder
+
+
+def context(material, output, *, stop=None, with_tokens=True, **fields):
+    output.mkdir(exist_ok=True)
+    settings = {"epochs": 4, "batch_rows": 4, "micro_rows": 4, "device": "cpu", "precision": "float32", "threads": 1}
+    settings |= {"test": str(material / "test.jsonl"), "checkpoint_every": 3, "lora": {"rank": 4}} | fields
+    if settings.get("method") == "all":
+        del settings["lora"]
+    config = validate(FinetuneConfig, {"data": str(material / "train.jsonl"), **settings}, where="recipe")
+    inputs = {"base": material / "base"} | ({"tokens": material / "tokens"} if with_tokens else {})
+    return StageContext(config=config, inputs=inputs, output=output, seed=3, stop=stop or StopFlag())
+
+
+@pytest.fixture(scope="module")
+def tuned(material, tmp_path_factory):
+    """A fine-tune with the defaults: its directory and its report."""
+    output = tmp_path_factory.mktemp("runs") / "finetune"
+    return output, finetune.run(context(material, output))
+
+
+def weights(directory):
+    return load_file(directory / "model.safetensors")
+
+
+def test_it_leaves_an_adapter_a_merged_model_a_log_and_a_report(tuned):
+    output, report = tuned
+    names = {path.name for path in output.iterdir() if not path.name.startswith(".")}
+    assert {"adapter", "model", "metrics.jsonl", "report.json"} <= names
+    assert json.loads((output / "report.json").read_text())["model_digest"] == report["model_digest"]
+    assert report["steps"] == 9  # four passes over nine conversations, four a step
+    assert 0 < report["share"] < 1
+    assert report["trained"] == round(report["share"] * report["total"])
+
+
+def test_the_base_keeps_its_bits(material, tuned, make_network, tiny_tokenizer, tmp_path):
+    output, _ = tuned
+    save_model(tmp_path / "base", make_network(), tiny_tokenizer, lineage={"stage": "pretrain"})
+    digests = [storage.digest_file(place / "base" / "model.safetensors") for place in (material, tmp_path)]
+    assert digests[0] == digests[1]
+
+
+def test_lora_changes_the_layers_it_names_and_the_rows_of_the_turn_markers_alone(material, tuned, tiny_tokenizer):
+    before, after = weights(material / "base"), weights(tuned[0] / "model")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "_proj" in name} | {"model.embed_tokens.weight"}
+    rows = (before["model.embed_tokens.weight"] != after["model.embed_tokens.weight"]).any(dim=1)
+    assert rows.nonzero().flatten().tolist() == sorted(tiny_tokenizer.special(name) for name in (TURN_START, TURN_END))
+
+
+def test_targets_limit_what_lora_changes(material, tmp_path):
+    finetune.run(context(material, tmp_path / "finetune", epochs=0.4, lora={"rank": 2, "targets": ["q_proj"]}))
+    before, after = weights(material / "base"), weights(tmp_path / "finetune" / "model")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "q_proj" in name} | {"model.embed_tokens.weight"}
+
+
+def test_the_merged_model_scores_as_the_base_with_its_adapter_attached(material, tuned):
+    base = load_model(material / "base")
+    adapter = load_adapter(tuned[0] / "adapter", base.network, base_digest=base.digest)
+    adapter.eval().attach(base.network)
+    merged = load_model(tuned[0] / "model").network
+    ids = torch.tensor([base.tokenizer.encode("When does the ferry leave? At nine.")])
+    with torch.inference_mode():
+        attached, own = base.network.eval()(ids), merged.eval()(ids)
+    assert float((attached - own).abs().max()) < 1e-5 * max(1.0, float(own.abs().max()))
+
+
+def test_it_reports_the_gain_on_the_test_answers(tuned):
+    report = tuned[1]
+    assert report["after"]["test_bits_per_byte"] < report["before"]["test_bits_per_byte"]
+
+
+def test_forgetting_is_the_rise_of_bits_per_byte_on_the_base_s_held_out_documents(material, tuned, tiny_tokenizer):
+    report = tuned[1]
+    documents = list(TokenData(material / "tokens").split("heldout").documents())
+    measured = []
+    for directory in (material / "base", tuned[0] / "model"):
+        network = load_model(directory).network.eval()
+        losses = document_losses(network, documents, end_of_text=tiny_tokenizer.end_of_text, stride=64)
+        measured.append(by_domain(losses))
+    for domain in ("all", "shop", "sea"):
+        rise = measured[1][domain]["bits_per_byte"] - measured[0][domain]["bits_per_byte"]
+        assert report["forgetting"][domain] == pytest.approx(rise, abs=2e-4)
+
+
+def test_the_measurement_before_is_taken_once_and_kept_over_a_stop(material, tmp_path):
+    stop = StopFlag()
+    stop.requested = True
+    with pytest.raises(StoppedError):
+        finetune.run(context(material, tmp_path / "finetune", stop=stop))
+    taken = (tmp_path / "finetune" / "before.json").stat().st_mtime_ns
+    finetune.run(context(material, tmp_path / "finetune"))
+    assert (tmp_path / "finetune" / "before.json").stat().st_mtime_ns == taken
+
+
+def test_a_fine_tune_that_was_stopped_gives_the_bits_of_an_unbroken_one(material, tuned, tmp_path):
+    stop = StopFlag()
+    stop.requested = True
+    with pytest.raises(StoppedError, match="stopped"):
+        finetune.run(context(material, tmp_path / "finetune", stop=stop))
+    report = finetune.run(context(material, tmp_path / "finetune"))
+    assert report["model_digest"] != ""
+    for part in ("adapter/adapter.safetensors", "model/model.safetensors"):
+        assert storage.digest_file(tmp_path / "finetune" / part) == storage.digest_file(tuned[0] / part)
+
+
+def test_without_documents_there_is_neither_replay_nor_forgetting(material, tmp_path):
+    report = finetune.run(context(material, tmp_path / "finetune", with_tokens=False, epochs=0.4))
+    assert report["forgetting"] == {}
+    assert "heldout" not in report["before"]
+
+
+def test_replay_keeps_more_of_the_base_than_none(material, tmp_path):
+    fields = {"epochs": 12, "optimizer": {"learning_rate": 2e-2}}
+    without = finetune.run(context(material, tmp_path / "without", replay_share=0.0, **fields))
+    beside = finetune.run(context(material, tmp_path / "beside", replay_share=0.5, replay_length=16, **fields))
+    assert beside["forgetting"]["all"] < without["forgetting"]["all"]
+
+
+def test_with_method_all_every_parameter_is_trained_and_no_adapter_left(material, tmp_path):
+    report = finetune.run(context(material, tmp_path / "finetune", method="all", epochs=0.4))
+    assert report["share"] == 1.0
+    assert not (tmp_path / "finetune" / "adapter").exists()
+    before, after = weights(material / "base"), weights(tmp_path / "finetune" / "model")
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_turns_left_out_for_want_of_context_are_counted_aloud(material, tmp_path, capsys):
+    turns = [{"role": role, "content": "a word of it " * 2} for _ in range(4) for role in ("user", "assistant")]
+    data = tmp_path / "long.jsonl"
+    data.write_text(json.dumps({"messages": turns}) + "\n")
+    finetune.run(context(material, tmp_path / "finetune", data=str(data), epochs=1.0, replay_share=0.0))
+    assert "1 of them exceed the context: their oldest" in capsys.readouterr().err
+
+
+def test_a_recipe_that_sets_one_key_keeps_the_other_defaults_of_a_fine_tune():
+    config = validate(
+        FinetuneConfig,
+        {"data": "x", "optimizer": {"learning_rate": 1e-3}, "schedule": {"warmup_share": 0.01}},
+        where="r",
+    )
+    assert (config.optimizer.kind, config.optimizer.weight_decay) == ("adamw", 0.0)
+    assert config.schedule.cooldown_share == 0.95
+
+
+def test_settings_without_effect_are_refused_together():
+    with pytest.raises(ConfigError, match="`lora` has no effect"):
+        validate(FinetuneConfig, {"data": "x", "method": "all", "lora": {"rank": 4}}, where="r")
+    with pytest.raises(ConfigError, match="low-rank updates are AdamW's"):
+        validate(FinetuneConfig, {"data": "x", "optimizer": {"kind": "muon"}}, where="r")
+
+
+def test_the_loss_falls_while_it_learns(material, tmp_path):
+    finetune.run(context(material, tmp_path / "finetune", epochs=8, replay_share=0.0, log_every=1))
+    lines = storage.read_lines(tmp_path / "finetune" / "metrics.jsonl")
+    losses = [line["loss"] for line in lines if line["event"] == "step"]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
