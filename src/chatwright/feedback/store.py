@@ -193,7 +193,7 @@ class FeedbackStore:
 
 
 def thumbs_by_model(entries: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Answers, thumbs up and thumbs down of each model in an export; of several ratings of an answer the last counts."""
+    """Answers, thumbs up and down of each model in an export; of several ratings of an answer the last counts."""
     counts: dict[str, dict[str, int]] = {}
     for entry in entries:
         count = counts.setdefault(entry["model"], {"answers": 0, "up": 0, "down": 0})
