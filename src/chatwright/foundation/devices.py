@@ -64,6 +64,13 @@ def _keep_freed_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
+def trim_memory() -> None:
+    """Give the system what is free inside the heap; without it, tensors of ever new sizes leave ever more holes."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
 def place(*, device: str = "auto", precision: PrecisionName = "auto", threads: int = 0, width: int = 256) -> Placement:
     """Choose device, precision and threads; with `auto` a short probe of this machine decides the precision.
 

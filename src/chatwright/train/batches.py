@@ -18,13 +18,14 @@ class MicroBatch(NamedTuple):
     ids_BT: Tensor  # noqa: N815 - the shape is part of the name
     targets_BT: Tensor  # noqa: N815 - IGNORED where nothing is learned
     num_targets: int
+    weight: float = 1.0  # of its targets in the step's mean, beside those of other micro-batches
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on a device."""
         if device.type == "cpu":
             return self
         ids, targets = (tensor.pin_memory().to(device, non_blocking=True) for tensor in self[:2])
-        return MicroBatch(ids, targets, self.num_targets)
+        return MicroBatch(ids, targets, self.num_targets, self.weight)
 
 
 class BatchSource(Protocol):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from chatwright.foundation import storage
 from chatwright.foundation.config import Config
 from chatwright.foundation.console import ProgressLine, say
-from chatwright.foundation.devices import Placement
+from chatwright.foundation.devices import Placement, trim_memory
 from chatwright.foundation.errors import DivergedError, RefusedError
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.network import Network
@@ -161,8 +161,9 @@ class Trainer:
     def _train_step(self) -> StepReport:
         """One update over all micro-batches of this rank."""
         micro_batches = self._source.step(self._step)
-        total = sum(batch.num_targets for batch in micro_batches)
-        if total == 0:
+        targets = sum(batch.num_targets for batch in micro_batches)
+        total = sum(batch.num_targets * batch.weight for batch in micro_batches)
+        if targets == 0:
             raise RefusedError(f"step {self._step} has no target token: every position is masked")
         self._network.train()
         self._trained.train()
@@ -173,11 +174,11 @@ class Trainer:
                 loss += self._micro_gradient(batch, total)
         mean = self._ranks.sum(float(loss), self._placement.device)
         self._ranks.sum_gradients(self._optimizer.parameters)
-        return self._update(mean, total)
+        return self._update(mean, targets)
 
-    def _micro_gradient(self, batch: MicroBatch, total: int) -> Tensor:
+    def _micro_gradient(self, batch: MicroBatch, total: float) -> Tensor:
         with self._autocast():
-            share = self._objective(self._network, batch.to(self._placement.device)) / total
+            share = self._objective(self._network, batch.to(self._placement.device)) * (batch.weight / total)
         self._scaler.scale(share).backward()  # type: ignore[no-untyped-call]
         return share.detach()
 
@@ -227,6 +228,7 @@ class Trainer:
         if self._ranks.is_first and "summary" in values:
             say(f"  step {self._step}: {values['summary']}")
         self._evaluation = values
+        trim_memory()
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -249,6 +251,7 @@ class Trainer:
         if self._ranks.is_first:
             weights: dict[str, Tensor] = dict(self._trained.named_parameters())
             self._checkpoints.save(self._step, Checkpoint(weights, self._optimizer.tensors(), self._state()))
+        trim_memory()
         self._ranks.wait()
 
     def _resume(self) -> None:

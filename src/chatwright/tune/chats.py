@@ -80,6 +80,7 @@ class ChatSource:
         fingerprint: of samples, order and replay.
         replay: base text, or None.
         replay_rows: windows of base text a step.
+        replay_weight: of a token of base text beside one of an answer.
         openings: whether some samples are learned only to the beginning of their answer.
     """
 
@@ -93,6 +94,7 @@ class ChatSource:
         fingerprint: str,
         replay: WindowOrder | None = None,
         replay_rows: int = 0,
+        replay_weight: float = 1.0,
         openings: Openings = Openings(),  # noqa: B008 - a tuple
     ):
         self._samples = samples
@@ -102,13 +104,15 @@ class ChatSource:
         self._seed = seed
         self._replay = replay
         self._replay_rows = replay_rows if replay is not None else 0
+        self._replay_weight = replay_weight
         self.fingerprint = fingerprint
 
     def step(self, number: int) -> list[MicroBatch]:
         """The step's samples, rows of like length together so that little is padding; base text by itself."""
         chosen = [self._sample(number * self._rows + row) for row in range(self._rows)]
         chosen.sort(key=lambda sample: len(sample.inputs))
-        return [*self._collated(chosen), *self._collated(self._replayed(number))]
+        replayed = self._collated(self._replayed(number))
+        return [*self._collated(chosen), *(batch._replace(weight=self._replay_weight) for batch in replayed)]
 
     def _collated(self, rows: Sequence[Sample]) -> list[MicroBatch]:
         return [collate(rows[start : start + self._micro_rows]) for start in range(0, len(rows), self._micro_rows)]

@@ -62,6 +62,7 @@ class FinetuneConfig(Config):
     whole_share: float = Field(default=1.0, gt=0, le=1)  # of samples learned to the end; for answers that recur: less
     opening_tokens: int = Field(default=12, ge=1)  # of the answer, that the other samples are learned to
     replay_share: float = Field(default=0.1, ge=0, lt=1)  # of a step's rows: base text, against forgetting
+    replay_weight: float = Field(default=1.0, gt=0)  # of a token of base text beside one of an answer
     replay_length: int = Field(default=128, ge=2)  # tokens of a row of base text
     optimizer: TuneOptimizerConfig = TuneOptimizerConfig()
     schedule: TuneScheduleConfig = TuneScheduleConfig()
@@ -190,7 +191,7 @@ def _source(
         digest = train.digest
     openings = Openings(config.whole_share, config.opening_tokens)
     fingerprint = storage.digest_json(
-        [list(samples), seed, config.batch_rows, config.epochs, replay_rows, digest, openings]
+        [list(samples), seed, config.batch_rows, config.epochs, replay_rows, digest, openings, config.replay_weight]
     )
     return ChatSource(
         samples,
@@ -200,6 +201,7 @@ def _source(
         fingerprint=fingerprint,
         replay=replay,
         replay_rows=replay_rows,
+        replay_weight=config.replay_weight,
         openings=openings,
     )
 
