@@ -98,25 +98,28 @@ def test_lineage_prints_the_chain_down_to_the_source_folder(finished, call):
     assert chain["made_by"]["stage"] == "finetune"
 
 
-def test_ctrl_c_stops_with_code_three_and_the_same_command_goes_on(tmp_path, call):
-    path = write_recipe(tmp_path, documents=30)
-    settings = ["--set", "pretrain.steps=400", "--set", "pretrain.checkpoint_every=500"]
-    command = [sys.executable, "-m", "chatwright", "pretrain", str(path), *settings]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def stopped_at(command, line, number, *, cwd):
+    """A call that gets a signal when it has said a line with these words; its code and all that it said."""
+    with subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         told = ""
-        for line in process.stderr:
-            told += line
-            if "held-out bits per byte" in line:  # measured before the first step: training begins
-                break
-        process.send_signal(signal.SIGINT)
-        output, rest = process.communicate(timeout=100)
-    assert process.returncode == ExitCode.STOPPED, told + rest
-    assert "stopped on request" in rest
-    assert "kept:  step " in rest
-    assert output == ""
-    again = call("pretrain", path, *settings, cwd=tmp_path)
-    assert again.returncode == ExitCode.DONE
-    assert "goes on at step" in again.stderr
+        for heard in process.stderr:
+            told += heard
+            if line in heard:
+                process.send_signal(number)
+        return process.wait(timeout=100), told
+
+
+def test_a_signal_stops_with_code_three_and_the_same_command_goes_on(tmp_path):
+    path = write_recipe(tmp_path, documents=30)
+    settings = ("--set", "pretrain.steps=9000", "--set", "pretrain.checkpoint_every=9000")  # far from done in time
+    command = [sys.executable, "-m", "chatwright", "pretrain", str(path), *settings]
+    code, told = stopped_at(command, "step 0: held-out bits per byte", signal.SIGINT, cwd=tmp_path)
+    assert code == ExitCode.STOPPED, told
+    assert "error: stopped on request" in told
+    assert "kept:  step " in told
+    code, told = stopped_at(command, "goes on at step", signal.SIGTERM, cwd=tmp_path)
+    assert code == ExitCode.STOPPED, told
+    assert "goes on at step" in told
 
 
 def test_ctrl_c_before_a_stage_has_begun_is_no_failure_either():

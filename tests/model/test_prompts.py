@@ -79,7 +79,8 @@ def test_only_the_assistants_words_and_end_marker_are_learned(request, kind):
     chat = [*CHAT, Message("assistant", "Good bye, zwölf!")]
     tokenized = encoder.conversation(chat)
     assert len(tokenized.ids) == len(tokenized.is_target)
-    learned = [token for token, is_target in zip(*tokenized, strict=True) if is_target]
+    pairs = zip(tokenized.ids, tokenized.is_target, strict=True)
+    learned = [token for token, is_target in pairs if is_target]
     encode = tokenizer.encode
     assert learned == [*encode("Hello!"), encoder.end, *encode("Good bye, zwölf!"), encoder.end]
 

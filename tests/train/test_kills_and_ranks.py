@@ -1,5 +1,6 @@
 """Real processes: killed at random instants, stopped by signals, and two of them training one model over gloo."""
 
+import contextlib
 import random
 import signal
 import socket
@@ -17,7 +18,7 @@ from chatwright.foundation.errors import ExitCode
 pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).with_name("tiny_training.py")
-STEPS = 60
+STEPS = 200
 
 
 def start(directory, *, steps=STEPS, **environment):
@@ -50,14 +51,16 @@ def unbroken(tmp_path_factory):
 def test_a_training_killed_at_random_instants_ends_with_the_bits_and_the_log_of_an_unbroken_one(tmp_path, unbroken):
     expected, straight = unbroken
     chance = random.Random(3)
+    killed = 0
     for kill in range(6):
         process = start(tmp_path)
-        wait_for_step(process, tmp_path, 9 * kill + chance.randrange(9))
-        with pytest.raises(subprocess.TimeoutExpired):  # some milliseconds on, also into the midst of a save
+        wait_for_step(process, tmp_path, 30 * kill + chance.randrange(30))
+        with contextlib.suppress(subprocess.TimeoutExpired):  # some milliseconds on, also into the midst of a save
             process.wait(timeout=chance.random() / 50)
         process.kill()
         process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        killed += process.returncode == -signal.SIGKILL
+    assert killed >= 4  # on a loaded machine a training may end before its kill comes
     assert finish(start(tmp_path)) == expected
     assert metrics(tmp_path) == metrics(straight)
 

@@ -8,7 +8,7 @@ from chatwright.foundation.errors import DataError
 from chatwright.model.prompts import ChatEncoder
 from chatwright.tokens.order import WindowOrder
 from chatwright.train.batches import IGNORED
-from chatwright.tune.chats import ChatSource, Sample, collate, encode_samples
+from chatwright.tune.chats import ChatSource, Sample, collate, encode_samples, leave_out, opening
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +156,21 @@ def test_replayed_windows_move_on_from_step_to_step():
     mixed = source(replay=WindowOrder(Stream(), length=8, seed=1), replay_rows=2)
     firsts = [number for step in range(8) for number in numbers(mixed.step(step)) if number >= 1000]
     assert len(set(firsts)) == len(firsts) == 16
+
+
+def test_word_dropout_leaves_out_the_users_words_only_and_keeps_targets_in_place() -> None:
+    sample = Sample([9, 1, 2, 3, 4, 8, 5, 6], [IGNORED] * 5 + [5, 6, 7], 0, (False, *[True] * 4, False, False, False))
+    thinned = [leave_out(sample, 0.5, seed=seed) for seed in range(20)]
+    assert {len(one.inputs) for one in thinned} > {6}
+    for one in thinned:
+        assert one.inputs[0] == 9
+        assert one.inputs[-3:] == [8, 5, 6]
+        assert one.targets[-3:] == [5, 6, 7]
+        assert len(one.inputs) == len(one.targets)
+    assert leave_out(sample, 0.5, seed=3) == leave_out(sample, 0.5, seed=3)
+
+
+def test_an_opening_ends_after_the_first_tokens_of_the_last_answer() -> None:
+    sample = Sample([1, 2, 3, 4, 5, 6], [IGNORED, 3, IGNORED, 5, 6, 7])
+    assert opening(sample, 2) == Sample([1, 2, 3, 4, 5], [IGNORED, 3, IGNORED, 5, 6])
+    assert opening(sample, 9) == sample

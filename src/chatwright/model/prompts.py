@@ -29,10 +29,11 @@ LLAMA3 = TurnForm("llama3", "<|begin_of_text|>", "<|start_header_id|>", "<|end_h
 
 
 class TokenizedChat(NamedTuple):
-    """A conversation as ids; `is_target` marks what the assistant wrote, its end marker included."""
+    """A conversation as ids, each with whose words it is."""
 
     ids: list[int]
-    is_target: list[bool]
+    is_target: list[bool]  # what the assistant wrote, its end marker included
+    is_question: list[bool]  # what the user wrote, without any marker
 
 
 class ChatEncoder:
@@ -46,6 +47,7 @@ class ChatEncoder:
     def conversation(self, messages: Sequence[Message]) -> TokenizedChat:
         """A whole conversation, for training."""
         ids, is_target = self._opening()
+        is_question = [False] * len(ids)
         for message in messages:
             head = self._head(message.role)
             text = self._tokenizer.encode(message.content)
@@ -53,7 +55,8 @@ class ChatEncoder:
             wrote = message.role == "assistant"
             ids += [*head, *text, self.end, *tail]
             is_target += [False] * len(head) + [wrote] * (len(text) + 1) + [False] * len(tail)
-        return TokenizedChat(ids, is_target)
+            is_question += [False] * len(head) + [message.role == "user"] * len(text) + [False] * (1 + len(tail))
+        return TokenizedChat(ids, is_target, is_question)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """A conversation up to where the assistant speaks next."""

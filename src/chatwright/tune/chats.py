@@ -3,9 +3,11 @@
 Legend: B rows, T positions.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from chatwright.feedback.conversations import Conversation
@@ -22,6 +24,7 @@ class Sample(NamedTuple):
     inputs: list[int]
     targets: list[int]
     dropped_turns: int = 0  # the oldest of its conversation, left out because the context is too short for all
+    is_question: tuple[bool, ...] = ()  # of each input, whether the user wrote it
 
 
 def encode_samples(conversations: Sequence[Conversation], encoder: ChatEncoder, *, context_length: int) -> list[Sample]:
@@ -49,7 +52,19 @@ def _encode(conversation: Conversation, encoder: ChatEncoder, context_length: in
     if not any(chat.is_target[1:]):
         raise DataError(f"{conversation.source}: nothing to learn, no word of it is the assistant's")
     targets = [token if wanted else IGNORED for token, wanted in zip(chat.ids[1:], chat.is_target[1:], strict=True)]
-    return Sample(chat.ids[:-1], targets, len(conversation.messages) - len(messages))
+    return Sample(chat.ids[:-1], targets, len(conversation.messages) - len(messages), tuple(chat.is_question[:-1]))
+
+
+def leave_out(sample: Sample, share: float, *, seed: int) -> Sample:
+    """The sample without a random share of the user's tokens (word dropout; Iyyer et al. 2015, section 2.3).
+
+    A small model learns customers' wordings by heart; with words missing it has to read more than one of them.
+    """
+    draws = np.random.Generator(np.random.PCG64(seed)).random(len(sample.inputs))
+    stays = [not (asked and draw < share) for asked, draw in zip(sample.is_question, draws, strict=False)]
+    inputs = list(itertools.compress(sample.inputs, stays))
+    targets = list(itertools.compress(sample.targets, stays))
+    return Sample(inputs, targets, sample.dropped_turns)
 
 
 def opening(sample: Sample, num_targets: int) -> Sample:
@@ -62,11 +77,15 @@ def opening(sample: Sample, num_targets: int) -> Sample:
     return Sample(sample.inputs[:end], sample.targets[:end], sample.dropped_turns)
 
 
-class Openings(NamedTuple):
-    """Where answers recur, most samples need only their beginning: it is there that the right one is chosen."""
+class Variation(NamedTuple):
+    """How samples differ from pass to pass.
+
+    Where answers recur, most samples need only their beginning: it is there that the right one is chosen.
+    """
 
     whole_share: float = 1.0  # of the samples that are learned to the end
     num_targets: int = 12  # tokens of the answer that the others are learned to
+    word_dropout: float = 0.0  # share of the user's tokens that are left out
 
 
 class ChatSource:
@@ -81,7 +100,7 @@ class ChatSource:
         replay: base text, or None.
         replay_rows: windows of base text a step.
         replay_weight: of a token of base text beside one of an answer.
-        openings: whether some samples are learned only to the beginning of their answer.
+        variation: how samples differ from pass to pass.
     """
 
     def __init__(
@@ -95,10 +114,10 @@ class ChatSource:
         replay: WindowOrder | None = None,
         replay_rows: int = 0,
         replay_weight: float = 1.0,
-        openings: Openings = Openings(),  # noqa: B008 - a tuple
+        variation: Variation = Variation(),  # noqa: B008 - a tuple
     ):
         self._samples = samples
-        self._openings = openings
+        self._variation = variation
         self._rows = rows
         self._micro_rows = micro_rows
         self._seed = seed
@@ -126,8 +145,10 @@ class ChatSource:
     def _sample(self, row: int) -> Sample:
         epoch, position = divmod(row, len(self._samples))
         sample = self._samples[Permutation(len(self._samples), seed_for(self._seed, "chats", epoch))[position]]
+        if self._variation.word_dropout and sample.is_question:
+            sample = leave_out(sample, self._variation.word_dropout, seed=seed_for(self._seed, "words", row))
         draw = seed_for(self._seed, "whole", row) / 2**63
-        return sample if draw < self._openings.whole_share else opening(sample, self._openings.num_targets)
+        return sample if draw < self._variation.whole_share else opening(sample, self._variation.num_targets)
 
 
 def collate(samples: Sequence[Sample]) -> MicroBatch:

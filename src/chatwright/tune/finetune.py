@@ -29,7 +29,7 @@ from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.ranks import Ranks
 from chatwright.train.schedule import ScheduleConfig
-from chatwright.tune.chats import ChatSource, Openings, Sample, collate, encode_samples
+from chatwright.tune.chats import ChatSource, Sample, Variation, collate, encode_samples
 
 REPORT = "report.json"
 
@@ -61,6 +61,7 @@ class FinetuneConfig(Config):
     micro_rows: int = Field(default=8, ge=1)  # rows at once
     whole_share: float = Field(default=1.0, gt=0, le=1)  # of samples learned to the end; for answers that recur: less
     opening_tokens: int = Field(default=12, ge=1)  # of the answer, that the other samples are learned to
+    word_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of the user's tokens left out, anew in each pass
     replay_share: float = Field(default=0.1, ge=0, lt=1)  # of a step's rows: base text, against forgetting
     replay_weight: float = Field(default=1.0, gt=0)  # of a token of base text beside one of an answer
     replay_length: int = Field(default=128, ge=2)  # tokens of a row of base text
@@ -189,9 +190,9 @@ def _source(
         replay = WindowOrder(train, length=min(length, config.replay_length), seed=seed_for(seed, "replay"))
         replay_rows = max(1, round(config.batch_rows * config.replay_share / (1 - config.replay_share)))
         digest = train.digest
-    openings = Openings(config.whole_share, config.opening_tokens)
+    variation = Variation(config.whole_share, config.opening_tokens, config.word_dropout)
     fingerprint = storage.digest_json(
-        [list(samples), seed, config.batch_rows, config.epochs, replay_rows, digest, openings, config.replay_weight]
+        [list(samples), seed, config.batch_rows, config.epochs, replay_rows, digest, variation, config.replay_weight]
     )
     return ChatSource(
         samples,
@@ -202,7 +203,7 @@ def _source(
         replay=replay,
         replay_rows=replay_rows,
         replay_weight=config.replay_weight,
-        openings=openings,
+        variation=variation,
     )
 
 
