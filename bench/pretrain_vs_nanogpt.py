@@ -185,6 +185,7 @@ def loss_of_nanogpt(theirs: Path, split: TokenSplit, length: int) -> tuple[float
 
     def scores(ids: torch.Tensor) -> torch.Tensor:
         # With targets it returns scores at every position; without, only at the last.
+        ids = ids.contiguous()
         return network(ids, ids)[0]  # type: ignore[no-any-return]
 
     return mean_loss(scores, split, length), sum(parameter.numel() for parameter in network.parameters())
