@@ -17,13 +17,15 @@ from chatwright.model.config import ModelConfig
 from chatwright.model.families import StoredTensor, from_hugging_face, layout, to_hugging_face
 from chatwright.model.foreign import require_own_file, require_own_files
 from chatwright.model.network import Network
+from chatwright.model.prompts import stop_tokens
 from chatwright.model.weights import WEIGHTS, WEIGHTS_INDEX, read_network, weight_files
 from chatwright.tokens.soundness import require_sound_tokenizer
-from chatwright.tokens.tokenizer import TURN_END, Tokenizer, load_tokenizer
+from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["LINEAGE", "WEIGHTS", "WEIGHTS_INDEX", "LoadedModel", "load_model", "read_config", "save_model"]
 
 LINEAGE = "chatwright.json"
+TEMPLATE = "chat_template.jinja"
 _FORMAT = "chatwright.model"
 _VERSION = 1
 _MAX_CONFIG_BYTES = 1 << 20
@@ -54,8 +56,7 @@ def save_model(
         save_file(weights, scratch / WEIGHTS, metadata={"format": "pt"})
         tokenizer.save(scratch)
         end = tokenizer.end_of_text
-        turn = tokenizer.special(TURN_END)
-        ends = [end] if turn is None else [turn, end]
+        ends = stop_tokens(tokenizer)
         begin = tokenizer.begin_of_text
         config = to_hugging_face(network.config, begin=begin, ends=ends, pad=end, dtype=dtype)
         storage.write_json(scratch / "config.json", config)
@@ -103,6 +104,7 @@ def load_model(directory: Path, *, device: torch.device | str = "cpu") -> Loaded
     require_own_files(directory)
     require_sound_tokenizer(directory / "tokenizer.json")
     tokenizer = load_tokenizer(directory)
+    _read_template(directory, tokenizer)
     if tokenizer.size > config.vocabulary_size:
         raise RefusedError(
             f"tokenizer and model of `{directory}` do not fit: {tokenizer.size} tokens, {config.vocabulary_size} rows"
@@ -112,6 +114,19 @@ def load_model(directory: Path, *, device: torch.device | str = "cpu") -> Loaded
     network = read_network(directory, config).to(device)
     digest = lineage["digest"] if lineage else storage.digest_json(_file_digests(directory))
     return LoadedModel(network, tokenizer, lineage.get("lineage", {}), str(digest))
+
+
+def _read_template(directory: Path, tokenizer: Tokenizer) -> None:
+    """Take over a chat template that stands in a file of its own, as transformers 5 writes it. It is never run here."""
+    path = directory / TEMPLATE
+    if not path.is_file() or tokenizer.settings.get("chat_template"):
+        return
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise RefusedError(f"`{path}` is too large for a chat template: {path.stat().st_size} bytes")
+    try:
+        tokenizer.settings["chat_template"] = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RefusedError(f"`{path}` is not text in UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def _verified_lineage(directory: Path) -> dict[str, Any]:
