@@ -30,6 +30,7 @@ from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.ranks import Ranks
 from chatwright.train.schedule import ScheduleConfig
 from chatwright.tune.chats import ChatSource, Sample, Variation, collate, encode_samples
+from chatwright.tune.keeping import KeepingBase
 
 REPORT = "report.json"
 
@@ -58,7 +59,7 @@ class FinetuneConfig(Config):
     lora: LoraConfig = LoraConfig()
     epochs: float = Field(default=4.0, gt=0)  # passes over the conversations
     batch_rows: int = Field(default=16, ge=1)  # conversations a step
-    micro_rows: int = Field(default=8, ge=1)  # rows at once
+    micro_tokens: int = Field(default=4096, ge=1)  # at once; the result does not depend on it, the memory does
     whole_share: float = Field(default=1.0, gt=0, le=1)  # of samples learned to the end; for answers that recur: less
     opening_tokens: int = Field(default=12, ge=1)  # of the answer, that the other samples are learned to
     word_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of the user's tokens left out, anew in each pass
@@ -118,7 +119,7 @@ def run(context: StageContext) -> dict[str, Any]:
     trainer = Trainer(
         network=network,
         trained=trained,
-        objective=next_token,
+        objective=KeepingBase(network, trained),
         source=_source(config, samples, data, length=length, seed=context.seed),
         config=LoopConfig(
             steps=_num_steps(config, len(samples)),
@@ -197,7 +198,7 @@ def _source(
     return ChatSource(
         samples,
         rows=config.batch_rows,
-        micro_rows=config.micro_rows,
+        micro_tokens=config.micro_tokens,
         seed=seed,
         fingerprint=fingerprint,
         replay=replay,
@@ -213,7 +214,7 @@ def _test_figures(network: Network, task: _Task, *, rows: int = 64) -> dict[str,
     device = network.lm_head.weight.device
     ordered = sorted(task.samples, key=lambda sample: len(sample.inputs))
     nats = sum(
-        float(next_token(network, collate(ordered[start : start + rows]).to(device)))
+        float(next_token(network, collate([[sample] for sample in ordered[start : start + rows]]).to(device)))
         for start in range(0, len(ordered), rows)
     )
     num_bytes = sum(
