@@ -125,13 +125,17 @@ class Adapter(nn.Module):
             self.token_rows = nn.Parameter(torch.zeros(len(trained_tokens), network.config.width))
 
     def initialise(self, generator: torch.Generator) -> None:
-        """A as in the paper's code (uniform, Kaiming's bound), B at zero: the first forward equals the base's."""
+        """A as in the paper's code (uniform, Kaiming's bound), B at zero: the first forward equals the base's.
+
+        For the embedding the drawn side's columns are about of unit length, so that a step moves a token as far
+        whatever the rank. PEFT draws them longer by the root of the rank: the embedding then runs ahead of the layers.
+        """
         for name in self._layers:
             update = self._update(name)
             bound = 1 / math.sqrt(update.down.shape[1])
             nn.init.uniform_(update.down, -bound, bound, generator=generator)
         if self.embedding is not None:
-            nn.init.normal_(self.embedding.down, generator=generator)
+            nn.init.normal_(self.embedding.down, std=self.config.rank**-0.5, generator=generator)
 
     def attach(self, network: Network) -> list["Handle"]:
         """Let the network compute with the updates; remove the returned handles to take them away."""
