@@ -173,3 +173,14 @@ def test_a_model_of_theirs_may_lie_in_the_hubs_cache(made, tmp_path):
         (snapshot / path.name).symlink_to(f"../../blobs/{number}")
     assert not (snapshot / LINEAGE).exists()
     load_model(snapshot)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mistral with a window", "smollm 3", "qwen2, sliding from layer 1"])
+def test_documents_that_share_a_row_are_read_as_if_alone(made, name):
+    network = load_model(made(name)[1]).network
+    ids = some_ids(network.config.vocabulary_size, rows=1, time=30)
+    documents = torch.tensor([[0] * 11 + [1] * 19])
+    with torch.inference_mode():
+        together = network.hidden(ids, documents_BT=documents)
+        alone = torch.cat([network.hidden(ids[:, :11]), network.hidden(ids[:, 11:])], dim=1)
+    torch.testing.assert_close(together, alone, atol=TOLERANCE, rtol=0)
