@@ -49,6 +49,20 @@ class LoraConfig(Config):
     alpha: float = Field(default=32.0, gt=0)  # the update is scaled by alpha / rank
     targets: tuple[str, ...] = ALL_LINEAR  # last part of the layers' names; "embed_tokens" adapts what words mean
     dropout: float = Field(default=0.0, ge=0, lt=1)  # on the update's input, in training only
+    rank_stabilised: bool = False  # scaled by alpha / sqrt(rank) instead (Kalajdzievski 2023): steadier at high ranks
+    magnitudes: bool = False  # DoRA (Liu et al. 2024): each row's length is trained apart from its direction
+
+    def problems(self) -> Iterator[str]:
+        """What DoRA does not go with."""
+        if self.magnitudes and self.dropout:
+            yield "`dropout` does not go with `magnitudes`: the update is part of the weights there"
+        if self.magnitudes and EMBEDDING in self.targets:
+            yield f"`magnitudes` are those of linear layers: leave `{EMBEDDING}` out of the targets"
+
+    @property
+    def scale(self) -> float:
+        """What the update is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
 
 class LowRank(nn.Module):
@@ -58,7 +72,8 @@ class LowRank(nn.Module):
         super().__init__()
         self.down = nn.Parameter(torch.zeros(config.rank, layer.in_features))
         self.up = nn.Parameter(torch.zeros(layer.out_features, config.rank))
-        self.scale = config.alpha / config.rank
+        self.scale = config.scale
+        self.magnitude = nn.Parameter(_row_lengths(layer.weight.detach())) if config.magnitudes else None
         self._dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,6 +84,19 @@ class LowRank(nn.Module):
     def delta(self) -> Tensor:
         """The same as one matrix, for merging."""
         return self.up @ (self.down * self.scale)
+
+    def updated(self, weight: Tensor) -> Tensor:
+        """The layer's weights with the update in them."""
+        weight = weight + self.delta()
+        if self.magnitude is None:
+            return weight
+        # The length is taken as given in the backward pass, as in the paper's section 4.3: it spares memory.
+        return weight * (self.magnitude / _row_lengths(weight.detach())).unsqueeze(1)
+
+
+def _row_lengths(weight: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(weight, dim=1)
+    return lengths
 
 
 class LowRankRows(nn.Module):
@@ -81,7 +109,7 @@ class LowRankRows(nn.Module):
         super().__init__()
         self.up = nn.Parameter(torch.zeros(embedding.num_embeddings, config.rank))
         self.down = nn.Parameter(torch.zeros(config.rank, embedding.embedding_dim))
-        self.scale = config.alpha / config.rank
+        self.scale = config.scale
 
     def rows(self, ids: Tensor) -> Tensor:
         """What is added to the embeddings of ids."""
@@ -187,11 +215,13 @@ class Adapter(nn.Module):
         Folding adds the gradient of the full weight, 2 T rows columns operations for T tokens; it spares the products
         beside it, 6 T rank (rows + columns). At equal counts it is about twice as fast, for the products are larger.
         """
+        if self.config.magnitudes:
+            return True
         return not self.config.dropout and rows * columns <= 6 * self.config.rank * (rows + columns)
 
     def _folded(self, layer: nn.Linear, update: LowRank) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
-            weight = layer.weight + update.delta() if self._is_on else layer.weight
+            weight = update.updated(layer.weight) if self._is_on else layer.weight
             return nn.functional.linear(x, weight, layer.bias)
 
         return forward
@@ -201,6 +231,10 @@ class Adapter(nn.Module):
             return output + update(arguments[0]).to(output.dtype) if self._is_on else output
 
         return hook
+
+    def named_updates(self) -> Iterator[tuple[str, LowRank]]:
+        """The linear layers' names and their updates."""
+        return ((name, self._update(name)) for name in self._layers)
 
     def _update(self, layer: str) -> LowRank:
         return cast(LowRank, self.updates[_key(layer)])
@@ -226,7 +260,7 @@ class Adapter(nn.Module):
     def merge(self, network: Network) -> None:
         """Add the updates to the network's own weights; afterwards the adapter must not stay attached."""
         for name, layer in self._layers.items():
-            layer.weight += self._update(name).delta()
+            layer.weight.copy_(self._update(name).updated(layer.weight))
         if self.embedding is not None:
             network.model.embed_tokens.weight += self.embedding.delta()
         for row, token in enumerate(self.trained_tokens):
