@@ -1,11 +1,13 @@
-"""Conversations as token ids: the turn form of ChatML, or Llama 3's, by what the vocabulary has.
+"""Conversations as token ids, in the turn form of the model: ChatML, Qwen 3's with its thinking, or Llama 3's.
 
-Markers are inserted as ids and text is encoded apart, so that nobody can write a marker. Each token carries whether
-the assistant wrote it: that is the loss mask, computed here token by token.
+Markers are inserted as ids and text between two markers is encoded without them, so that nobody can write a marker.
+Each token carries whether the assistant wrote it: that is the loss mask, computed here token by token. Templates of
+imported models are not run: the form is told by the vocabulary and by a few words of the template.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import re
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 from chatwright.feedback.conversations import Message
 from chatwright.foundation.errors import RefusedError
@@ -22,10 +24,22 @@ class TurnForm(NamedTuple):
     gap: str  # text between role and content
     end: str
     tail: str  # text after the end marker
+    trims: bool = False  # spaces around a turn's text are left out
+    thinks: bool = False  # each answer begins with what the model thought, or with an empty thought
+    learns_tail: bool = False  # the tail of an answer counts as the assistant's
 
 
 CHATML = TurnForm("chatml", None, TURN_START, None, "\n", TURN_END, "\n")
-LLAMA3 = TurnForm("llama3", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "\n\n", "<|eot_id|>", "")
+QWEN3 = CHATML._replace(name="qwen3", thinks=True, learns_tail=True)  # the tail as in TRL's template for training
+LLAMA3 = TurnForm(
+    "llama3", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "\n\n", "<|eot_id|>", "", trims=True
+)
+
+_NO_THOUGHT = "<think>\n\n</think>\n\n"
+# A system turn that a template writes where the conversation has none (SmolLM 2, Qwen 2.5).
+_DEFAULT_SYSTEM = re.compile(r"<\|im_start\|>system(?:\\n|\n)([^<>{}'\"\\]{1,1000})<\|im_end\|>")
+
+_Author = Literal["assistant", "user"] | None
 
 
 class TokenizedChat(NamedTuple):
@@ -36,6 +50,16 @@ class TokenizedChat(NamedTuple):
     is_question: list[bool]  # what the user wrote, without any marker
 
 
+class _Marker(NamedTuple):
+    token: str
+    is_learned: bool = False
+
+
+class _Text(NamedTuple):
+    text: str
+    author: _Author = None
+
+
 class ChatEncoder:
     """Turns messages into ids in the form that the tokenizer's model speaks."""
 
@@ -43,46 +67,95 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         self.form = _form_of(tokenizer)
         self.end = self._marker(self.form.end)
+        self._default_system = _default_system(tokenizer)
 
     def conversation(self, messages: Sequence[Message]) -> TokenizedChat:
         """A whole conversation, for training."""
-        ids, is_target = self._opening()
-        is_question = [False] * len(ids)
-        for message in messages:
-            head = self._head(message.role)
-            text = self._tokenizer.encode(message.content)
-            tail = self._tokenizer.encode(self.form.tail) if self.form.tail else []
-            wrote = message.role == "assistant"
-            ids += [*head, *text, self.end, *tail]
-            is_target += [False] * len(head) + [wrote] * (len(text) + 1) + [False] * len(tail)
-            is_question += [False] * len(head) + [message.role == "user"] * len(text) + [False] * (1 + len(tail))
-        return TokenizedChat(ids, is_target, is_question)
+        return self._encoded([*self._opening(messages), *self._turns(messages, with_thoughts=True)])
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """A conversation up to where the assistant speaks next."""
-        return [*self.conversation(messages).ids, *self._head("assistant")]
+    def prompt(self, messages: Sequence[Message], *, thinking: bool = False) -> list[int]:
+        """A conversation up to where the assistant speaks next; thoughts of earlier turns are left out.
+
+        Args:
+            messages: so far.
+            thinking: whether a model that can think first is left to do so; else it is given an empty thought.
+        """
+        head = list(self._head("assistant"))
+        if self.form.thinks and not thinking:
+            head.append(_Text(_NO_THOUGHT))
+        return self._encoded([*self._opening(messages), *self._turns(messages, with_thoughts=False), *head]).ids
 
     def stop_ids(self) -> frozenset[int]:
         """Ids at which an answer ends."""
         return frozenset({self.end, self._tokenizer.end_of_text})
 
-    def _opening(self) -> tuple[list[int], list[bool]]:
-        if self.form.begin is None:
-            return [], []
-        return [self._marker(self.form.begin)], [False]
+    def _opening(self, messages: Sequence[Message]) -> Iterator[_Marker | _Text]:
+        if self.form.begin is not None:
+            yield _Marker(self.form.begin)
+        if self._default_system is not None and not (messages and messages[0].role == "system"):
+            yield from self._turns([Message("system", self._default_system)], with_thoughts=False)
 
-    def _head(self, role: str) -> list[int]:
-        after = [] if self.form.after_role is None else [self._marker(self.form.after_role)]
-        if not after:  # ChatML encodes role and line break as one text
-            return [self._marker(self.form.before_role), *self._tokenizer.encode(role + self.form.gap)]
-        gap = self._tokenizer.encode(self.form.gap)
-        return [self._marker(self.form.before_role), *self._tokenizer.encode(role), *after, *gap]
+    def _head(self, role: str) -> Iterator[_Marker | _Text]:
+        yield _Marker(self.form.before_role)
+        yield _Text(role)
+        if self.form.after_role is not None:
+            yield _Marker(self.form.after_role)
+        yield _Text(self.form.gap)
+
+    def _turns(self, messages: Sequence[Message], *, with_thoughts: bool) -> Iterator[_Marker | _Text]:
+        for message in messages:
+            yield from self._head(message.role)
+            wrote = message.role == "assistant"
+            content = message.content.strip() if self.form.trims else message.content
+            if wrote and self.form.thinks:
+                content = _thinking_first(content) if with_thoughts else _without_thought(content)
+            yield _Text(content, message.role if message.role != "system" else None)
+            yield _Marker(self.form.end, wrote)
+            yield _Text(self.form.tail, "assistant" if wrote and self.form.learns_tail else None)
+
+    def _encoded(self, pieces: Sequence[_Marker | _Text]) -> TokenizedChat:
+        """Ids of all pieces; text between two markers is encoded as one, as it is where templates are rendered."""
+        chat = TokenizedChat([], [], [])
+        pending: list[_Text] = []
+        for piece in pieces:
+            if isinstance(piece, _Text):
+                pending.append(piece)
+                continue
+            self._add_text(chat, pending)
+            pending = []
+            chat.ids.append(self._marker(piece.token))
+            chat.is_target.append(piece.is_learned)
+            chat.is_question.append(False)
+        self._add_text(chat, pending)
+        return chat
+
+    def _add_text(self, chat: TokenizedChat, pieces: Sequence[_Text]) -> None:
+        """A token over the border counts as the assistant's if any of its characters is, as the user's if all are."""
+        authors: list[_Author] = [piece.author for piece in pieces for _ in piece.text]
+        for token in self._tokenizer.encode_spans("".join(piece.text for piece in pieces)):
+            wrote = authors[token.start : token.end]
+            chat.ids.append(token.id)
+            chat.is_target.append("assistant" in wrote)
+            chat.is_question.append(bool(wrote) and all(author == "user" for author in wrote))
 
     def _marker(self, token: str) -> int:
         number = self._tokenizer.special(token)
         if number is None:
             raise RefusedError(f"the tokenizer lacks the turn marker `{token}`")
         return number
+
+
+def _without_thought(content: str) -> str:
+    """An answer as later turns see it."""
+    return content.rsplit("</think>", maxsplit=1)[-1].lstrip("\n") if "</think>" in content else content
+
+
+def _thinking_first(content: str) -> str:
+    """An answer with its thought before it, an empty one where it has none; the form of TRL's template for training."""
+    thought = ""
+    if "</think>" in content:
+        thought = content.split("</think>", maxsplit=1)[0].rstrip("\n").split("<think>")[-1].strip("\n")
+    return f"<think>\n{thought}\n</think>\n\n" + _without_thought(content).lstrip("\n")
 
 
 def stop_tokens(tokenizer: Tokenizer) -> list[int]:
@@ -93,10 +166,24 @@ def stop_tokens(tokenizer: Tokenizer) -> list[int]:
 
 
 def _form_of(tokenizer: Tokenizer) -> TurnForm:
+    template = _template(tokenizer)
     for form in (CHATML, LLAMA3):
         if all(tokenizer.special(token) is not None for token in (form.before_role, form.end)):
+            if form is CHATML and "reasoning_content" in template and "enable_thinking" in template:
+                return QWEN3
             return form
     raise RefusedError(
         "the tokenizer has the turn markers of neither ChatML nor Llama 3, so its model cannot be chatted with",
         hint="use an instruction-tuned model of one of these forms, or pretrain one with this system",
     )
+
+
+def _template(tokenizer: Tokenizer) -> str:
+    value = tokenizer.settings.get("chat_template")
+    return value if isinstance(value, str) else ""
+
+
+def _default_system(tokenizer: Tokenizer) -> str | None:
+    """What the template says as system where nobody does; several such texts are not understood, and not used."""
+    found = set(_DEFAULT_SYSTEM.findall(_template(tokenizer)))
+    return found.pop() if len(found) == 1 else None
