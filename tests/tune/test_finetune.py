@@ -68,7 +68,7 @@ def context(material, output, *, stop=None, with_tokens=True, **fields):
         "threads": 1,
     }
     settings |= {"test": str(material / "test.jsonl"), "checkpoint_every": 3, "lora": {"rank": 4}} | fields
-    if settings.get("method") == "all":
+    if settings.get("method", "lora") != "lora":
         del settings["lora"]
     config = validate(FinetuneConfig, {"data": str(material / "train.jsonl"), **settings}, where="recipe")
     inputs = {"base": material / "base"} | ({"tokens": material / "tokens"} if with_tokens else {})
@@ -101,6 +101,24 @@ def test_the_base_keeps_its_bits(material, tuned, make_network, tiny_tokenizer, 
     save_model(tmp_path / "base", make_network(), tiny_tokenizer, lineage={"stage": "pretrain"})
     digests = [storage.digest_file(place / "base" / "model.safetensors") for place in (material, tmp_path)]
     assert digests[0] == digests[1]
+
+
+def test_the_last_layer_alone_changes_where_the_recipe_says_so(material, tmp_path):
+    report = finetune.run(context(material, tmp_path / "last", method="last-1"))
+    before, after = weights(material / "base"), weights(tmp_path / "last" / "model")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith(("model.layers.1.", "model.norm."))}
+    assert report["method"] == "last-1"
+    assert report["trained"] == sum(before[name].numel() for name in changed)
+
+
+def test_dora_and_rank_stabilised_updates_are_learned_and_merged(material, tmp_path):
+    lora = {"rank": 4, "magnitudes": True, "rank_stabilised": True}
+    report = finetune.run(context(material, tmp_path / "dora", lora=lora))
+    before, after = weights(material / "base"), weights(tmp_path / "dora" / "model")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed >= {name for name in before if "_proj" in name}
+    assert report["after"]["test_bits_per_byte"] < report["before"]["test_bits_per_byte"]
 
 
 def test_lora_changes_the_layers_it_names_and_the_rows_of_the_turn_markers_alone(material, tuned, tiny_tokenizer):

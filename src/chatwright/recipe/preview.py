@@ -18,6 +18,7 @@ from chatwright.model.adapter import Adapter
 from chatwright.model.config import ModelConfig
 from chatwright.model.directory import read_config
 from chatwright.model.network import Network
+from chatwright.model.selection import select
 from chatwright.recipe.recipe import Recipe
 from chatwright.recipe.runner import _WORK, _plan, _published
 from chatwright.recipe.stages import stages_of
@@ -202,6 +203,12 @@ def _finetuned(config: FinetuneConfig, shape: ModelConfig, *, has_own_base: bool
     total = shape.num_parameters()
     if config.method == "all":
         return _Trained(total, total, _block_matrices(shape) if config.optimizer.kind == "muon" else 0)
+    if config.method != "lora":
+        with torch.device("meta"):
+            chosen = select(Network(shape), config.method)
+        sizes = [(part.numel(), part.ndim == 2 and ".layers." in name) for name, part in chosen.named_parameters()]
+        by_muon = sum(size for size, in_blocks in sizes if in_blocks and config.optimizer.kind == "muon")
+        return _Trained(total, sum(part.numel() for part in chosen.parameters()), by_muon)
     with torch.device("meta"):  # shapes without memory
         trained = Adapter(Network(shape), config.lora, trained_tokens=(0, 1) if has_own_base else ()).num_parameters()
     return _Trained(total + trained, trained, 0)

@@ -18,6 +18,7 @@ from chatwright.model.adapter import Adapter, LoraConfig
 from chatwright.model.directory import LoadedModel, load_model, save_model
 from chatwright.model.network import Network
 from chatwright.model.prompts import ChatEncoder
+from chatwright.model.selection import SELECTIONS, select
 from chatwright.tokens.order import WindowOrder
 from chatwright.tokens.shards import TokenData, TokenDocument
 from chatwright.tokens.tokenizer import TURN_END, TURN_START
@@ -55,7 +56,9 @@ class FinetuneConfig(TrainingConfig):
 
     data: str  # conversations: JSON Lines or CSV
     test: str | None = None  # conversations for the measurement before and after; never trained on
-    method: Literal["lora", "all"] = "lora"  # low-rank updates on a frozen base, or every parameter
+    # Low-rank updates on a frozen base, every parameter, or some: "last-2" (layers), "biases", "embeddings-and-norms",
+    # "pattern:REGEX" (over the parameters' names).
+    method: str = Field(default="lora", pattern=f"^(lora|all|{SELECTIONS})$")
     lora: LoraConfig = LoraConfig()
     epochs: float = Field(default=4.0, gt=0)  # passes over the conversations
     batch_rows: int = Field(default=16, ge=1)  # conversations a step
@@ -151,6 +154,10 @@ def _trained_part(config: FinetuneConfig, base: LoadedModel, *, seed: int) -> tu
     total = network.config.num_parameters()
     if config.method == "all":
         return network, {"method": "all", "trained": total, "total": total, "share": 1.0}
+    if config.method != "lora":
+        selected = select(network, config.method)
+        trained = sum(parameter.numel() for parameter in selected.parameters())
+        return selected, {"method": config.method, "trained": trained, "total": total, "share": trained / total}
     network.requires_grad_(False)
     adapter = Adapter(network, config.lora, trained_tokens=_unmet_markers(base))
     adapter.initialise(torch.Generator().manual_seed(seed_for(seed, "adapter")))
