@@ -3,7 +3,8 @@
 import pytest
 
 from chatwright.foundation.errors import RefusedError
-from chatwright.model.config import ModelConfig, RopeScaling
+from chatwright.model.config import LinearScaling, ModelConfig, YarnScaling
+from chatwright.model.config import Llama3Scaling as RopeScaling
 from chatwright.model.families import from_hugging_face, to_hugging_face
 
 SCALING = RopeScaling(factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, original_context_length=32)
@@ -20,6 +21,13 @@ def written(**fields) -> dict:
         {"family": "llama", "tied": False, "key_heads": 2},
         {"family": "llama", "rope_scaling": SCALING, "rope_base": 500_000.0},
         {"head_width": 64, "norm_epsilon": 1e-5},
+        {"family": "qwen2", "sliding_window": 7, "sliding_layers": (2, 3, 4, 5)},
+        {"family": "qwen3", "sliding_window": 7, "sliding_layers": (0, 3), "attention_bias": True},
+        {"family": "mistral", "sliding_window": 7, "sliding_layers": tuple(range(6))},
+        {"family": "mistral", "rope_scaling": LinearScaling(factor=2.0)},
+        {"family": "smollm3", "unrotated_layers": (1, 5), "mlp_bias": True},
+        {"family": "gpt2", "norm_epsilon": 1e-5, "mlp_width": 100},
+        {"rope_scaling": YarnScaling(factor=4.0, original_context_length=64, attention_factor=1.5, whole_ramp=False)},
     ],
 )
 def test_what_is_written_is_read_back(fields):
@@ -52,25 +60,34 @@ def test_absent_keys_have_the_defaults_of_transformers():
     assert (read.rope_base, read.norm_epsilon) == (10_000.0, 1e-6)
 
 
-@pytest.mark.parametrize("kind", ["mamba2", "mixtral", "gpt2", None, ["llama"], "LLAMA"])
+@pytest.mark.parametrize("kind", ["mamba2", "mixtral", "gpt_neox", None, ["llama"], "LLAMA"])
 def test_an_unknown_architecture_is_named_with_the_known_ones(kind):
     with pytest.raises(RefusedError, match="architecture") as caught:
         from_hugging_face({**written(), "model_type": kind}, where="x")
-    assert "llama, qwen3" in (caught.value.hint or "")
+    assert "gpt2, llama, mistral, qwen2, qwen3, smollm3" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"use_sliding_window": True}, "use_sliding_window = True"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ({"auto_map": {"AutoModelForCausalLM": "evil.Model"}}, "auto_map"),
+        ({"architectures": ["Qwen3ForSequenceClassification"]}, "Qwen3ForSequenceClassification"),
+        ({"layer_types": ["full_attention"]}, "1 layer_types for 6 layers"),
+        (
+            {"use_sliding_window": 1, "sliding_window": "x", "layer_types": None, "max_window_layers": 0},
+            "sliding_window",
+        ),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layers of type 'sliding_attention'"),
-        ({"attention_bias": True}, "attention_bias = True"),
         ({"mlp_bias": True}, "mlp_bias"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "scaled by `yarn`"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "scaled by `linear`"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "tilt": 1}}, "scaled by `yarn` with tilt"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "scaled by `dynamic`: its angles depend"),
+        ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "scaled by `longrope`"),
+        ({"rope_scaling": {"rope_type": ["yarn"]}}, "scaled by"),
+        ({"rope_scaling": {"type": "linear"}}, "lacks factor"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "lacks factor"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "differ between layers"),
         ({"rope_scaling": "yarn"}, "differ between layers"),
@@ -90,9 +107,9 @@ def test_what_would_be_computed_wrongly_is_refused_by_name(changes, said):
 
 
 def test_all_that_is_wrong_is_named_at_once():
-    value = {**written(), "use_sliding_window": True, "hidden_act": "gelu"}
+    value = {**written(), "attn_logit_softcapping": 50.0, "hidden_act": "gelu"}
     del value["vocab_size"], value["intermediate_size"]
     with pytest.raises(RefusedError) as caught:
         from_hugging_face(value, where="config.json")
-    for name in ("use_sliding_window", "gelu", "vocab_size", "intermediate_size"):
+    for name in ("attn_logit_softcapping", "gelu", "vocab_size", "intermediate_size"):
         assert name in caught.value.what

@@ -73,7 +73,17 @@ def test_shapes_are_checked_in_tests(tiny_network):
     [
         ({"heads": 6, "key_heads": 4}, "multiple of `key_heads`: 6 and 4"),
         ({"head_width": 7}, "must be even"),
-        ({"family": "gpt2"}, "'qwen3' or 'llama'"),
+        ({"family": "gpt"}, "'qwen3'"),
+        ({"family": "gpt2", "key_heads": 3}, "each head has its own keys"),
+        ({"family": "gpt2", "width": 48}, "`heads` times `head_width` is `width`: 192"),
+        ({"family": "qwen2", "mlp_bias": True}, "`mlp_bias` has no meaning"),
+        ({"family": "mistral", "attention_bias": True}, "`attention_bias` has no meaning"),
+        ({"sliding_window": 8}, "go together"),
+        ({"sliding_window": 8, "sliding_layers": [6]}, "from 0 to 5"),
+        ({"sliding_window": 8, "sliding_layers": [2, 1]}, "in order"),
+        ({"family": "llama", "sliding_window": 8, "sliding_layers": [1]}, "no meaning in the family `llama`"),
+        ({"family": "mistral", "sliding_window": 8, "sliding_layers": [1]}, "all layers slide or none"),
+        ({"unrotated_layers": [1]}, "`unrotated_layers` have no meaning"),
         ({"context_length": 1 << 40}, "less than or equal"),
         ({"layers": 10**9}, "less than or equal"),
         ({"width": 0}, "greater than or equal"),
@@ -81,6 +91,7 @@ def test_shapes_are_checked_in_tests(tiny_network):
         (
             {
                 "rope_scaling": {
+                    "kind": "llama3",
                     "factor": 8.0,
                     "low_frequency_factor": 4.0,
                     "high_frequency_factor": 4.0,

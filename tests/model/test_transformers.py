@@ -7,7 +7,7 @@ import torch
 
 from chatwright.feedback.conversations import Message
 from chatwright.model.chat import ChatModel, load
-from chatwright.model.config import RopeScaling
+from chatwright.model.config import Llama3Scaling as RopeScaling
 from chatwright.model.directory import LINEAGE, load_model
 from chatwright.model.engine.engine import Engine
 from chatwright.model.generation import GenerationRequest, Sampling

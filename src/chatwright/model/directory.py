@@ -5,26 +5,31 @@ as a whole; nothing is ever loaded half, and no code comes from files.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import Tensor
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError
 from chatwright.model.config import ModelConfig
-from chatwright.model.families import from_hugging_face, to_hugging_face
+from chatwright.model.families import StoredTensor, from_hugging_face, layout, to_hugging_face
+from chatwright.model.foreign import require_own_file, require_own_files
 from chatwright.model.network import Network
-from chatwright.tokens.tokenizer import TURN_END, Tokenizer, load_tokenizer
+from chatwright.model.prompts import stop_tokens
+from chatwright.model.weights import WEIGHTS, WEIGHTS_INDEX, read_network, weight_files
+from chatwright.tokens.soundness import require_sound_tokenizer
+from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["LINEAGE", "WEIGHTS", "WEIGHTS_INDEX", "LoadedModel", "load_model", "read_config", "save_model"]
 
 LINEAGE = "chatwright.json"
-WEIGHTS = "model.safetensors"
-WEIGHTS_INDEX = "model.safetensors.index.json"
-_TIED = "lm_head.weight"
+TEMPLATE = "chat_template.jinja"
 _FORMAT = "chatwright.model"
 _VERSION = 1
-_FLOATS = ("BF16", "F16", "F32", "F64")  # safetensors' names of the number formats that are weights as they stand
+_MAX_CONFIG_BYTES = 1 << 20
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class LoadedModel(NamedTuple):
@@ -36,19 +41,26 @@ class LoadedModel(NamedTuple):
     digest: str  # of the weights' and tokenizer's files
 
 
-def save_model(directory: Path, network: Network, tokenizer: Tokenizer, *, lineage: dict[str, Any]) -> str:
+def save_model(
+    directory: Path,
+    network: Network,
+    tokenizer: Tokenizer,
+    *,
+    lineage: dict[str, Any],
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+) -> str:
     """Write a model directory, whole or not at all; returns its digest."""
     with storage.publish(directory) as scratch:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-        if network.config.tied:
-            weights.pop(_TIED, None)
+        state = network.state_dict()
+        weights = {tensor.name: _stored(tensor, state, _DTYPES[dtype]) for tensor in layout(network.config)}
         save_file(weights, scratch / WEIGHTS, metadata={"format": "pt"})
         tokenizer.save(scratch)
         end = tokenizer.end_of_text
-        turn = tokenizer.special(TURN_END)
-        ends = [end] if turn is None else [turn, end]
-        storage.write_json(scratch / "config.json", to_hugging_face(network.config, begin=end, ends=ends, pad=end))
-        generation = {"bos_token_id": end, "eos_token_id": ends, "pad_token_id": end, "do_sample": False}
+        ends = stop_tokens(tokenizer)
+        begin = tokenizer.begin_of_text
+        config = to_hugging_face(network.config, begin=begin, ends=ends, pad=end, dtype=dtype)
+        storage.write_json(scratch / "config.json", config)
+        generation = {"bos_token_id": begin, "eos_token_id": ends, "pad_token_id": end, "do_sample": False}
         storage.write_json(scratch / "generation_config.json", generation)
         files = {path.name: storage.digest_file(path) for path in sorted(scratch.iterdir())}
         digest = storage.digest_json(files)
@@ -59,46 +71,67 @@ def save_model(directory: Path, network: Network, tokenizer: Tokenizer, *, linea
     return digest
 
 
+def _stored(tensor: StoredTensor, state: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+    parts = [state[part].detach().cpu() for part in tensor.parts]
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return (whole.T if tensor.is_transposed else whole).to(dtype).contiguous()
+
+
 def read_config(directory: Path) -> ModelConfig:
     """The shape of a model directory, without its weights."""
     path = directory / "config.json"
+    require_own_file(path)
     if not path.is_file():
         raise RefusedError(
             f"`{directory}` is not a model directory: it has no `config.json`",
             hint="name a directory such as `runs/demo/finetune/model`",
         )
-    value = storage.read_json(path)
+    value = storage.read_json(path, max_bytes=_MAX_CONFIG_BYTES)
     if not isinstance(value, dict):
         raise RefusedError(f"`{path}` is not an object")
     return from_hugging_face(value, where=str(path))
 
 
 def load_model(directory: Path, *, device: torch.device | str = "cpu") -> LoadedModel:
-    """Open a model directory in float32.
+    """Open a model directory in float32. Its weights are held once: each is read into its place.
 
     Raises:
-        RefusedError: files missing or damaged, tensors missing, extra, mis-shaped or not finite, or a tokenizer that
-            does not fit the model; differences are listed.
+        RefusedError: files missing or damaged, links out of the directory, tensors missing, extra, mis-shaped or not
+            finite, a tokenizer that does not fit the model, or no memory for it; differences are listed.
     """
     config = read_config(directory)
     lineage = _verified_lineage(directory)
+    require_own_files(directory)
+    require_sound_tokenizer(directory / "tokenizer.json")
     tokenizer = load_tokenizer(directory)
+    _read_template(directory, tokenizer)
     if tokenizer.size > config.vocabulary_size:
         raise RefusedError(
             f"tokenizer and model of `{directory}` do not fit: {tokenizer.size} tokens, {config.vocabulary_size} rows"
         )
     if lineage and lineage.get("tokenizer") != tokenizer.digest:
         raise RefusedError(f"the tokenizer of `{directory}` is not the one that its model was trained with")
-    weights = _read_weights(directory, config)
-    network = Network(config)
-    network.load_state_dict(weights, strict=not config.tied)
-    network.to(device)
+    network = read_network(directory, config).to(device)
     digest = lineage["digest"] if lineage else storage.digest_json(_file_digests(directory))
     return LoadedModel(network, tokenizer, lineage.get("lineage", {}), str(digest))
 
 
+def _read_template(directory: Path, tokenizer: Tokenizer) -> None:
+    """Take over a chat template that stands in a file of its own, as transformers 5 writes it. It is never run here."""
+    path = directory / TEMPLATE
+    if not path.is_file() or tokenizer.settings.get("chat_template"):
+        return
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise RefusedError(f"`{path}` is too large for a chat template: {path.stat().st_size} bytes")
+    try:
+        tokenizer.settings["chat_template"] = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RefusedError(f"`{path}` is not text in UTF-8: {error.reason} at byte {error.start}") from error
+
+
 def _verified_lineage(directory: Path) -> dict[str, Any]:
     path = directory / LINEAGE
+    require_own_file(path)
     if not path.is_file():
         return {}
     value = storage.read_json(path)
@@ -126,70 +159,6 @@ def _verified_lineage(directory: Path) -> dict[str, Any]:
     return value
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    if (directory / WEIGHTS).is_file():
-        return [directory / WEIGHTS]
-    index = directory / WEIGHTS_INDEX
-    if not index.is_file():
-        raise RefusedError(
-            f"`{directory}` has no `{WEIGHTS}`",
-            cause="only safetensors are read; `.bin`, `.pt` and other pickles can run code",
-            hint="convert the model to safetensors with its own tools",
-        )
-    value = storage.read_json(index)
-    names = value.get("weight_map") if isinstance(value, dict) else None
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise RefusedError(f"`{index}` does not say which file holds which weights")
-    if any(Path(name).name != name or name == ".." for name in names.values()):
-        raise RefusedError(f"`{index}` names a file outside its directory")
-    return [directory / name for name in sorted(set(names.values()))]
-
-
 def _file_digests(directory: Path) -> dict[str, str]:
-    paths = [*_weight_files(directory), directory / "tokenizer.json", directory / "config.json"]
+    paths = [*weight_files(directory), directory / "tokenizer.json", directory / "config.json"]
     return {path.name: storage.digest_file(path) for path in paths}
-
-
-def _read_weights(directory: Path, config: ModelConfig) -> dict[str, torch.Tensor]:
-    with torch.device("meta"):
-        wanted = {name: tuple(tensor.shape) for name, tensor in Network(config).state_dict().items()}
-    if config.tied:
-        wanted.pop(_TIED)
-    files = _weight_files(directory)
-    try:
-        met = _shapes(files)
-        if config.tied:
-            met.pop(_TIED, None)
-        _compare(met, wanted, directory)
-        tensors = {name: tensor for path in files for name, tensor in load_file(path).items() if name in wanted}
-    except (SafetensorError, OSError) as error:
-        raise RefusedError(f"the weights of `{directory}` are damaged: {error}", hint="copy the model again") from error
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise RefusedError(f"the weights of `{directory}` are not finite: `{name}`")
-    return {name: tensor.float() for name, tensor in tensors.items()}
-
-
-def _shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dictionary
-                tensor = file.get_slice(name)
-                if tensor.get_dtype() not in _FLOATS:
-                    raise RefusedError(f"`{path}` holds `{name}` as {tensor.get_dtype()}, not as plain weights")
-                shapes[name] = tuple(tensor.get_shape())
-    return shapes
-
-
-def _compare(met: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], directory: Path) -> None:
-    problems = [f"missing `{name}`" for name in sorted(wanted.keys() - met.keys())]
-    problems += [f"unknown `{name}`" for name in sorted(met.keys() - wanted.keys())]
-    problems += [
-        f"`{name}` has shape {met[name]}, expected {wanted[name]}"
-        for name in sorted(wanted.keys() & met.keys())
-        if met[name] != wanted[name]
-    ]
-    if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise RefusedError(f"the weights of `{directory}` do not fit its `config.json`: {shown}")

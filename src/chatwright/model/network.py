@@ -1,73 +1,21 @@
 """The network: a decoder-only transformer whose parameters carry Hugging Face's names.
 
+Inside, all families have the names of Llama's parameters; how each family's files call them is families/layout.py's.
 Not here: files (directory.py), sampling (generation.py), low-rank updates (adapter.py).
 Legend of shapes: B batch, T time, S cached time, D width, H query heads, G key heads, K head width, R = K / 2,
 V vocabulary.
 """
 
-import math
-from typing import NamedTuple
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chatwright.model.cache import LayerCache, NetworkCache
-from chatwright.model.config import ModelConfig, RopeScaling
+from chatwright.model.config import ModelConfig
+from chatwright.model.rotary import Angles, Rotary, rotate
 
 INITIAL_STD = 0.02
-
-
-class Angles(NamedTuple):
-    """Cosine and sine of the positions' angles."""
-
-    cosine_BTR: Float[Tensor, "B T R"]  # noqa: N815 - the shape suffix of this file's legend
-    sine_BTR: Float[Tensor, "B T R"]  # noqa: N815
-
-
-class Rotary(nn.Module):
-    """Rotary positions (Su et al. 2021), halves rotated as in Hugging Face's Llama rather than neighbours."""
-
-    cosine_SR: Tensor  # noqa: N815
-    sine_SR: Tensor  # noqa: N815
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        half_R = torch.arange(0, config.head_width, 2, dtype=torch.float32)
-        frequencies_R = config.rope_base ** (-half_R / config.head_width)
-        if config.rope_scaling is not None:
-            frequencies_R = _scaled(frequencies_R, config.rope_scaling)
-        angles = torch.outer(torch.arange(config.context_length, dtype=torch.float32), frequencies_R)
-        self.register_buffer("cosine_SR", angles.cos(), persistent=False)
-        self.register_buffer("sine_SR", angles.sin(), persistent=False)
-
-    def forward(self, positions_BT: Int[Tensor, "B T"], dtype: torch.dtype) -> Angles:
-        """Cosine and sine of each position's angles."""
-        return Angles(self.cosine_SR[positions_BT].to(dtype), self.sine_SR[positions_BT].to(dtype))
-
-
-def _scaled(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
-    """Llama 3.1's rule: long waves are slowed by `factor`, short ones kept, those between blended."""
-    wavelength = 2 * math.pi / frequencies
-    longest = scaling.original_context_length / scaling.low_frequency_factor
-    shortest = scaling.original_context_length / scaling.high_frequency_factor
-    blend = (scaling.original_context_length / wavelength - scaling.low_frequency_factor) / (
-        scaling.high_frequency_factor - scaling.low_frequency_factor
-    )
-    slow = frequencies / scaling.factor
-    between = (1 - blend) * slow + blend * frequencies
-    return torch.where(wavelength > longest, slow, torch.where(wavelength < shortest, frequencies, between))
-
-
-def rotate(x_BHTK: Tensor, cosine_BTR: Tensor, sine_BTR: Tensor) -> Tensor:
-    """Turn each pair (i, i + R), R = K / 2, by its position's angle.
-
-    `unbind` and not `chunk`: the gradient of a slice fills a tensor with zeros first, that of `unbind` does not.
-    """
-    first, second = x_BHTK.view(*x_BHTK.shape[:-1], 2, -1).unbind(-2)
-    cosine, sine = cosine_BTR.unsqueeze(1), sine_BTR.unsqueeze(1)
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
 
 class Norm(nn.Module):
@@ -83,20 +31,57 @@ class Norm(nn.Module):
         return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self._epsilon).to(x.dtype)
 
 
+class CentredNorm(nn.Module):
+    """Layer normalisation with a bias (Ba et al. 2016), as in GPT-2, computed in float32."""
+
+    def __init__(self, width: int, epsilon: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self._epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape as `x`, mean zero and variance one, times the weight plus the bias."""
+        return F.layer_norm(x.float(), (x.shape[-1],), self.weight.float(), self.bias.float(), self._epsilon).to(
+            x.dtype
+        )
+
+
+def _norm(config: ModelConfig) -> nn.Module:
+    return (CentredNorm if config.is_gpt2 else Norm)(config.width, config.norm_epsilon)
+
+
+def within_window(
+    mask: Bool[Tensor, "..."] | None, positions_BT: Int[Tensor, "B T"], *, slots: int, window: int
+) -> Bool[Tensor, "..."] | None:
+    """Narrow a mask to the last `window` positions, the reader's own included; slot s holds position s.
+
+    A mask of None means plain causality, which the result then says too.
+    """
+    if slots <= window:
+        return mask
+    slots_S = torch.arange(slots, device=positions_BT.device)
+    reader_BT1 = positions_BT.unsqueeze(-1)
+    near = (slots_S > reader_BT1 - window).unsqueeze(1)
+    return near & ((slots_S <= reader_BT1).unsqueeze(1) if mask is None else mask)
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention (Ainslie et al. 2023) with rotary positions.
 
     In the Qwen3 family queries and keys are normalised before the rotation (Dehghani et al. 2023): it bounds logits.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, number: int):
         super().__init__()
         self._config = config
+        self._is_rotated = not config.is_gpt2 and number not in config.unrotated_layers
+        self._window = config.sliding_window if number in config.sliding_layers else None
         inner, shared = config.heads * config.head_width, config.key_heads * config.head_width
-        self.q_proj = nn.Linear(config.width, inner, bias=False)
-        self.k_proj = nn.Linear(config.width, shared, bias=False)
-        self.v_proj = nn.Linear(config.width, shared, bias=False)
-        self.o_proj = nn.Linear(inner, config.width, bias=False)
+        self.q_proj = nn.Linear(config.width, inner, bias=config.has_input_bias)
+        self.k_proj = nn.Linear(config.width, shared, bias=config.has_input_bias)
+        self.v_proj = nn.Linear(config.width, shared, bias=config.has_input_bias)
+        self.o_proj = nn.Linear(inner, config.width, bias=config.has_output_bias)
         if config.qk_norm:
             self.q_norm = Norm(config.head_width, config.norm_epsilon)
             self.k_norm = Norm(config.head_width, config.norm_epsilon)
@@ -115,11 +100,14 @@ class Attention(nn.Module):
         v_BGTK = self.v_proj(x_BTD).view(shape).transpose(1, 2)
         if self._config.qk_norm:
             q_BHTK, k_BGTK = self.q_norm(q_BHTK), self.k_norm(k_BGTK)
-        q_BHTK = rotate(q_BHTK.transpose(1, 2), *angles)
-        k_BGTK = rotate(k_BGTK.transpose(1, 2), *angles)
+        q_BHTK, k_BGTK = q_BHTK.transpose(1, 2), k_BGTK.transpose(1, 2)
+        if self._is_rotated:
+            q_BHTK, k_BGTK = rotate(q_BHTK, angles), rotate(k_BGTK, angles)
         mask = None
         if cache is not None:
             k_BGTK, v_BGTK, mask = cache.append(k_BGTK, v_BGTK)
+        if self._window is not None:
+            mask = within_window(mask, angles.positions_BT, slots=k_BGTK.shape[2], window=self._window)
         y_BHTK = F.scaled_dot_product_attention(
             q_BHTK,
             k_BGTK.to(q_BHTK.dtype),
@@ -136,24 +124,37 @@ class Mlp(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.mlp_width, bias=False)
-        self.up_proj = nn.Linear(config.width, config.mlp_width, bias=False)
-        self.down_proj = nn.Linear(config.mlp_width, config.width, bias=False)
+        self.gate_proj = nn.Linear(config.width, config.mlp_width, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.width, config.mlp_width, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.mlp_width, config.width, bias=config.mlp_bias)
 
     def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Position by position."""
         return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))  # type: ignore[no-any-return]
 
 
-class Block(nn.Module):
-    """Attention, then MLP, each added to the residual stream after normalising its input."""
+class PlainMlp(nn.Module):
+    """GPT-2's MLP: up, GELU in its tanh form (Hendrycks and Gimpel 2016), down; both with biases."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.input_layernorm = Norm(config.width, config.norm_epsilon)
-        self.self_attn = Attention(config)
-        self.post_attention_layernorm = Norm(config.width, config.norm_epsilon)
-        self.mlp = Mlp(config)
+        self.up_proj = nn.Linear(config.width, config.mlp_width)
+        self.down_proj = nn.Linear(config.mlp_width, config.width)
+
+    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Position by position."""
+        return self.down_proj(F.gelu(self.up_proj(x_BTD), approximate="tanh"))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each added to the residual stream after normalising its input."""
+
+    def __init__(self, config: ModelConfig, number: int):
+        super().__init__()
+        self.input_layernorm = _norm(config)
+        self.self_attn = Attention(config, number)
+        self.post_attention_layernorm = _norm(config)
+        self.mlp = PlainMlp(config) if config.is_gpt2 else Mlp(config)
 
     def forward(
         self, x_BTD: Float[Tensor, "B T D"], angles: Angles, cache: LayerCache | None = None
@@ -169,8 +170,10 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocabulary_size, config.width)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = Norm(config.width, config.norm_epsilon)
+        if config.is_gpt2:
+            self.embed_positions = nn.Embedding(config.context_length, config.width)
+        self.layers = nn.ModuleList(Block(config, number) for number in range(config.layers))
+        self.norm = _norm(config)
 
 
 class Network(nn.Module):
@@ -181,9 +184,22 @@ class Network(nn.Module):
         self.config = config
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.width, config.vocabulary_size, bias=False)
-        if config.tied:
-            self.lm_head.weight = self.model.embed_tokens.weight
+        self._tie()
         self._rotary = Rotary(config)
+
+    @classmethod
+    def without_values(cls, config: ModelConfig, device: torch.device | str) -> "Network":
+        """A network whose memory is taken and whose weights are whatever stood there: to be filled from a file."""
+        with torch.device("meta"):
+            network = cls(config)
+        network.to_empty(device=device)
+        network._tie()  # `to_empty` gave each side memory of its own
+        network._rotary.settle(device)
+        return network
+
+    def _tie(self) -> None:
+        if self.config.tied:
+            self.lm_head.weight = self.model.embed_tokens.weight
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the first weights: normal, with projections into the residual stream at zero.
@@ -192,7 +208,9 @@ class Network(nn.Module):
         modded-nanogpt's ablations), so depth costs nothing at the start.
         """
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 1:
+            if name.endswith(".bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim == 1:
                 nn.init.ones_(parameter)
             elif name.endswith(("o_proj.weight", "down_proj.weight")):
                 nn.init.zeros_(parameter)
@@ -206,6 +224,8 @@ class Network(nn.Module):
         if cache is not None:
             positions_BT = positions_BT + cache.lengths_B.unsqueeze(1)
         x_BTD = self.model.embed_tokens(ids_BT)
+        if self.config.is_gpt2:
+            x_BTD = x_BTD + self.model.embed_positions(positions_BT)
         angles = self._rotary(positions_BT, x_BTD.dtype)
         for number, block in enumerate(self.model.layers):
             x_BTD = block(x_BTD, angles, None if cache is None else cache.layer(number))

@@ -85,6 +85,13 @@ class ChatEncoder:
         return number
 
 
+def stop_tokens(tokenizer: Tokenizer) -> list[int]:
+    """Ids that end an answer, the turn's own marker first: others call it the end of sequence."""
+    named = tokenizer.named("eos_token")
+    ends = [tokenizer.special(form.end) for form in (CHATML, LLAMA3)] + [named, tokenizer.end_of_text]
+    return list(dict.fromkeys(number for number in ends if number is not None))
+
+
 def _form_of(tokenizer: Tokenizer) -> TurnForm:
     for form in (CHATML, LLAMA3):
         if all(tokenizer.special(token) is not None for token in (form.before_role, form.end)):

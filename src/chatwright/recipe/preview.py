@@ -209,8 +209,7 @@ def _finetuned(config: FinetuneConfig, shape: ModelConfig, *, has_own_base: bool
 
 def _block_matrices(shape: ModelConfig) -> int:
     """Parameters in the matrices of the blocks, which Muon updates."""
-    attention = shape.width * shape.head_width * (2 * shape.heads + 2 * shape.key_heads)
-    return shape.layers * (attention + 3 * shape.width * shape.mlp_width)
+    return shape.layers * shape.block_matrices()
 
 
 def _memory(sizes: _Trained) -> int:

@@ -46,6 +46,14 @@ class TokenizerConfig(Config):
     max_training_bytes: int = Field(default=100 << 20, ge=1)  # of the corpus, documents taken in order
 
 
+class TokenSpan(NamedTuple):
+    """A token and the characters of the text that it stands for, end exclusive."""
+
+    id: int
+    start: int
+    end: int
+
+
 class StreamDecoder:
     """Turns token ids that arrive one by one into text pieces that are always whole characters.
 
@@ -107,6 +115,33 @@ class Tokenizer:
         with _sound_text(texts):
             return [item.ids for item in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def encode_spans(self, text: str) -> list["TokenSpan"]:
+        """Token ids of plain text, each with the characters it stands for (a character's bytes may be shared).
+
+        Raises:
+            DataError: as `encode`.
+        """
+        with _sound_text([text]):
+            encoding = self._backend.encode(text, add_special_tokens=False)
+        return [TokenSpan(number, *span) for number, span in zip(encoding.ids, encoding.offsets, strict=True)]
+
+    def unreached_words(self) -> list[str]:
+        """Tokens that stand for one whole piece of text, yet which encoding that text does not give.
+
+        Programs that look whole pieces up in the vocabulary give other ids for these.
+        """
+        words = []
+        for token, number in self._backend.get_vocab(with_added_tokens=False).items():
+            text = self._backend.decoder.decode([token])
+            if text and "\ufffd" not in text and len(self._backend.pre_tokenizer.pre_tokenize_str(text)) == 1:
+                words.append((text, number))
+        encoded = self.encode_batch([text for text, _ in words])
+        return [text for (text, number), ids in zip(words, encoded, strict=True) if ids != [number]]
+
+    def to_json(self) -> str:
+        """The contents of `tokenizer.json`."""
+        return str(self._backend.to_str(pretty=False))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens are left out."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
@@ -134,11 +169,15 @@ class Tokenizer:
                 return number
         raise RefusedError("the tokenizer names no token that ends a text")
 
+    def named(self, role: str) -> int | None:
+        """Id of the token that the settings name for a role such as `eos_token`, or None."""
+        name = _token_name(self.settings.get(role))
+        return self.special(name) if name else None
+
     @property
     def begin_of_text(self) -> int:
         """Id that stands before a text: the tokenizer's own, or else the one that ends the text before."""
-        name = _token_name(self.settings.get("bos_token"))
-        number = self.special(name) if name else None
+        number = self.named("bos_token")
         return self.end_of_text if number is None else number
 
     def save(self, directory: Path) -> None:

@@ -1,0 +1,152 @@
+"""From a directory's safetensors files to a network: all checked first, then read once, each number into its place."""
+
+from pathlib import Path
+
+import torch
+
+from chatwright.foundation import storage
+from chatwright.foundation.errors import RefusedError
+from chatwright.foundation.memory import available_bytes
+from chatwright.model.config import ModelConfig
+from chatwright.model.families import StoredTensor, layout, own_name
+from chatwright.model.foreign import require_own_file
+from chatwright.model.network import Network
+from chatwright.model.tensors import FLOATS, TensorFile
+
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+_MAX_INDEX_BYTES = 4 << 20
+_MAX_SHARDS = 1_000
+_FREE_TABLE_BYTES = 64 << 20
+_SHOWN = 8  # differences that an error lists
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a directory, in order.
+
+    Raises:
+        RefusedError: there are none, or an index that leads elsewhere.
+    """
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    index = directory / WEIGHTS_INDEX
+    if not index.is_file():
+        raise RefusedError(
+            f"`{directory}` has no `{WEIGHTS}`",
+            cause="only safetensors are read; `.bin`, `.pt` and other pickles can run code",
+            hint="convert the model to safetensors with its own tools",
+        )
+    names = sorted(set(_weight_map(index).values()))
+    if len(names) > _MAX_SHARDS:
+        raise RefusedError(f"`{index}` names {len(names)} files, at most {_MAX_SHARDS} are read")
+    return [directory / name for name in names]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    value = storage.read_json(index, max_bytes=_MAX_INDEX_BYTES)
+    names = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise RefusedError(f"`{index}` does not say which file holds which weights")
+    for name in names.values():
+        if Path(name).name != name or name in ("", "..") or "\0" in name or "\\" in name:
+            raise RefusedError(f"`{index}` names a file outside its directory: {name[:200]!r}")
+        if not name.endswith(".safetensors"):
+            raise RefusedError(f"`{index}` names `{name[:200]}`, and only safetensors are read")
+    return names
+
+
+def read_network(directory: Path, config: ModelConfig) -> Network:
+    """A network in float32 with the weights of a directory.
+
+    Raises:
+        RefusedError: damaged files, differences from the configuration, numbers that are not finite, or no memory.
+    """
+    wanted = {tensor.name: tensor for tensor in layout(config)}
+    files = [_open(path) for path in weight_files(directory)]
+    try:
+        places = _places(files, config, directory)
+        _compare({name: place.shape for name, place in places.items()}, wanted, directory)
+        _require_memory(directory, config)
+        network = Network.without_values(config, "cpu")
+        parameters = dict(network.named_parameters(remove_duplicate=False))
+        for name, tensor in wanted.items():
+            _read(places[name], tensor, parameters)
+    finally:
+        for file in files:
+            file.__exit__(None, None, None)
+    return network
+
+
+class _Place:
+    """A tensor of a file, under the name that the file gives it."""
+
+    def __init__(self, file: TensorFile, name: str):
+        self.file = file
+        self.name = name
+        self.shape = file.entries[name].shape
+
+
+def _open(path: Path) -> TensorFile:
+    require_own_file(path)
+    if not path.is_file():
+        raise RefusedError(f"the weights of `{path.parent}` are damaged: `{path.name}` is missing")
+    return TensorFile(path)
+
+
+def _places(files: list[TensorFile], config: ModelConfig, directory: Path) -> dict[str, _Place]:
+    places: dict[str, _Place] = {}
+    for file in files:
+        for name, entry in file.entries.items():
+            own = own_name(name, config)
+            if own is None:
+                continue
+            if own in places:
+                raise RefusedError(f"the weights of `{directory}` are damaged: `{name}` stands there twice")
+            if entry.dtype not in FLOATS:
+                raise RefusedError(f"`{file.path}` holds `{name}` as {entry.dtype}, not as plain weights")
+            places[own] = _Place(file, name)
+    return places
+
+
+@torch.no_grad()
+def _read(place: _Place, tensor: StoredTensor, parameters: dict[str, torch.nn.Parameter]) -> None:
+    if len(tensor.parts) == 1 and not tensor.is_transposed:
+        place.file.read_into(place.name, parameters[tensor.parts[0]].data)
+        return
+    whole = torch.empty(tensor.shape)
+    place.file.read_into(place.name, whole)
+    rows = torch.split(whole.T if tensor.is_transposed else whole, list(tensor.rows))
+    for part, values in zip(tensor.parts, rows, strict=True):
+        parameters[part].copy_(values)
+
+
+def _compare(met: dict[str, tuple[int, ...]], wanted: dict[str, StoredTensor], directory: Path) -> None:
+    problems = [f"missing `{name}`" for name in sorted(wanted.keys() - met.keys())]
+    problems += [f"unknown `{name[:200]}`" for name in sorted(met.keys() - wanted.keys())]
+    problems += [
+        f"`{name}` has shape {met[name]}, expected {wanted[name].shape}"
+        for name in sorted(wanted.keys() & met.keys())
+        if met[name] != wanted[name].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:_SHOWN])
+        shown += f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise RefusedError(f"the weights of `{directory}` do not fit its `config.json`: {shown}")
+
+
+def _require_memory(directory: Path, config: ModelConfig) -> None:
+    """An honest model may be too large for this machine, and a dishonest one may ask for huge tables."""
+    weights = 4 * config.num_parameters()
+    tables = 0 if config.is_gpt2 else 4 * config.context_length * config.head_width
+    if tables > max(_FREE_TABLE_BYTES, weights):
+        raise RefusedError(
+            f"`{directory}` claims a context of {config.context_length} tokens, heads of width {config.head_width}: "
+            f"its table of positions would take {tables >> 20} MiB, its weights {weights >> 20} MiB",
+            hint="set `max_position_embeddings` in its `config.json` to what you need",
+        )
+    free = available_bytes()
+    if free is not None and weights + tables > free:
+        raise RefusedError(
+            f"`{directory}` needs {(weights + tables) >> 20} MiB of memory in float32, {free >> 20} MiB are free",
+            hint="use a smaller model, a machine with more memory, or end other programs",
+        )
