@@ -95,7 +95,7 @@ def test_a_repeated_token_becomes_less_likely_whatever_its_scores_sign():
 @pytest.mark.parametrize(
     "fields",
     [
-        {"max_tokens": 0},
+        {"max_tokens": -1},
         {"temperature": -0.1},
         {"temperature": float("nan")},
         {"temperature": float("inf")},

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from chatwright.feedback.conversations import Message
 from chatwright.foundation.errors import UsageError
 from chatwright.model.directory import LoadedModel, load_model
-from chatwright.model.generation import Piece, Sampling, greedy_batch, stream_text
+from chatwright.model.generation import GenerationRequest, Piece, Sampling, greedy_batch, stream_text
 from chatwright.model.prompts import ChatEncoder
 
 
@@ -34,6 +34,38 @@ class ChatModel:
     def count(self, messages: Sequence[Message]) -> int:
         """Tokens that these messages take as a prompt."""
         return len(self.encoder.prompt(messages))
+
+    def chat_request(
+        self, messages: Sequence[Message], sampling: Sampling, *, num_answers: int = 1
+    ) -> GenerationRequest:
+        """A request for the assistant's next turn."""
+        prompt = tuple(self.encoder.prompt(messages))
+        return GenerationRequest(
+            prompt=prompt, sampling=sampling, stop_ids=self.encoder.stop_ids(), num_answers=num_answers
+        )
+
+    def text_request(
+        self, prompt: str | Sequence[int], sampling: Sampling, *, num_answers: int = 1, echo: bool = False
+    ) -> GenerationRequest:
+        """A request to continue a plain text, given as text or as token ids.
+
+        Raises:
+            UsageError: an id that the vocabulary lacks.
+        """
+        if isinstance(prompt, str):
+            ids = (self.tokenizer.begin_of_text, *self.tokenizer.encode(prompt))
+        else:
+            ids = tuple(prompt)
+        outside = [number for number in ids if not 0 <= number < self.tokenizer.size]
+        if outside:
+            raise UsageError(f"the vocabulary has {self.tokenizer.size} tokens, none with the id {outside[0]}")
+        return GenerationRequest(
+            prompt=ids,
+            sampling=sampling,
+            stop_ids=frozenset({self.tokenizer.end_of_text}),
+            num_answers=num_answers,
+            echo=echo,
+        )
 
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, *, cancelled: Callable[[], bool] = lambda: False

@@ -150,11 +150,10 @@ async def _queued(
 ) -> Job:
     """Check that the conversation fits and put it in the line, refusing early what cannot be answered."""
     turns = body.turns()
-    sampling = body.sampling(settings.sampling)
-    job = Job(answer_id=answer_id, messages=turns, sampling=sampling, loop=asyncio.get_running_loop())
     try:
         worker.require_room()
-        num_tokens = await run_in_threadpool(model.count, turns)
+        request = await run_in_threadpool(model.chat_request, turns, body.sampling(settings.sampling))
+        num_tokens = len(request.prompt)
         if num_tokens >= model.context_length:
             raise ApiError(
                 400,
@@ -162,6 +161,7 @@ async def _queued(
                 code="context_length_exceeded",
                 param="messages",
             )
+        job = Job(answer_id=answer_id, request=request, messages=turns, loop=asyncio.get_running_loop())
         worker.submit(job)
     except ChatwrightError as error:
         raise ApiError(400, error.what, code="invalid_value", param="messages") from error
