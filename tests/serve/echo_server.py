@@ -154,12 +154,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(tmp_path, settings=None, *, engine=None, port=0, grace_s=5.0):
-    """A real server in a thread, ended when the block is left."""
+def running(tmp_path, settings=None, *, engine=None, other=None, port=0, grace_s=5.0):
+    """A real server in a thread, ended when the block is left; with `other` it offers a second model."""
     engine = engine or EchoEngine()
+    engines = [engine, other] if other else engine
     store = FeedbackStore(tmp_path / "feedback.sqlite")
     listening = open_port("127.0.0.1", port)
-    server = ChatServer(create_app(engine, store, settings or ServeSettings(sampling=PATIENT)), grace_s=grace_s)
+    server = ChatServer(create_app(engines, store, settings or ServeSettings(sampling=PATIENT)), grace_s=grace_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

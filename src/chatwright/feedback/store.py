@@ -24,6 +24,7 @@ __all__ = [
     "Answer",
     "Choice",
     "FeedbackStore",
+    "Opinion",
     "Rating",
     "RatingConflictError",
     "StoreError",
@@ -98,6 +99,13 @@ class StoredRating(NamedTuple):
     is_new: bool
 
 
+class Opinion(NamedTuple):
+    """What a person thinks of an answer by now: the last thumb, and the last choice as seen from this answer."""
+
+    thumb: int | None = None
+    choice: str | None = None
+
+
 class FeedbackStore:
     """Answers and ratings in one database. Safe for use by several threads and processes.
 
@@ -168,6 +176,29 @@ class FeedbackStore:
         key = inserted.inserted_primary_key
         assert key is not None, "the table has a primary key"  # noqa: S101 - what we promise ourselves
         return StoredRating(key[0], created, is_new=True)
+
+    def answer(self, answer_id: str) -> Answer | None:
+        """One answer as it was given, if it is stored."""
+        with reading(self._engine) as connection:
+            row = connection.execute(_answers.select().where(_answers.c.id == answer_id)).mappings().first()
+        if row is None:
+            return None
+        messages = [Message(**message) for message in row["messages"]]
+        names = ("id", "model", "model_digest", "answer", "sampling", "finish")
+        return Answer(messages=messages, **{name: row[name] for name in names})
+
+    def opinions(self, answer_ids: Sequence[str]) -> dict[str, Opinion]:
+        """What is thought of each of these answers by now; those without an opinion are left out."""
+        opinions: dict[str, Opinion] = {}
+        with reading(self._engine) as connection:
+            for start in range(0, len(answer_ids), EXPORT_BATCH):
+                some = list(answer_ids[start : start + EXPORT_BATCH])
+                for answer_id, given in _ratings_of(connection, some).items():
+                    opinions[answer_id] = Opinion(thumb=given[-1]["thumb"])
+                for answer_id, choices in _choices_of(connection, some).items():
+                    before = opinions.get(answer_id, Opinion())
+                    opinions[answer_id] = before._replace(choice=choices[-1]["choice"])
+        return opinions
 
     def export(self, *, rated_only: bool = False) -> Iterator[dict[str, Any]]:
         """Every answer in the order of writing, with its ratings, oldest first; writers are not held up meanwhile.
