@@ -9,7 +9,8 @@ from chatwright.feedback.conversations import Message
 from chatwright.model.chat import ChatModel, load
 from chatwright.model.config import RopeScaling
 from chatwright.model.directory import LINEAGE, load_model
-from chatwright.model.generation import Sampling, greedy_batch, stream_text
+from chatwright.model.engine.engine import Engine
+from chatwright.model.generation import GenerationRequest, Sampling
 from chatwright.model.prompts import ChatEncoder
 from chatwright.tokens.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 
@@ -111,13 +112,15 @@ def test_greedy_text_is_the_same_on_twenty_prompts(saved_once, shape):
     stop_ids = frozenset({tokenizer.end_of_text, ChatEncoder(tokenizer).end})
     prompts = [tokenizer.encode(text) for text in PROMPTS]
     assert prompts == [their_tokenizer(text)["input_ids"] for text in PROMPTS]
-    batch = greedy_batch(network, prompts, max_tokens=10, stop_ids=stop_ids, end=tokenizer.end_of_text)
-    for prompt, row in zip(prompts, batch, strict=True):
+    sampling = Sampling(max_tokens=10, temperature=0)
+    requests = [GenerationRequest(prompt=tuple(ids), sampling=sampling, stop_ids=stop_ids) for ids in prompts]
+    engine = Engine(network, tokenizer)
+    together = engine.run(requests)
+    for prompt, request, (row,) in zip(prompts, requests, together, strict=True):
         made = model.generate(torch.tensor([prompt]), max_new_tokens=10, attention_mask=torch.ones(1, len(prompt)))
         text = their_tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True)
-        sampling = Sampling(max_tokens=10, temperature=0)
-        ours = "".join(piece.text for piece in stream_text(network, tokenizer, prompt, sampling, stop_ids=stop_ids))
-        assert ours == text == tokenizer.decode(row)
+        ((alone,),) = engine.run([request])
+        assert alone.text == text == row.text
 
 
 @pytest.mark.parametrize("chat", CHATS)

@@ -11,9 +11,8 @@ import httpx
 
 from chatwright.feedback.store import FeedbackStore
 from chatwright.foundation.errors import UsageError
-from chatwright.model.generation import GenerationRequest, Likely, Piece, Sampling, ScoredToken
+from chatwright.model.generation import EngineLoad, GenerationRequest, Likely, Piece, Sampling, ScoredToken
 from chatwright.serve.api import create_app
-from chatwright.serve.engine import EngineLoad
 from chatwright.serve.server import ChatServer, open_port, page_address
 from chatwright.serve.settings import ServeSettings
 

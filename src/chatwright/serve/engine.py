@@ -2,22 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from chatwright.feedback.conversations import Message
-from chatwright.model.generation import GenerationRequest, Piece, Sampling
-
-
-class EngineLoad(NamedTuple):
-    """What an engine is doing and has done, for `/metrics`. Counters only grow while it lives."""
-
-    running: int  # answers that are being read or written
-    waiting: int  # answers asked for and not begun, inside the engine
-    used_blocks: int  # of its memory for keys and values
-    total_blocks: int
-    prompt_tokens: int  # counter: tokens read
-    shared_tokens: int  # counter: tokens of prompts found in memory, not read again
-    completion_tokens: int  # counter: tokens written
+from chatwright.model.generation import EngineLoad, GenerationRequest, Piece, Sampling
 
 
 class Talker(Protocol):
