@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import re
 import threading
 from dataclasses import dataclass
 
@@ -91,9 +92,18 @@ class EchoEngine:
 
     def _pieces(self, request, answer, number):
         text, asked = self._texts[request.prompt[0]], request.sampling
-        told = [text] if request.echo else []
-        count, length = 0, len(request.prompt)
-        for word in itertools.chain(told, self._words(text)):
+        count, length, said = 0, len(request.prompt), ""
+        for place, told in enumerate(self._echoed(text) if request.echo else []):
+            is_first = text.startswith("id") and place == 0
+            yield Piece(
+                told,
+                "length" if not asked.max_tokens and place == length - 1 else None,
+                length,
+                0,
+                answer,
+                self._scored(told, asked, is_first=is_first),
+            )
+        for word in self._words(text):
             if number in self._cancelled:
                 yield Piece("", "cancelled", length, count, answer)
                 return
@@ -101,15 +111,24 @@ class EchoEngine:
                 yield None
                 continue
             count += 1
+            said += word
+            stop = next((stop for stop in asked.stop if stop in said), None)
+            if stop is not None:
+                yield Piece(word[: max(0, said.index(stop) - len(said) + len(word))], "stop", length, count, answer)
+                return
             finish = "length" if count == asked.max_tokens else None
             yield Piece(word, finish, length, count, answer, self._scored(word, asked))
         yield Piece("", "stop", length, count, answer)
 
-    def _scored(self, word, sampling):
+    def _echoed(self, text):
+        """The prompt as it is told again: token ids one by one, a text whole."""
+        return re.findall(r"id\d+ ?", text) if text.startswith("id") else [text]
+
+    def _scored(self, word, sampling, *, is_first=False):
         if sampling.top_logprobs is None:
             return ()
         top = [Likely(place, word, word.encode(), -0.5 - place) for place in range(sampling.top_logprobs)]
-        return (ScoredToken(Likely(0, word, word.encode(), -0.5), tuple(top)),)
+        return (ScoredToken(Likely(0, word, word.encode(), -0.5), tuple(top), is_first),)
 
     def _words(self, text):
         if text.startswith("break"):
@@ -153,12 +172,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(tmp_path, settings=None, *, engine=None, port=0, grace_s=5.0):
-    """A real server in a thread, ended when the block is left."""
+def running(tmp_path, settings=None, *, engine=None, other=None, port=0, grace_s=5.0):
+    """A real server in a thread, ended when the block is left; with `other` it offers a second model."""
     engine = engine or EchoEngine()
+    engines = [engine, other] if other else engine
     store = FeedbackStore(tmp_path / "feedback.sqlite")
     listening = open_port("127.0.0.1", port)
-    server = ChatServer(create_app(engine, store, settings or ServeSettings(sampling=PATIENT)), grace_s=grace_s)
+    server = ChatServer(create_app(engines, store, settings or ServeSettings(sampling=PATIENT)), grace_s=grace_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

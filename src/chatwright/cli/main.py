@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -186,30 +188,54 @@ def generate(  # noqa: PLR0917 - the library calls it by keyword
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0917 - the library calls it by keyword
     model: ModelPath,
+    other: Annotated[
+        Path | None, typer.Option("--with", help="a second model, for blind comparisons side by side", metavar="OTHER")
+    ] = None,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     store: Annotated[str, typer.Option(help="where answers and ratings are kept: an SQLAlchemy URL")] = DEFAULT_STORE,
+    allowed_hosts: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="a further name under which this server is called")
+    ] = None,
+    guests: Annotated[
+        Path | None, typer.Option(help="file with a line `name token` for each guest; each has own conversations")
+    ] = None,
 ) -> None:
     """OpenAI-compatible API and the chat page on one port. A token is read from `CHATWRIGHT_TOKEN`."""
-    _serve(model, host=host, port=port, store=store)
+    _serve(model, other=other, host=host, port=port, store=store, allowed_hosts=allowed_hosts or (), guests=guests)
 
 
-def _serve(model: Path, *, host: str = "127.0.0.1", port: int = 8000, store: str = DEFAULT_STORE) -> None:
-    from chatwright.model.chat import load
+def _serve(
+    model: Path,
+    *,
+    other: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    store: str = DEFAULT_STORE,
+    allowed_hosts: Sequence[str] = (),
+    guests: Path | None = None,
+) -> None:
+    from chatwright.model.chat import load_several
     from chatwright.model.generation import Sampling
     from chatwright.recipe.recipe import serve_section_of
-    from chatwright.serve.server import serve as serve_model
-    from chatwright.serve.settings import PageText, settings_for
+    from chatwright.serve.server import serve as serve_models
+    from chatwright.serve.settings import PageText, read_guests, settings_for
 
     _settle_cpu()
     section = serve_section_of(model)
-    sampling = Sampling(temperature=section.temperature, max_tokens=section.max_tokens)
-    page = PageText(title=section.title, greeting=section.greeting, starters=section.starters)
-    token = os.environ.get("CHATWRIGHT_TOKEN") or None
-    settings = settings_for(host, token=token, sampling=sampling, page=page)
-    serve_model(load(model), settings, store_url=store, host=host, port=port)
+    settings = settings_for(
+        host,
+        token=os.environ.get("CHATWRIGHT_TOKEN") or None,
+        guests=read_guests(guests) if guests is not None else None,
+        allowed_hosts=allowed_hosts,
+        sampling=Sampling(temperature=section.temperature, max_tokens=section.max_tokens),
+        page=PageText(title=section.title, greeting=section.greeting, starters=section.starters),
+    )
+    paths = [model] if other is None else [model, other]
+    reload = partial(load_several, paths)
+    serve_models(reload(), settings, store_url=store, host=host, port=port, reload=reload)
 
 
 def _settle_cpu() -> None:

@@ -155,6 +155,16 @@ def load(
     return ChatModel(load_model(path, device=device), name=_name_of(path), settings=settings)
 
 
+def load_several(directories: Sequence[str | Path]) -> list[ChatModel]:
+    """Open model directories for use beside each other; of two with one name the second gets a number."""
+    models = [load(directory) for directory in directories]
+    for index, model in enumerate(models):
+        before = {other.name for other in models[:index]}
+        if model.name in before:
+            model.name = f"{model.name}-{index + 1}"
+    return models
+
+
 def _name_of(path: Path) -> str:
     """`runs/demo/finetune/model` is called `demo-finetune`, any other directory by its own name."""
     resolved = path.resolve()
