@@ -155,9 +155,9 @@ def load(
     return ChatModel(load_model(path, device=device), name=_name_of(path), settings=settings)
 
 
-def load_several(directories: Sequence[str | Path]) -> list[ChatModel]:
+def load_several(directories: Sequence[str | Path], *, settings: EngineSettings | None = None) -> list[ChatModel]:
     """Open model directories for use beside each other; of two with one name the second gets a number."""
-    models = [load(directory) for directory in directories]
+    models = [load(directory, settings=settings) for directory in directories]
     for index, model in enumerate(models):
         before = {other.name for other in models[:index]}
         if model.name in before:
