@@ -12,6 +12,7 @@ import sys
 import numpy
 import pytest
 import torch
+from greedy import greedy_rows
 
 from chatwright.foundation.errors import RefusedError, UsageError
 from chatwright.model.config import LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
@@ -20,7 +21,6 @@ from chatwright.model.exchange import export_to_gguf
 from chatwright.model.export import hard_texts, write_gguf
 from chatwright.model.export.gguf_shape import gguf_tensors, refuse_what_differs
 from chatwright.model.export.gguf_tokenizer import QWEN2_PATTERN, gguf_tokenizer
-from chatwright.model.generation import greedy_batch
 from chatwright.tokens.tokenizer import LLAMA3_PATTERN, TokenizerConfig, load_tokenizer, train_tokenizer
 
 gguf = pytest.importorskip("gguf")
@@ -231,7 +231,7 @@ def test_llama_cpp_reads_the_same_ids_and_writes_the_same_greedy_tokens(make_net
                     for key, part in network.named_parameters():
                         if part.ndim > 1 and "embed_positions" not in key:
                             part.copy_(part.half().float())
-            rows = greedy_batch(network, prompts, max_tokens=20, stop_ids=frozenset({0, 2}), end=0)
+            rows = greedy_rows(network, tokenizer, prompts, max_tokens=20, stop_ids={0, 2})
             expected[f"{name} {kind}"] = rows
     readers = {}
     for pattern, change in (("llama", dict), ("qwen2", split_by(QWEN2_PATTERN)), ("gpt2", as_gpt2)):

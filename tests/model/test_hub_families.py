@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
+from greedy import greedy_rows
 
-from chatwright.model.cache import NetworkCache
 from chatwright.model.directory import LINEAGE, load_model, save_model
-from chatwright.model.generation import greedy_batch
+from chatwright.model.engine.memory import RowMemory
+from chatwright.model.engine.runner import NextToken, Runner, Stretch
 
 TOLERANCE = 1e-4
 SIZES = {
@@ -102,21 +103,26 @@ def test_a_model_of_theirs_gives_their_logits(made, name):
 
 
 @every_family
-def test_token_by_token_the_cache_gives_the_same(made, name):
+def test_token_by_token_the_engine_gives_the_same(made, name):
     network = load_model(made(name)[1]).network
     ids = some_ids(network.config.vocabulary_size, time=24)
-    cache = NetworkCache(network.config, batch=2, capacity=24)
+    runner = Runner(network)
+    memory = RowMemory(runner.shape, total_blocks=4)
+    rows = sorted(row for row in (memory.take(24), memory.take(24)) if row is not None)
+    states = [runner.read(memory, [], [Stretch(row, 0, ids[n, :10].tolist()) for n, row in enumerate(rows)])]
+    for at in range(10, 24):
+        states.append(runner.read(memory, [NextToken(row, at, int(ids[n, at])) for n, row in enumerate(rows)], []))
+    scores = [runner.scores(each).unflatten(0, (2, -1)) for each in states]
     with torch.inference_mode():
-        steps = [network(ids[:, :10], cache), *(network(ids[:, at : at + 1], cache) for at in range(10, 24))]
-        torch.testing.assert_close(torch.cat(steps, dim=1), network(ids), atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(torch.cat(scores, dim=1), network(ids), atol=TOLERANCE, rtol=0)
 
 
 @every_family
-def test_greedy_tokens_of_a_batch_are_theirs_alone(made, name):
+def test_greedy_tokens_of_a_batch_are_theirs_alone(made, name, tiny_tokenizer):
     model, directory = made(name)
     network = load_model(directory).network
     prompts = [[5, 9, 23], [7] * 12, [40, 41, 42, 43, 44, 45, 46, 47]]
-    rows = greedy_batch(network, prompts, max_tokens=12, stop_ids=frozenset({0}), end=0)
+    rows = greedy_rows(network, tiny_tokenizer, prompts, max_tokens=12, stop_ids={0})
     for prompt, row in zip(prompts, rows, strict=True):
         told = torch.tensor([prompt])
         made_ids = model.generate(told, attention_mask=torch.ones_like(told), max_new_tokens=12, do_sample=False)

@@ -9,12 +9,12 @@ import subprocess
 
 import pytest
 import torch
+from greedy import greedy_rows
 
 from chatwright.feedback.conversations import Message
 from chatwright.model.config import LinearScaling, Llama3Scaling, YarnScaling
 from chatwright.model.directory import load_model, save_model
 from chatwright.model.export import hard_texts
-from chatwright.model.generation import greedy_batch
 from chatwright.model.prompts import ChatEncoder
 
 SHAPES = {
@@ -81,7 +81,7 @@ def test_another_transformers_computes_and_reads_the_same(make_network, tiny_tok
         with torch.inference_mode():
             expected = network(ids)
         torch.testing.assert_close(torch.tensor(answer["logits"]).view_as(expected), expected, atol=1e-4, rtol=0)
-        rows = greedy_batch(network, prompts, max_tokens=10, stop_ids=stop_ids, end=tiny_tokenizer.end_of_text)
+        rows = greedy_rows(network, tiny_tokenizer, prompts, max_tokens=10, stop_ids=stop_ids)
         assert [[token for token in row if token not in stop_ids] for row in answer["greedy"]] == rows, name
         assert answer["template"] == ChatEncoder(tiny_tokenizer).prompt(chat)
         assert answer["texts"] == tiny_tokenizer.encode_batch(texts)

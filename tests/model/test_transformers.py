@@ -1,6 +1,7 @@
 """Our model directories open in transformers and theirs open here, with the same numbers and the same text."""
 
 import json
+import random
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from chatwright.feedback.conversations import Message
 from chatwright.model.chat import ChatModel, load
 from chatwright.model.config import Llama3Scaling as RopeScaling
 from chatwright.model.directory import LINEAGE, load_model
-from chatwright.model.generation import Sampling, greedy_batch, stream_text
+from chatwright.model.engine.engine import Engine, EngineSettings
+from chatwright.model.generation import GenerationRequest, Sampling
 from chatwright.model.prompts import ChatEncoder
 from chatwright.tokens.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 
@@ -98,26 +100,58 @@ def test_their_half_precision_is_opened_in_float32(saved_once, tiny_tokenizer, t
         torch.testing.assert_close(network(ids), theirs(tmp_path)(ids).logits, atol=TOLERANCE, rtol=0)
 
 
+def hundred_prompts(tokenizer) -> list[list[int]]:
+    """Short and long, alone of their kind and with beginnings in common that fill whole blocks."""
+    chance = random.Random(3)
+    short = [tokenizer.encode(text) for text in PROMPTS]
+    long = [[chance.randrange(3, tokenizer.size) for _ in range(chance.randrange(1, 200))] for _ in range(40)]
+    common = [chance.randrange(3, tokenizer.size) for _ in range(140)]
+    alike = [
+        common[: chance.choice((64, 65, 128, 140))] + [chance.randrange(3, 300) for _ in range(9)] for _ in range(40)
+    ]
+    return short + long + alike
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape", [SHAPES["qwen3 tied, shared keys"], SHAPES["llama 3 scaling"]], ids=["qwen3", "llama"]
 )
-def test_greedy_text_is_the_same_on_twenty_prompts(saved_once, shape):
+def test_greedy_text_is_theirs_on_a_hundred_prompts_alone_in_batches_and_with_shared_beginnings(saved_once, shape):
     from transformers import AutoTokenizer
 
-    directory = saved_once(**shape)
+    directory = saved_once(**{**shape, "context_length": 256})
     loaded, model = load_model(directory), theirs(directory)
     network, tokenizer = loaded.network, loaded.tokenizer
     their_tokenizer = AutoTokenizer.from_pretrained(directory)
     stop_ids = frozenset({tokenizer.end_of_text, ChatEncoder(tokenizer).end})
-    prompts = [tokenizer.encode(text) for text in PROMPTS]
-    assert prompts == [their_tokenizer(text)["input_ids"] for text in PROMPTS]
-    batch = greedy_batch(network, prompts, max_tokens=10, stop_ids=stop_ids, end=tokenizer.end_of_text)
-    for prompt, row in zip(prompts, batch, strict=True):
+    prompts = hundred_prompts(tokenizer)
+    assert prompts[: len(PROMPTS)] == [their_tokenizer(text)["input_ids"] for text in PROMPTS]
+    expected = []
+    for prompt in prompts:
         made = model.generate(torch.tensor([prompt]), max_new_tokens=10, attention_mask=torch.ones(1, len(prompt)))
-        text = their_tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True)
-        sampling = Sampling(max_tokens=10, temperature=0)
-        ours = "".join(piece.text for piece in stream_text(network, tokenizer, prompt, sampling, stop_ids=stop_ids))
-        assert ours == text == tokenizer.decode(row)
+        expected.append(their_tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True))
+    sampling = Sampling(max_tokens=10, temperature=0)
+    requests = [GenerationRequest(prompt=tuple(ids), sampling=sampling, stop_ids=stop_ids) for ids in prompts]
+    for shared_blocks in (0, None):
+        engine = Engine(network, tokenizer, settings=EngineSettings(shared_blocks=shared_blocks))
+        assert [row.text for (row,) in engine.run(requests)] == expected
+        assert [engine.run([request])[0][0].text for request in requests] == expected
+        assert (engine.load().shared_tokens > 0) == (shared_blocks is None)
+
+
+@shapes
+def test_log_probabilities_are_theirs(saved_once, shape):
+    directory = saved_once(**shape)
+    loaded, model = load_model(directory), theirs(directory)
+    ids = some_ids(loaded.tokenizer.size, rows=1, time=50)
+    sampling = Sampling(max_tokens=0, temperature=0, top_logprobs=0)
+    request = GenerationRequest(prompt=tuple(ids[0].tolist()), sampling=sampling, echo=True)
+    ((written,),) = Engine(loaded.network, loaded.tokenizer).run([request])
+    with torch.inference_mode():
+        expected = torch.log_softmax(model(ids).logits[0], -1)
+    found = [scored.token.logprob for scored in written.tokens[1:]]
+    wanted = [float(expected[place, token]) for place, token in enumerate(ids[0, 1:].tolist())]
+    assert found == pytest.approx(wanted, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("chat", CHATS)

@@ -100,7 +100,7 @@ def test_a_server_asked_to_stop_cuts_what_runs_too_long_and_says_so(tmp_path):
 
 def test_an_error_of_our_own_is_a_500_in_the_same_shape_behind_the_guard(tmp_path):
     with running(tmp_path) as server, server.client() as client:
-        server.engine.count = lambda messages: 1 / 0
+        server.engine.chat_request = lambda messages, sampling: 1 / 0
         response = client.post(CHAT, json=body())
         assert response.status_code == 500
         assert error_of(response)["code"] == "internal_error"

@@ -7,8 +7,10 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -16,6 +18,9 @@ from typer.core import TyperGroup
 from chatwright.cli import exchange
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from chatwright.model.engine.engine import EngineSettings
 
 
 class _Commands(TyperGroup):
@@ -148,12 +153,25 @@ def new(
     typer.echo(write_starter(directory))
 
 
+def _above_zero(value: float) -> float:
+    if value <= 0:
+        raise typer.BadParameter("must be above 0")
+    return value
+
+
+Quantize = Annotated[
+    Literal["int8"] | None,
+    typer.Option(help="matrices as whole numbers of 8 bits: a quarter of the reading, for small losses (CPU)"),
+]
+
+
 @app.command()
 def chat(
     model: ModelPath,
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, max=32768)] = 256,
     seed: Annotated[int | None, typer.Option(help="for answers that can be repeated")] = None,
+    quantize: Quantize = None,
 ) -> None:
     """Talk with a model in the terminal."""
     from chatwright.model.chat import load
@@ -162,7 +180,8 @@ def chat(
 
     _settle_cpu()
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
-    chat_in_terminal(load(model), sampling=sampling, stdin=sys.stdin, stdout=sys.stdout)
+    opened = load(model, settings=_engine_settings(quantize))
+    chat_in_terminal(opened, sampling=sampling, stdin=sys.stdin, stdout=sys.stdout)
 
 
 @app.command()
@@ -170,9 +189,10 @@ def generate(  # noqa: PLR0917 - the library calls it by keyword
     model: ModelPath,
     prompt: Annotated[str, typer.Argument(help="the beginning of a text")],
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.7,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.95,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, callback=_above_zero)] = 0.95,
     max_tokens: Annotated[int, typer.Option(min=1, max=32768)] = 128,
     seed: Annotated[int | None, typer.Option(help="for text that can be repeated")] = None,
+    quantize: Quantize = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue a text."""
@@ -181,35 +201,76 @@ def generate(  # noqa: PLR0917 - the library calls it by keyword
 
     _settle_cpu()
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    text = load(model).generate(prompt, sampling)
+    text = load(model, settings=_engine_settings(quantize)).generate(prompt, sampling)
     typer.echo(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False) if as_json else prompt + text)
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0917 - the library calls it by keyword
     model: ModelPath,
+    other: Annotated[
+        Path | None, typer.Option("--with", help="a second model, for blind comparisons side by side", metavar="OTHER")
+    ] = None,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     store: Annotated[str, typer.Option(help="where answers and ratings are kept: an SQLAlchemy URL")] = DEFAULT_STORE,
+    allowed_hosts: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="a further name under which this server is called")
+    ] = None,
+    guests: Annotated[
+        Path | None, typer.Option(help="file with a line `name token` for each guest; each has own conversations")
+    ] = None,
+    quantize: Quantize = None,
 ) -> None:
     """OpenAI-compatible API and the chat page on one port. A token is read from `CHATWRIGHT_TOKEN`."""
-    _serve(model, host=host, port=port, store=store)
+    _serve(
+        model,
+        other=other,
+        host=host,
+        port=port,
+        store=store,
+        allowed_hosts=allowed_hosts or (),
+        guests=guests,
+        quantize=quantize,
+    )
 
 
-def _serve(model: Path, *, host: str = "127.0.0.1", port: int = 8000, store: str = DEFAULT_STORE) -> None:
-    from chatwright.model.chat import load
+def _serve(
+    model: Path,
+    *,
+    other: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    store: str = DEFAULT_STORE,
+    allowed_hosts: Sequence[str] = (),
+    guests: Path | None = None,
+    quantize: Literal["int8"] | None = None,
+) -> None:
+    from chatwright.model.chat import load_several
     from chatwright.model.generation import Sampling
     from chatwright.recipe.recipe import serve_section_of
-    from chatwright.serve.server import serve as serve_model
-    from chatwright.serve.settings import PageText, settings_for
+    from chatwright.serve.server import serve as serve_models
+    from chatwright.serve.settings import PageText, read_guests, settings_for
 
     _settle_cpu()
     section = serve_section_of(model)
-    sampling = Sampling(temperature=section.temperature, max_tokens=section.max_tokens)
-    page = PageText(title=section.title, greeting=section.greeting, starters=section.starters)
-    token = os.environ.get("CHATWRIGHT_TOKEN") or None
-    settings = settings_for(host, token=token, sampling=sampling, page=page)
-    serve_model(load(model), settings, store_url=store, host=host, port=port)
+    settings = settings_for(
+        host,
+        token=os.environ.get("CHATWRIGHT_TOKEN") or None,
+        guests=read_guests(guests) if guests is not None else None,
+        allowed_hosts=allowed_hosts,
+        sampling=Sampling(temperature=section.temperature, max_tokens=section.max_tokens),
+        page=PageText(title=section.title, greeting=section.greeting, starters=section.starters),
+    )
+    paths = [model] if other is None else [model, other]
+    reload = partial(load_several, paths, settings=_engine_settings(quantize))
+    serve_models(reload(), settings, store_url=store, host=host, port=port, reload=reload)
+
+
+def _engine_settings(quantize: Literal["int8"] | None) -> "EngineSettings":
+    from chatwright.model.engine.engine import EngineSettings
+
+    return EngineSettings(weights=quantize or "float32")
 
 
 def _settle_cpu() -> None:

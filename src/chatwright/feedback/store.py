@@ -12,42 +12,30 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sql
-from sqlalchemy.engine import Connection, Engine, RowMapping
+from sqlalchemy.engine import Connection, RowMapping
 
+from chatwright.feedback import tables
 from chatwright.feedback.conversations import Message
-from chatwright.foundation.errors import ChatwrightError, RefusedError, UsageError
+from chatwright.feedback.database import StoreError, open_database, reading, unavailable
+from chatwright.feedback.history import History
+from chatwright.foundation.errors import UsageError
 
-SCHEMA_VERSION = 1
-BUSY_TIMEOUT_S = 30
+__all__ = [
+    "Answer",
+    "Choice",
+    "FeedbackStore",
+    "Opinion",
+    "Rating",
+    "RatingConflictError",
+    "StoreError",
+    "StoredRating",
+    "UnknownAnswerError",
+    "thumbs_by_model",
+]
+
 EXPORT_BATCH = 256
 
-_metadata = sql.MetaData()
-_versions = sql.Table("schema_version", _metadata, sql.Column("version", sql.Integer, primary_key=True))
-_answers = sql.Table(
-    "answers",
-    _metadata,
-    sql.Column("number", sql.Integer, primary_key=True, autoincrement=True),  # the order of writing, for export
-    sql.Column("id", sql.String(128), nullable=False, unique=True),
-    sql.Column("created", sql.Float, nullable=False),  # seconds since 1970
-    sql.Column("model", sql.Text, nullable=False),
-    sql.Column("model_digest", sql.Text, nullable=False),
-    sql.Column("messages", sql.JSON, nullable=False),
-    sql.Column("answer", sql.Text, nullable=False),
-    sql.Column("sampling", sql.JSON, nullable=False),
-    sql.Column("finish", sql.String(16), nullable=False),
-)
-_ratings = sql.Table(
-    "ratings",
-    _metadata,
-    sql.Column("id", sql.Integer, primary_key=True, autoincrement=True),
-    sql.Column("answer_id", sql.ForeignKey("answers.id"), nullable=False, index=True),
-    sql.Column("thumb", sql.SmallInteger, sql.CheckConstraint("thumb IN (-1, 1)"), nullable=False),
-    sql.Column("reason", sql.Text),
-    sql.Column("better_answer", sql.Text),
-    sql.Column("key", sql.String(128)),
-    sql.Column("created", sql.Float, nullable=False),
-    sql.UniqueConstraint("answer_id", "key", name="ratings_once_per_key"),
-)
+_answers, _ratings, _choices, _turns = tables.answers, tables.ratings, tables.choices, tables.turns
 
 
 class UnknownAnswerError(UsageError):
@@ -56,10 +44,6 @@ class UnknownAnswerError(UsageError):
 
 class RatingConflictError(UsageError):
     """A rating's key was used before for another content."""
-
-
-class StoreError(ChatwrightError):
-    """The database cannot be read or written now; what was stored before is untouched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +69,27 @@ class Rating:
     better_answer: str | None = None
     key: str | None = None  # the client's name for this act: sent again, it is stored once
 
+    @property
+    def answer_ids(self) -> tuple[str, ...]:
+        """The answers that must be there for it."""
+        return (self.answer_id,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which of two answers a person likes better, seen side by side."""
+
+    first: str  # an answer's id, as the person saw them: left or above
+    second: str
+    choice: Literal["first", "second", "tie", "both_bad"]
+    reason: str | None = None
+    key: str | None = None
+
+    @property
+    def answer_ids(self) -> tuple[str, ...]:
+        """The answers that must be there for it."""
+        return (self.first, self.second)
+
 
 class StoredRating(NamedTuple):
     """Where a rating stands in the store, and whether this call wrote it."""
@@ -92,6 +97,13 @@ class StoredRating(NamedTuple):
     id: int
     created: float
     is_new: bool
+
+
+class Opinion(NamedTuple):
+    """What a person thinks of an answer by now: the last thumb, and the last choice as seen from this answer."""
+
+    thumb: int | None = None
+    choice: str | None = None
 
 
 class FeedbackStore:
@@ -108,16 +120,8 @@ class FeedbackStore:
 
     def __init__(self, place: str | Path, *, clock: Callable[[], float] = time.time):
         self._clock = clock
-        self._engine = _open_engine(place)
-        try:
-            with self._engine.begin() as connection:
-                _prepare_schema(connection)
-        except sql.exc.OperationalError as error:
-            raise StoreError(
-                f"the feedback store cannot be opened: {error.orig}", hint="check its path or URL"
-            ) from error
-        except sql.exc.DatabaseError as error:
-            raise RefusedError(f"the feedback store is not a sound database: {error.orig}") from error
+        self._engine = open_database(place)
+        self.history = History(self._engine, clock=clock)
 
     def add_answer(self, answer: Answer) -> None:
         """Store an answer; it is on disk when this returns.
@@ -130,54 +134,88 @@ class FeedbackStore:
         try:
             with self._engine.begin() as connection:
                 connection.execute(_answers.insert().values(**row, created=self._clock()))
+                # Where the answer is a turn of a kept conversation, both are whole, or neither.
+                ended = {"content": answer.answer, "finish": answer.finish}
+                connection.execute(_turns.update().where(_turns.c.answer == answer.id).values(**ended))
         except sql.exc.IntegrityError as error:
             raise UsageError(f"an answer `{answer.id}` is stored already") from error
         except sql.exc.DBAPIError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
-    def add_rating(self, rating: Rating) -> StoredRating:
-        """Store a rating; sent again with the same key it gives the row that is there.
+    def add_rating(self, rating: "Rating | Choice") -> StoredRating:
+        """Store a rating or a choice; sent again with the same key it gives the row that is there.
 
         Raises:
-            UnknownAnswerError: no answer has this id.
-            RatingConflictError: the key was used for this answer with another content.
+            UnknownAnswerError: an answer that it names is not stored.
+            RatingConflictError: the key was used for this answer, or these two, with another content.
             StoreError: the database cannot be written.
         """
         try:
             with self._engine.begin() as connection:
-                return self._insert_rating(connection, rating)
+                return self._insert(connection, rating)
         except sql.exc.IntegrityError:
             # Only where another process wrote the same key between our look and our insert: its row is there now.
             with self._engine.begin() as connection:
-                return self._insert_rating(connection, rating)
+                return self._insert(connection, rating)
         except sql.exc.DBAPIError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
-    def _insert_rating(self, connection: Connection, rating: Rating) -> StoredRating:
-        known = connection.execute(sql.select(_answers.c.id).where(_answers.c.id == rating.answer_id)).first()
-        if known is None:
-            raise UnknownAnswerError(f"no answer `{rating.answer_id}` is stored")
+    def _insert(self, connection: Connection, rating: "Rating | Choice") -> StoredRating:
+        table = _ratings if isinstance(rating, Rating) else _choices
+        for answer_id in rating.answer_ids:
+            if connection.execute(sql.select(_answers.c.id).where(_answers.c.id == answer_id)).first() is None:
+                raise UnknownAnswerError(f"no answer `{answer_id}` is stored")
+        names = ("answer_id", "key") if isinstance(rating, Rating) else ("first", "second", "key")
         if rating.key is not None:
-            same = (_ratings.c.answer_id == rating.answer_id) & (_ratings.c.key == rating.key)
-            before = connection.execute(_ratings.select().where(same)).mappings().first()
+            same = sql.and_(*(table.c[name] == getattr(rating, name) for name in names))
+            before = connection.execute(table.select().where(same)).mappings().first()
             if before is not None:
                 return _replayed(before, rating)
         created = self._clock()
-        inserted = connection.execute(_ratings.insert().values(**vars(rating), created=created))
+        inserted = connection.execute(table.insert().values(**vars(rating), created=created))
         key = inserted.inserted_primary_key
         assert key is not None, "the table has a primary key"  # noqa: S101 - what we promise ourselves
         return StoredRating(key[0], created, is_new=True)
 
+    def answer(self, answer_id: str) -> Answer | None:
+        """One answer as it was given, if it is stored."""
+        with reading(self._engine) as connection:
+            row = connection.execute(_answers.select().where(_answers.c.id == answer_id)).mappings().first()
+        if row is None:
+            return None
+        messages = [Message(**message) for message in row["messages"]]
+        names = ("id", "model", "model_digest", "answer", "sampling", "finish")
+        return Answer(messages=messages, **{name: row[name] for name in names})
+
+    def opinions(self, answer_ids: Sequence[str]) -> dict[str, Opinion]:
+        """What is thought of each of these answers by now; those without an opinion are left out."""
+        opinions: dict[str, Opinion] = {}
+        with reading(self._engine) as connection:
+            for start in range(0, len(answer_ids), EXPORT_BATCH):
+                some = list(answer_ids[start : start + EXPORT_BATCH])
+                for answer_id, given in _ratings_of(connection, some).items():
+                    opinions[answer_id] = Opinion(thumb=given[-1]["thumb"])
+                for answer_id, choices in _choices_of(connection, some).items():
+                    before = opinions.get(answer_id, Opinion())
+                    opinions[answer_id] = before._replace(choice=choices[-1]["choice"])
+        return opinions
+
     def export(self, *, rated_only: bool = False) -> Iterator[dict[str, Any]]:
-        """Every answer in the order of writing, with its ratings, oldest first; writers are not held up meanwhile."""
+        """Every answer in the order of writing, with its ratings, oldest first; writers are not held up meanwhile.
+
+        A choice stands with both of its answers: `against` names the other one, and `choice` is `won`, `lost`, `tie`
+        or `both_bad`, as seen from the answer it stands with.
+        """
         after = 0
         while True:
-            with self._engine.connect().execution_options(chatwright_reads_only=True) as connection:
+            with reading(self._engine) as connection:
                 rows = _answers_after(connection, after, rated_only=rated_only)
-                ratings = _ratings_of(connection, [row["id"] for row in rows])
+                ids = [row["id"] for row in rows]
+                ratings, choices = _ratings_of(connection, ids), _choices_of(connection, ids)
             for row in rows:
                 content = {name: value for name, value in row.items() if name != "number"}
-                yield {**content, "ratings": ratings.get(row["id"], [])}
+                given = {"ratings": ratings.get(row["id"], []), "choices": choices.get(row["id"], [])}
+                yield {**content, **given}
             if len(rows) < EXPORT_BATCH:
                 return
             after = rows[-1]["number"]
@@ -203,65 +241,12 @@ def thumbs_by_model(entries: Iterable[dict[str, Any]]) -> dict[str, dict[str, in
     return counts
 
 
-def _open_engine(place: str | Path) -> Engine:
-    url = place if isinstance(place, str) and "://" in place else f"sqlite:///{Path(place).absolute()}"
-    try:
-        engine = sql.create_engine(url, pool_pre_ping=True)
-    except (sql.exc.ArgumentError, ModuleNotFoundError) as error:
-        raise UsageError(
-            f"no database can be opened by this URL: {error}",
-            hint="give a file, `sqlite:///PATH` or `postgresql://...`",
-        ) from error
-    if engine.dialect.name == "sqlite":
-        _set_up_sqlite(engine)
-    return engine
-
-
-def _set_up_sqlite(engine: Engine) -> None:
-    if engine.url.database in (None, "", ":memory:"):
-        raise UsageError("a feedback store in memory would forget every rating", hint="give a file")
-    Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
-
-    @sql.event.listens_for(engine, "connect")
-    def connected(connection: Any, record: Any) -> None:  # noqa: ARG001 - the signature is SQLAlchemy's
-        connection.isolation_level = None  # transactions begin where `begun` says, not where the driver guesses
-        for pragma in (
-            f"busy_timeout = {BUSY_TIMEOUT_S * 1000}",
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @sql.event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        # A write lock from the start: a transaction that reads first and then writes would fail, not wait.
-        reads_only = connection.get_execution_options().get("chatwright_reads_only", False)
-        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
-
-
-def _prepare_schema(connection: Connection) -> None:
-    names = set(sql.inspect(connection).get_table_names())
-    ours = set(_metadata.tables)
-    if not names & ours:
-        _metadata.create_all(connection)
-        connection.execute(_versions.insert().values(version=SCHEMA_VERSION))
-        return
-    if not ours <= names:
-        raise RefusedError("the database has tables of other programs under our names", hint="give another database")
-    version = connection.execute(sql.select(sql.func.max(_versions.c.version))).scalar()
-    if version is None or version > SCHEMA_VERSION:
-        raise RefusedError(
-            f"the feedback store was made by a newer version: schema {version}, this reads up to {SCHEMA_VERSION}",
-            kept="everything in it; nothing was changed",
-            hint="upgrade chatwright",
-        )
-
-
 def _answers_after(connection: Connection, number: int, *, rated_only: bool) -> list[RowMapping]:
     query = _answers.select().where(_answers.c.number > number).order_by(_answers.c.number).limit(EXPORT_BATCH)
     if rated_only:
-        query = query.where(sql.exists().where(_ratings.c.answer_id == _answers.c.id))
+        chosen = (_choices.c.first == _answers.c.id) | (_choices.c.second == _answers.c.id)
+        rated = sql.exists().where(_ratings.c.answer_id == _answers.c.id)
+        query = query.where(rated | sql.exists().where(chosen))
     return list(connection.execute(query).mappings())
 
 
@@ -274,19 +259,24 @@ def _ratings_of(connection: Connection, answer_ids: list[str]) -> dict[str, list
     return grouped
 
 
-def _replayed(before: RowMapping, rating: Rating) -> StoredRating:
+def _choices_of(connection: Connection, answer_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
+    concerned = _choices.c.first.in_(answer_ids) | _choices.c.second.in_(answer_ids)
+    query = _choices.select().where(concerned).order_by(_choices.c.id)
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for row in connection.execute(query).mappings():
+        for mine, other in (("first", "second"), ("second", "first")):
+            seen = {mine: "won", other: "lost"}.get(row["choice"], row["choice"])
+            content = {"id": row["id"], "against": row[other], "choice": seen, "shown": mine}
+            content |= {name: row[name] for name in ("reason", "created")}
+            grouped.setdefault(row[mine], []).append(content)
+    return grouped
+
+
+def _replayed(before: RowMapping, rating: "Rating | Choice") -> StoredRating:
     if any(before[name] != value for name, value in vars(rating).items()):
         raise RatingConflictError(
-            f"the key `{rating.key}` was used before for another rating of `{rating.answer_id}`",
+            f"the key `{rating.key}` was used before for another rating",
             kept="the earlier rating",
             hint="use a new key for a new rating",
         )
     return StoredRating(before["id"], before["created"], is_new=False)
-
-
-def _unavailable(error: sql.exc.DBAPIError) -> StoreError:
-    return StoreError(
-        f"the feedback store cannot be used now: {error.orig}",
-        kept="everything that was stored before",
-        hint="check the disk's free space and that no other program holds the database",
-    )

@@ -1,26 +1,24 @@
-"""Answers in OpenAI's words: the whole completion, the chunks of a stream, and the response that carries them.
+"""Answers in OpenAI's words: whole completions, the chunks of a stream, and the response that carries them.
 
-Whoever asked is watched: when they are gone, their answer is cancelled, streaming or not.
+Two shapes of the same thing: chat completions, and the older text completions. Whoever asked is watched: when they
+are gone, their answer is cancelled, streaming or not.
 """
 
 import asyncio
-import contextlib
+import codecs
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from chatwright.foundation.console import say
-from chatwright.foundation.errors import UsageError
-from chatwright.model.generation import Piece
-from chatwright.serve.errors import ApiError
-from chatwright.serve.worker import Job, StoppingError
+from chatwright.model.generation import Likely, Piece, ScoredToken
+from chatwright.serve.asked import Asked, as_api_error, stopping, watched
 
-KEEP_ALIVE_S = 15.0  # silence after which a stream sends a comment, so that proxies leave it open
 SLOW_READER_S = 60.0  # how long a reader may take nothing
+DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,138 +29,193 @@ class Head:
     created: int
     model: str
     fingerprint: str
+    shape: Literal["chat", "text"] = "chat"
 
-    def fields(self, kind: str) -> dict[str, Any]:
+    def fields(self, *, is_chunk: bool) -> dict[str, Any]:
         """The first fields of a completion or a chunk."""
+        kind = "text_completion" if self.shape == "text" else "chat.completion" + ".chunk" * is_chunk
+        fields = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return {**fields, "system_fingerprint": self.fingerprint}
+
+
+async def whole_completion(head: Head, asked: Asked, receive: Receive, *, with_logprobs: bool) -> dict[str, Any]:
+    """Wait for all choices, unless their client leaves first.
+
+    Raises:
+        ApiError: they did not come about, or were cut by the end of the server.
+    """
+    drafts = [_Draft(head.shape) for _ in range(asked.num_choices)]
+    async with watched(asked, receive):
+        try:
+            async for part in asked.stream():
+                if part is not None:
+                    drafts[part.choice].take(part.piece)
+        except Exception as error:
+            raise as_api_error(error) from error
+    if any(draft.finish in (None, "cancelled") for draft in drafts):
+        raise stopping()
+    choices = [draft.choice(index, with_logprobs=with_logprobs) for index, draft in enumerate(drafts)]
+    return {**head.fields(is_chunk=False), "choices": choices, "usage": asked.usage()}
+
+
+@dataclass
+class _Draft:
+    """One choice as it grows."""
+
+    shape: Literal["chat", "text"]
+    texts: list[str] = field(default_factory=list)
+    tokens: list[ScoredToken] = field(default_factory=list)
+    finish: str | None = None
+
+    def take(self, piece: Piece) -> None:
+        self.texts.append(piece.text)
+        self.tokens.extend(piece.tokens)
+        self.finish = piece.finish
+
+    def choice(self, index: int, *, with_logprobs: bool) -> dict[str, Any]:
+        text = "".join(self.texts)
+        logprobs = Scores(self.shape).of(tuple(self.tokens)) if with_logprobs else None
+        common = {"index": index, "logprobs": logprobs, "finish_reason": self.finish}
+        if self.shape == "text":
+            return {**common, "text": text}
+        return {**common, "message": {"role": "assistant", "content": text, "refusal": None}}
+
+
+class Scores:
+    """Log-probabilities in the words of either shape; of a choice's pieces one after another.
+
+    Args:
+        shape: whose words.
+    """
+
+    def __init__(self, shape: Literal["chat", "text"]):
+        self._shape = shape
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._offset = 0
+
+    def of(self, tokens: tuple[ScoredToken, ...]) -> dict[str, Any]:
+        """The object that stands under `logprobs`."""
+        if self._shape == "chat":
+            return {"content": [_chat_token(token) for token in tokens], "refusal": None}
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offset)
+            self._offset += len(self._decoder.decode(token.token.bytes))
         return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.fingerprint,
+            "tokens": [_name(token.token) for token in tokens],
+            "token_logprobs": [None if token.is_first else token.token.logprob for token in tokens],
+            "top_logprobs": [None if token.is_first else _top(token) for token in tokens],
+            "text_offset": offsets,
         }
 
 
-def usage(last: Piece) -> dict[str, int]:
-    """Tokens counted, in OpenAI's names."""
-    prompt, completion = last.prompt_tokens, last.completion_tokens
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+def _chat_token(token: ScoredToken) -> dict[str, Any]:
+    return {**_described(token.token), "top_logprobs": [_described(likely) for likely in token.top]}
 
 
-def as_api_error(error: BaseException) -> ApiError:
-    """What the client is told of an answer that did not come about; the full cause goes to our own log."""
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, StoppingError):
-        return ApiError(503, "the server is stopping", code="stopping", headers={"Retry-After": "5"})
-    if isinstance(error, UsageError):
-        return ApiError(400, error.what, code="context_length_exceeded", param="messages")
-    say(f"error: an answer failed: {type(error).__name__}: {error}")
-    return ApiError(500, "the model failed while answering; the server's log has the cause", code="engine_failed")
+def _described(likely: Likely) -> dict[str, Any]:
+    return {"token": likely.text, "logprob": likely.logprob, "bytes": list(likely.bytes)}
 
 
-async def whole_completion(head: Head, job: Job, receive: Receive) -> dict[str, Any]:
-    """Wait for the whole answer, unless its client leaves first.
-
-    Raises:
-        ApiError: the answer did not come about, or was cut by the end of the server.
-    """
-    text: list[str] = []
-    last: Piece | None = None
-    async with _watched(job, receive):
-        try:
-            async for piece in job.stream(idle_s=KEEP_ALIVE_S):
-                if piece is not None:
-                    text.append(piece.text)
-                    last = piece
-        except Exception as error:
-            raise as_api_error(error) from error
-    if last is None or last.finish == "cancelled":
-        raise as_api_error(StoppingError())
-    message = {"role": "assistant", "content": "".join(text), "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": last.finish}
-    return {**head.fields("chat.completion"), "choices": [choice], "usage": usage(last)}
+def _top(token: ScoredToken) -> dict[str, float]:
+    """The likeliest tokens by name, the chosen one always among them, as OpenAI's API has it."""
+    return {_name(likely): likely.logprob for likely in (*token.top, token.token)}
 
 
-class StreamedCompletion(Response):
-    """Server-sent events: the role first, then text, the reason of the end, usage where asked for, and `[DONE]`.
+def _name(likely: Likely) -> str:
+    """A token's text; of a part of a character its bytes, so that two parts never have one name."""
+    if "\ufffd" not in likely.text:
+        return likely.text
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in likely.bytes)
 
-    Args:
-        head: what every chunk repeats.
-        job: the answer on its way.
-        with_usage: whether a last chunk counts the tokens.
-    """
+
+class EventStream(Response):
+    """Server-sent events that end early when their reader leaves or takes nothing."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, head: Head, job: Job, *, with_usage: bool):
+    def __init__(self, asked: Asked):
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._head = head
-        self._job = job
-        self._with_usage = with_usage
+        self.asked = asked
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Send the events; whatever ends this early cancels the answer."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with _watched(self._job, receive):
+        async with watched(self.asked, receive):
             try:
-                async for event in self._events():
+                async for block in self.events():
                     async with asyncio.timeout(SLOW_READER_S):
-                        await send({"type": "http.response.body", "body": event, "more_body": True})
+                        await send({"type": "http.response.body", "body": block, "more_body": True})
             except (OSError, TimeoutError):
                 return  # the reader is gone or takes nothing: the connection is closed unfinished
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _events(self) -> AsyncIterator[bytes]:
-        yield self._chunk({"role": "assistant", "content": "", "refusal": None})
+    def events(self) -> AsyncIterator[bytes]:
+        """The blocks to send."""
+        raise NotImplementedError
+
+
+class StreamedCompletion(EventStream):
+    """The role first, then text, the reason of each end, usage where asked for, and `[DONE]`.
+
+    Args:
+        head: what every chunk repeats.
+        asked: the answers on their way.
+        with_usage: whether a last chunk counts the tokens.
+        with_logprobs: whether chunks carry the log-probabilities of their tokens.
+    """
+
+    def __init__(self, head: Head, asked: Asked, *, with_usage: bool, with_logprobs: bool):
+        super().__init__(asked)
+        self.failure: BaseException | None = None  # what ended it early
+        self._head = head
+        self._with_usage = with_usage
+        self._scores = [Scores(head.shape) for _ in range(asked.num_choices)] if with_logprobs else None
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """Chunks in OpenAI's order."""
+        if self._head.shape == "chat":
+            for index in range(self.asked.num_choices):
+                yield self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
         try:
-            async for piece in self._job.stream(idle_s=KEEP_ALIVE_S):
-                if piece is None:
+            async for part in self.asked.stream():
+                if part is None:
                     yield b": waiting\n\n"
                     continue
-                if piece.text:
-                    yield self._chunk({"content": piece.text})
-                if piece.finish is not None:
-                    for event in self._end(piece):
-                        yield event
+                if part.piece.finish == "cancelled":
+                    raise stopping()
+                for event in self._of_piece(part.choice, part.piece):
+                    yield event
         except Exception as error:  # the status is sent already: the stream itself must tell
-            yield _event(as_api_error(error).body())
-
-    def _end(self, last: Piece) -> list[bytes]:
-        if last.finish == "cancelled":
-            return [_event(as_api_error(StoppingError()).body())]
-        events = [self._chunk({}, finish=last.finish)]
+            self.failure = error
+            yield event_of(as_api_error(error).body())
+            return
         if self._with_usage:
-            fields = self._head.fields("chat.completion.chunk")
-            events.append(_event({**fields, "choices": [], "usage": usage(last)}))
-        return [*events, b"data: [DONE]\n\n"]
+            yield event_of({**self._head.fields(is_chunk=True), "choices": [], "usage": self.asked.usage()})
+        yield DONE
 
-    def _chunk(self, delta: dict[str, Any], *, finish: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        chunk = {**self._head.fields("chat.completion.chunk"), "choices": [choice]}
-        return _event({**chunk, "usage": None} if self._with_usage else chunk)
+    def _of_piece(self, index: int, piece: Piece) -> list[bytes]:
+        events = []
+        scores = self._scores[index].of(piece.tokens) if self._scores and piece.tokens else None
+        is_chat = self._head.shape == "chat"
+        if piece.text or scores:
+            delta = {"content": piece.text} if is_chat else {"text": piece.text}
+            events.append(self._chunk(index, delta, scores=scores))
+        if piece.finish is not None:
+            events.append(self._chunk(index, {} if is_chat else {"text": ""}, finish=piece.finish))
+        return events
+
+    def _chunk(
+        self, index: int, delta: dict[str, Any], *, finish: str | None = None, scores: dict[str, Any] | None = None
+    ) -> bytes:
+        content = {"delta": delta} if self._head.shape == "chat" else delta
+        choice = {"index": index, **content, "logprobs": scores, "finish_reason": finish}
+        chunk = {**self._head.fields(is_chunk=True), "choices": [choice]}
+        return event_of({**chunk, "usage": None} if self._with_usage else chunk)
 
 
-def _event(value: dict[str, Any]) -> bytes:
+def event_of(value: dict[str, Any]) -> bytes:
+    """One server-sent event."""
     return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-@contextlib.asynccontextmanager
-async def _watched(job: Job, receive: Receive) -> AsyncIterator[None]:
-    """Cancel the job when the client leaves, and when the block ends in any way."""
-
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        job.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        job.cancel()
-        watcher.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watcher

@@ -5,19 +5,15 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from chatwright.feedback.conversations import Message
-from chatwright.model.generation import Piece, Sampling
+from chatwright.model.generation import EngineLoad, GenerationRequest, Piece, Sampling
 
 
-class ChatEngine(Protocol):
-    """A model that answers conversations piece by piece. It is called by one thread at a time."""
+class Talker(Protocol):
+    """A model that answers one conversation at a time, for the terminal."""
 
     @property
     def name(self) -> str:
         """The name under which clients ask for it."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of its files: which weights gave an answer."""
 
     @property
     def context_length(self) -> int:
@@ -36,12 +32,63 @@ class ChatEngine(Protocol):
         """
 
 
+class ChatEngine(Talker, Protocol):
+    """A model that writes many answers at once, step by step.
+
+    `chat_request`, `text_request` and `count` may be called from any thread; all else by one thread at a time.
+    """
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its files: which weights gave an answer."""
+
+    def chat_request(
+        self, messages: Sequence[Message], sampling: Sampling, *, num_answers: int = 1
+    ) -> GenerationRequest:
+        """A request for the assistant's next turn."""
+
+    def text_request(
+        self, prompt: str | Sequence[int], sampling: Sampling, *, num_answers: int = 1, echo: bool = False
+    ) -> GenerationRequest:
+        """A request to continue a plain text, given as text or as token ids.
+
+        Raises:
+            UsageError: an id that the vocabulary lacks.
+        """
+
+    @property
+    def free_answers(self) -> int:
+        """Answers that could begin with the next step without waiting inside the engine."""
+
+    def submit(self, request: GenerationRequest) -> int:
+        """Take a request up; returns its number, under which its pieces come.
+
+        Raises:
+            UsageError: the prompt fills the context.
+        """
+
+    def cancel(self, number: int) -> None:
+        """End a request with the next step: its last pieces say `cancelled`. Harmless after its end."""
+
+    def step(self) -> list[tuple[int, Piece]]:
+        """One step of everything that runs: pieces that came out, each with its request's number.
+
+        Returns an empty list where nothing became certain; never blocks longer than one step.
+        """
+
+    def reset(self) -> None:
+        """Forget every request, after a step that raised."""
+
+    def load(self) -> EngineLoad:
+        """What it does and has done; may be read from any thread."""
+
+
 def sampling_as_json(sampling: Sampling) -> dict[str, Any]:
     """The settings of an answer as the feedback store keeps them."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(sampling).items()}
 
 
-def latest_that_fit(engine: ChatEngine, messages: Sequence[Message], *, reserve: int) -> list[Message]:
+def latest_that_fit(engine: Talker, messages: Sequence[Message], *, reserve: int) -> list[Message]:
     """The conversation without its oldest turns, so that `reserve` tokens stay free for the answer.
 
     A system message stays. The last message stays whatever its length: the engine refuses it where it must.

@@ -10,6 +10,7 @@ import binascii
 import contextlib
 import hmac
 import ipaddress
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
@@ -60,7 +61,7 @@ class Guard:
         sealed = _with_security_headers(send)
         incoming = _Incoming(receive)
         try:
-            check_request(scope, self._settings)
+            scope["chatwright.owner"] = check_request(scope, self._settings)
             body = await self._read_body(scope, incoming)
         except ApiError as error:
             await _drain(incoming)
@@ -89,8 +90,11 @@ class Guard:
 _CLOSE = {"Connection": "close"}
 
 
-def check_request(scope: Scope, settings: ServeSettings) -> None:
+def check_request(scope: Scope, settings: ServeSettings) -> str:
     """Refuse what may not come in, judged by path and headers alone.
+
+    Returns:
+        Whose request it is: the name that goes with its token, empty for the owner and where no token is asked for.
 
     Raises:
         ApiError: the first thing found wrong; the order never tells a stranger which paths exist.
@@ -101,10 +105,12 @@ def check_request(scope: Scope, settings: ServeSettings) -> None:
     _check_host(headers, settings)
     _check_origin(headers)
     _check_path(scope)
-    if scope["path"] != OPEN_PATH and settings.token is not None:
-        _check_token(headers, settings.token)
+    owner = ""
+    if scope["path"] != OPEN_PATH and settings.tokens:
+        owner = _owner_of_token(headers, settings.tokens)
     if scope["method"] in METHODS_WITH_BODY:
-        _check_body_headers(headers, settings.max_body_bytes)
+        _check_body_headers(headers, settings.max_body_bytes, may_be_empty=scope["method"] == "DELETE")
+    return owner
 
 
 class Headers:
@@ -172,7 +178,8 @@ def _check_path(scope: Scope) -> None:
         raise ApiError(400, "this path is not plain", code="bad_path")
 
 
-def _check_token(headers: Headers, token: str) -> None:
+def _owner_of_token(headers: Headers, tokens: Mapping[str, str]) -> str:
+    """The name that goes with the token given; all are compared, so that time tells nothing."""
     kind, _, given = (headers.only("authorization") or "").partition(" ")
     if kind.lower() == "basic":  # how a browser asks a person for it; the user name does not matter
         try:
@@ -181,12 +188,17 @@ def _check_token(headers: Headers, token: str) -> None:
             given = ""
     elif kind.lower() != "bearer":
         given = ""
-    if not hmac.compare_digest(given.strip().encode(), token.encode()):
+    offered = given.strip().encode()
+    names = [name for name, token in tokens.items() if hmac.compare_digest(offered, token.encode())]
+    if not names:
         asked = {"WWW-Authenticate": 'Basic realm="chatwright", charset="UTF-8"'}
         raise ApiError(401, "a valid token is needed", code="invalid_api_key", headers=asked)
+    return names[0]
 
 
-def _check_body_headers(headers: Headers, limit: int) -> None:
+def _check_body_headers(headers: Headers, limit: int, *, may_be_empty: bool) -> None:
+    if may_be_empty and headers.only("transfer-encoding") is None and (headers.only("content-length") or "0") == "0":
+        return
     kind = (headers.only("content-type") or "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "the body must be `application/json`", code="unsupported_media_type")

@@ -1,20 +1,23 @@
 """What clients may send, with a bound on every number and text, and what the simple endpoints answer.
 
 A field of OpenAI's API that this server cannot honour is refused by its name; one that asks for what happens anyway
-(`n: 1`, no tools, penalties of zero) is accepted. Not for the answers' chunks: `completions` makes those.
+(no tools, plain text) is accepted. Not for what is
+answered (`replies`), nor for the page's conversations (`routes.kept`).
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from chatwright.feedback import conversations
 from chatwright.model.generation import Sampling
 
 MAX_TEXT = 1 << 20  # characters; the body's own limit in bytes comes first
 MAX_TOKENS = 1_000_000
+MAX_ANSWERS = 16  # to one prompt
+DEFAULT_TEXT_TOKENS = 16  # of a text completion that does not say, as in OpenAI's API
 
 
 class Request(BaseModel):
@@ -23,14 +26,15 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-def _without_nul(text: str) -> str:
+def without_nul(text: str) -> str:
+    """A check: databases cannot hold the character NUL."""
     if "\0" in text:
         raise ValueError("must not contain the character NUL")
     return text
 
 
-Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_without_nul)]
-Word = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_without_nul)]
+Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(without_nul)]
+Word = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(without_nul)]
 Unused = Annotated[None, Field(description="Not supported: leave it out, or null.")]
 
 
@@ -96,34 +100,69 @@ def _in_order(messages: list[ChatMessage]) -> list[ChatMessage]:
 
 
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=1024), AfterValidator(_in_order)]
-StopText = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_without_nul)]
+StopText = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(without_nul)]
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
-Penalty = Annotated[float, AfterValidator(_only(0))]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+NumAnswers = Annotated[int, Field(ge=1, le=MAX_ANSWERS)]
+TopLogprobs = Annotated[int, Field(ge=0, le=20)]
+Note = Annotated[str, Field(max_length=1024), AfterValidator(without_nul)]
 
 
-class ChatRequest(Request):
-    """A request for one answer, as OpenAI's clients send it."""
+class SamplingFields(Request):
+    """How tokens are chosen, alike in every request; what is left out is as the server is set."""
 
-    model: Word
-    messages: Messages
-    max_tokens: Tokens | None = None
-    max_completion_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
+
+    def sampling(self, default: Sampling, **more: Any) -> Sampling:
+        """The server's settings with what this request says instead, and `more` where it is not None."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        asked = {name: getattr(self, name) for name in SamplingFields.model_fields if name != "stop"}
+        asked |= {"stop": stop or None, **more}
+        return replace(default, **{name: value for name, value in asked.items() if value is not None})
+
+
+class Books(Request):
+    """Notes that clients make for their own books, and what every request may say of its delivery."""
+
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    user: Note | None = None
+    metadata: Annotated[dict[str, Note], Field(max_length=64)] | None = None
+    store: bool | None = None
+
+    @field_validator("stream_options")
+    @classmethod
+    def _needs_stream(cls, value: StreamOptions | None, info: Any) -> StreamOptions | None:
+        if value is not None and not info.data.get("stream"):
+            raise ValueError("is only allowed where `stream` is true")
+        return value
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with the count of its tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatRequest(SamplingFields, Books):
+    """A request for answers to a conversation, as OpenAI's clients send it."""
+
+    model: Word
+    messages: Messages
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    n: NumAnswers | None = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
 
     # Accepted with the one value that changes nothing.
-    n: Annotated[int, AfterValidator(_only(1))] | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    logprobs: Annotated[bool, AfterValidator(_only(False))] | None = None
-    top_logprobs: Annotated[int, AfterValidator(_only(0))] | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     response_format: ResponseFormat | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
@@ -136,107 +175,90 @@ class ChatRequest(Request):
     prediction: Unused = None
     web_search_options: Unused = None
 
-    # Notes that clients make for their own books.
-    user: Annotated[str, Field(max_length=1024)] | None = None
-    safety_identifier: Annotated[str, Field(max_length=1024)] | None = None
-    prompt_cache_key: Annotated[str, Field(max_length=1024)] | None = None
-    metadata: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=64)] | None = None
-    store: bool | None = None
+    # More notes.
+    safety_identifier: Note | None = None
+    prompt_cache_key: Note | None = None
     service_tier: Literal["auto", "default"] | None = None
 
-    @field_validator("stream_options")
+    @field_validator("top_logprobs")
     @classmethod
-    def _needs_stream(cls, value: StreamOptions | None, info: Any) -> StreamOptions | None:
-        if value is not None and not info.data.get("stream"):
-            raise ValueError("is only allowed where `stream` is true")
+    def _needs_logprobs(cls, value: int | None, info: Any) -> int | None:
+        if value is not None and not info.data.get("logprobs"):
+            raise ValueError("is only allowed where `logprobs` is true")
         return value
 
     def turns(self) -> list[conversations.Message]:
         """The conversation as the model reads it."""
         return [message.turn() for message in self.messages]
 
-    def sampling(self, default: Sampling) -> Sampling:
+    def chat_sampling(self, default: Sampling) -> Sampling:
         """The server's settings with what this request says instead."""
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        asked = {
-            "max_tokens": self.max_completion_tokens or self.max_tokens,
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-            "min_p": self.min_p,
-            "repetition_penalty": self.repetition_penalty,
-            "seed": self.seed,
-            "stop": stop or None,
-        }
-        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-        return replace(default, **given)
+        top = (self.top_logprobs or 0) if self.logprobs else None
+        return self.sampling(default, max_tokens=self.max_completion_tokens or self.max_tokens, top_logprobs=top)
 
 
-class FeedbackRequest(Request):
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_TEXT)]
+MAX_PROMPTS = 64
+
+
+class CompletionRequest(SamplingFields, Books):
+    """A request to continue plain texts, as OpenAI's older clients and evaluation harnesses send it."""
+
+    model: Word
+    prompt: Text | TokenIds | Annotated[list[Text] | list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    n: NumAnswers | None = None
+    echo: bool | None = None
+    logprobs: TopLogprobs | None = None
+
+    # Accepted with the one value that changes nothing.
+    best_of: Annotated[int, AfterValidator(_only(1)), Field(json_schema_extra={"const": 1})] | None = None
+    suffix: Unused = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt, as text or as ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        whole: list[Any] = list(self.prompt)
+        return [whole] if isinstance(whole[0], int) else whole
+
+    def text_sampling(self, default: Sampling) -> Sampling:
+        """The server's settings with what this request says instead; OpenAI's own default length."""
+        max_tokens = DEFAULT_TEXT_TOKENS if self.max_tokens is None else self.max_tokens
+        return self.sampling(default, max_tokens=max_tokens, top_logprobs=self.logprobs)
+
+
+AnswerId = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(without_nul)]
+Key = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(without_nul)]
+Reason = Annotated[str, Field(max_length=4_000), AfterValidator(without_nul)]
+
+
+class RatingRequest(Request):
     """What a person thought of an answer."""
 
-    answer_id: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_without_nul)]
+    answer_id: AnswerId
     thumb: Literal["up", "down"]
-    reason: Annotated[str, Field(max_length=4_000), AfterValidator(_without_nul)] | None = None
-    better_answer: Annotated[str, Field(max_length=32_000), AfterValidator(_without_nul)] | None = None
-    key: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_without_nul)] | None = Field(
-        default=None, description="Your name for this rating: sent again, it is stored once."
-    )
+    reason: Reason | None = None
+    better_answer: Annotated[str, Field(max_length=32_000), AfterValidator(without_nul)] | None = None
+    key: Key | None = Field(default=None, description="Your name for this rating: sent again, it is stored once.")
 
 
-class FeedbackReceipt(BaseModel):
-    """Where a rating is stored."""
+class ChoiceRequest(Request):
+    """Which of two answers a person likes better."""
 
-    id: int
-    object: Literal["feedback"] = "feedback"
-    answer_id: str
-    thumb: Literal["up", "down"]
-    created: int
-
-
-class Health(BaseModel):
-    """Whether the server answers, for whoever watches over it."""
-
-    status: Literal["ok"] = "ok"
+    first: AnswerId
+    second: AnswerId
+    choice: Literal["first", "second", "tie", "both_bad"]
+    reason: Reason | None = None
+    key: Key | None = Field(default=None, description="Your name for this choice: sent again, it is stored once.")
 
 
-class ModelCard(BaseModel):
-    """A model that can be asked."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "chatwright"
+def _kind_of(body: Any) -> str:
+    return "a_choice" if isinstance(body, dict) and "choice" in body else "a_rating"
 
 
-class ModelList(BaseModel):
-    """Every model that can be asked."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
-
-
-class PageSettings(BaseModel):
-    """What the page shows before anyone said anything."""
-
-    title: str
-    greeting: str
-    model: str
-    context_length: int
-    starters: list[str]
-    keeps_feedback: bool
-
-
-class ErrorDetail(BaseModel):
-    """What was wrong, for a person and for a program."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(BaseModel):
-    """The one shape of every refusal."""
-
-    error: ErrorDetail
+FeedbackRequest = Annotated[
+    Annotated[RatingRequest, Tag("a_rating")] | Annotated[ChoiceRequest, Tag("a_choice")], Discriminator(_kind_of)
+]

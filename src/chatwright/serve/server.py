@@ -6,7 +6,7 @@ import errno
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -33,19 +33,21 @@ class ChatServer(uvicorn.Server):
     Args:
         app: the application to serve.
         grace_s: seconds for answers that are being written when the server is asked to stop.
+        reload: opens the models anew when SIGHUP asks for it; None: the signal is not handled.
     """
 
-    def __init__(self, app: GuardedApp, *, grace_s: float):
+    def __init__(self, app: GuardedApp, *, grace_s: float, reload: Callable[[], Sequence[ChatEngine]] | None = None):
         super().__init__(_config(app, cancel_after_s=round(grace_s + CUT_S)))
         self._app = app
         self._grace_s = grace_s
+        self._reload = reload
         self._cut_now: Callable[[], object] | None = None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections; let what runs be finished, cut it after its grace, cancel it in the last resort."""
         loop = asyncio.get_running_loop()
-        self._cut_now = partial(loop.call_soon_threadsafe, self._app.worker.cut)
-        timer = loop.call_later(self._grace_s, self._app.worker.cut)
+        self._cut_now = partial(loop.call_soon_threadsafe, self._app.shelf.cut)
+        timer = loop.call_later(self._grace_s, self._app.shelf.cut)
         try:
             await super().shutdown(sockets)
         finally:
@@ -57,6 +59,26 @@ class ChatServer(uvicorn.Server):
             self._cut_now()
         self.should_exit = True
 
+    def _handle_reload(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is the system's
+        threading.Thread(target=self.reload_models, name="reload", daemon=True).start()
+
+    def reload_models(self) -> None:
+        """Open the models anew and offer those that changed; where one cannot be opened, the old ones stay."""
+        if self._reload is None:
+            return
+        try:
+            changed = [model for model in self._reload() if self._differs(model)]
+            for model in changed:
+                self._app.shelf.replace(model)
+        except ChatwrightError as error:
+            say(f"error: the models could not be changed, the old ones stay: {error}")
+            return
+        say(f"models opened anew: {', '.join(model.name for model in changed) or 'none had changed'}")
+
+    def _differs(self, model: ChatEngine) -> bool:
+        offer = self._app.shelf.get(model.name)
+        return offer is None or offer.model.digest != model.digest
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle SIGINT and SIGTERM while serving, where this is the main thread; none is raised again after it."""
@@ -64,6 +86,8 @@ class ChatServer(uvicorn.Server):
             yield
             return
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        if self._reload is not None and hasattr(signal, "SIGHUP"):
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._handle_reload)
         try:
             yield
         finally:
@@ -89,35 +113,40 @@ def _config(app: GuardedApp, *, cancel_after_s: int) -> uvicorn.Config:
 
 
 def serve(
-    model: ChatEngine,
+    models: ChatEngine | Sequence[ChatEngine],
     settings: ServeSettings,
     *,
     store_url: str | Path | None,
     host: str = "127.0.0.1",
     port: int = 8000,
     announce: Callable[[str], None] = say,
+    reload: Callable[[], Sequence[ChatEngine]] | None = None,
 ) -> None:
     """Serve the API and the page until asked to stop.
 
     Args:
-        model: what answers.
+        models: what answers; the first where nobody says which, two for blind comparisons.
         settings: access, bounds and the page's text, from `settings_for(host, ...)`.
         store_url: the feedback database, a file or any SQLAlchemy URL; None keeps nothing.
         host: the address to bind.
         port: the port; 0 takes a free one.
         announce: told the page's address once the port is open.
+        reload: opens the models anew on SIGHUP, for another model without an end of the service.
 
     Raises:
         UsageError: no token on an open address, a port that is taken or not allowed, an unknown host.
         ChatwrightError: the model has no turn form, or the feedback store cannot be opened.
     """
     require_sound_access(host, settings.token)
-    model.count([Message("user", "Hello")])  # a model that knows no turns is told now, not at the first question
+    several = list(models) if isinstance(models, Sequence) else [models]
+    for model in several:
+        model.count([Message("user", "Hello")])  # a model that knows no turns is told now, not at the first question
     with open_port(host, port) as listening:
         store = FeedbackStore(store_url) if store_url is not None else None
         try:
-            announce(f"{model.name} is at {page_address(listening)} (Ctrl-C stops it)")
-            ChatServer(create_app(model, store, settings), grace_s=GRACE_S).run(sockets=[listening])
+            app = create_app(several, store, settings)
+            announce(f"{several[0].name} is at {page_address(listening)} (Ctrl-C stops it)")
+            ChatServer(app, grace_s=GRACE_S, reload=reload).run(sockets=[listening])
         finally:
             if store is not None:
                 store.close()

@@ -2,8 +2,9 @@
 
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from chatwright.foundation.errors import UsageError
 from chatwright.model.generation import Sampling
@@ -28,6 +29,9 @@ class ServeSettings:
 
     sampling: Sampling = field(default_factory=Sampling)  # where a request leaves something out
     token: str | None = field(default=None, repr=False)  # asked of every caller; None: anyone who reaches the port
+    guests: Mapping[str, str] = field(
+        default_factory=dict, repr=False
+    )  # further tokens by name: own conversations each
     allowed_hosts: frozenset[str] = LOOPBACK_NAMES  # names in the Host header, against DNS rebinding
     allows_any_address: bool = False  # an address as Host cannot be rebound; for servers that listen on all of theirs
     max_body_bytes: int = 1 << 20
@@ -35,6 +39,11 @@ class ServeSettings:
     body_timeout_s: float = 30.0  # for a whole body, however slowly it drips
     max_waiting: int = 16  # answers asked for and not begun; past that 429
     page: PageText = PageText()
+
+    @property
+    def tokens(self) -> dict[str, str]:
+        """Every token that lets in, by the name of who holds it; the owner's name is empty."""
+        return {**self.guests, **({"": self.token} if self.token is not None else {})}
 
 
 def is_loopback(host: str) -> bool:
@@ -57,6 +66,7 @@ def settings_for(
     host: str,
     *,
     token: str | None = None,
+    guests: Mapping[str, str] | None = None,
     allowed_hosts: Sequence[str] = (),
     sampling: Sampling | None = None,
     page: PageText | None = None,
@@ -67,8 +77,13 @@ def settings_for(
         UsageError: an open address without a token, or a token that could be guessed.
     """
     require_sound_access(host, token)
+    for guest in (guests or {}).values():
+        require_sound_access(host, guest)
+    if guests and token is None:
+        raise UsageError("tokens for guests need one for the owner too", hint="set CHATWRIGHT_TOKEN")
     return ServeSettings(
         token=token,
+        guests=dict(guests or {}),
         allowed_hosts=hosts_of_bind(host) | {name.lower() for name in allowed_hosts},
         allows_any_address=host in WILDCARDS,
         sampling=sampling or Sampling(),
@@ -92,3 +107,27 @@ def require_sound_access(host: str, token: str | None) -> None:
             f"a token needs at least {MIN_TOKEN_LENGTH} printable ASCII characters, this one has {len(token)}",
             hint="`python3 -c 'import secrets; print(secrets.token_urlsafe(24))'` makes one",
         )
+
+
+def read_guests(path: Path) -> dict[str, str]:
+    """Names and tokens from a file with a line `name token` for each guest; `#` begins a comment.
+
+    Raises:
+        UsageError: the file cannot be read, or a line is not of this form, or a name stands twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the guests' file `{path}` cannot be read: {error}") from error
+    guests: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if len(words) != 2 or words[0] in guests or words[1] in guests.values():
+            raise UsageError(
+                f"`{path}` line {number} is no name and token of a further guest",
+                hint="write `name token`, each once",
+            )
+        guests[words[0]] = words[1]
+    return guests

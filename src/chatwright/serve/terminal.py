@@ -12,13 +12,13 @@ from chatwright.feedback.conversations import Message
 from chatwright.foundation.errors import UsageError
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.generation import Sampling
-from chatwright.serve.engine import ChatEngine, latest_that_fit
+from chatwright.serve.engine import Talker, latest_that_fit
 
 HELP = "  /new   begin a new conversation\n  /quit  leave (so does the end of the input)\n  /help  this\n"
 PROMPT = "you> "
 
 
-def chat_in_terminal(model: ChatEngine, *, sampling: Sampling, stdin: TextIO, stdout: TextIO) -> None:
+def chat_in_terminal(model: Talker, *, sampling: Sampling, stdin: TextIO, stdout: TextIO) -> None:
     """Talk until `/quit` or the end of the input.
 
     Args:
@@ -68,7 +68,7 @@ def _command(text: str, history: list[Message], stdout: TextIO) -> list[Message]
     return history
 
 
-def _turn(model: ChatEngine, messages: list[Message], sampling: Sampling, stdout: TextIO) -> list[Message]:
+def _turn(model: Talker, messages: list[Message], sampling: Sampling, stdout: TextIO) -> list[Message]:
     """Answer the last message; the conversation with the answer, or without the question where there is none."""
     fitting = latest_that_fit(model, messages, reserve=min(sampling.max_tokens, model.context_length // 4))
     if len(fitting) < len(messages):

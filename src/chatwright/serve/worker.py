@@ -1,4 +1,4 @@
-"""One engine, one thread, a line of fixed length before it: how answers are made for many clients at once.
+"""One engine, one thread, a line of fixed length before it: how many clients are answered at once.
 
 Knows no HTTP. Each answer that was begun is stored before its end is told, so that it can be rated at once.
 """
@@ -9,14 +9,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from queue import Empty, Full, Queue
 
 from chatwright.feedback.conversations import Message
 from chatwright.feedback.store import Answer, FeedbackStore
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import ChatwrightError
-from chatwright.model.generation import Piece, Sampling
+from chatwright.model.generation import GenerationRequest, Piece
 from chatwright.serve.engine import ChatEngine, sampling_as_json
+from chatwright.serve.line import FairLine
 
 STOP_TIMEOUT_S = 30.0  # the longest that one step of the engine may hold up the end of the server
 FIRST_GUESS_S = 5.0  # an answer's seconds before one was measured
@@ -40,14 +40,21 @@ class StoppingError(Exception):
 
 @dataclass(kw_only=True, eq=False)
 class Job:
-    """An answer on its way: asked for, waiting or being written."""
+    """A request on its way: asked for, waiting or being written."""
 
-    answer_id: str
-    messages: Sequence[Message]
-    sampling: Sampling
+    answer_id: str  # of the first answer; `answer_ids` has the others
+    request: GenerationRequest
     loop: asyncio.AbstractEventLoop
+    messages: Sequence[Message] | None = None  # the conversation, kept with the answer; None: nothing is kept
+    client: str = ""  # whose turn it takes in the line
     pieces: "asyncio.Queue[Piece | BaseException]" = field(default_factory=asyncio.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def answer_ids(self) -> list[str]:
+        """Under which each answer is kept and can be rated."""
+        others = range(1, self.request.num_answers)
+        return [self.answer_id, *(f"{self.answer_id}-{number}" for number in others)]
 
     def cancel(self) -> None:
         """Nobody waits for this answer any more; harmless after its end.
@@ -63,12 +70,15 @@ class Job:
             self.loop.call_soon_threadsafe(self.pieces.put_nowait, news)
 
     async def stream(self, *, idle_s: float) -> AsyncIterator[Piece | None]:
-        """Pieces up to the last one; None after each `idle_s` seconds of silence.
+        """Pieces up to the last one of the last answer; None after each `idle_s` seconds of silence.
+
+        A cancelled request ends with the first piece that says so.
 
         Raises:
             Exception: what the engine raised.
         """
-        while True:
+        open_answers = self.request.num_answers
+        while open_answers:
             try:
                 news = await asyncio.wait_for(self.pieces.get(), idle_s)
             except TimeoutError:
@@ -77,8 +87,7 @@ class Job:
             if isinstance(news, BaseException):
                 raise news
             yield news
-            if news.finish is not None:
-                return
+            open_answers = 0 if news.finish == "cancelled" else open_answers - (news.finish is not None)
 
 
 class EngineWorker:
@@ -102,7 +111,8 @@ class EngineWorker:
         self._engine = engine
         self._store = store
         self._clock = clock
-        self._line: Queue[Job | None] = Queue(max_waiting)
+        self._line: FairLine[Job] = FairLine(max_waiting)
+        self._running: dict[int, _Running] = {}
         self._stopping = threading.Event()
         self._seconds_per_answer = FIRST_GUESS_S
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -114,8 +124,7 @@ class EngineWorker:
     def cut(self) -> None:
         """Cancel what is being written and refuse what waits, without waiting for the thread."""
         self._stopping.set()
-        with contextlib.suppress(Full):
-            self._line.put_nowait(None)  # wakes the thread where it waits
+        self._line.wake()
 
     def stop(self) -> None:
         """Cut everything and wait for the end of the thread."""
@@ -125,8 +134,13 @@ class EngineWorker:
 
     @property
     def num_waiting(self) -> int:
-        """Jobs in the line, not counting the one being answered."""
-        return self._line.qsize()
+        """Jobs in the line, not counting those being answered."""
+        return len(self._line)
+
+    @property
+    def num_running(self) -> int:
+        """Jobs being answered."""
+        return len(self._running)
 
     def require_room(self) -> None:
         """Refuse early, before anything is computed for a request that could not wait.
@@ -137,20 +151,18 @@ class EngineWorker:
         """
         if self._stopping.is_set():
             raise StoppingError
-        if self._line.full():
+        if self._line.is_full:
             raise LineFullError(self._retry_after_s())
 
     def submit(self, job: Job) -> None:
-        """Put a job at the end of the line.
+        """Put a job into the line.
 
         Raises:
             LineFullError, StoppingError: as `require_room`.
         """
         self.require_room()
-        try:
-            self._line.put_nowait(job)
-        except Full:
-            raise LineFullError(self._retry_after_s()) from None
+        if not self._line.put(job, client=job.client):
+            raise LineFullError(self._retry_after_s())
         if self._stopping.is_set():  # the thread may have emptied the line already: told twice is better than never
             job.tell(StoppingError())
 
@@ -159,48 +171,84 @@ class EngineWorker:
 
     def _work(self) -> None:
         while not self._stopping.is_set():
-            job = self._line.get()
-            if job is not None and not job.cancelled.is_set():
-                began = self._clock()
-                self._answer(job)
-                self._seconds_per_answer += 0.2 * (self._clock() - began - self._seconds_per_answer)
-        with contextlib.suppress(Empty):
-            while True:
-                left = self._line.get_nowait()
-                if left is not None:
-                    left.tell(StoppingError())
+            self._admit()
+            self._step()
+        for number in list(self._running):
+            self._engine.cancel(number)
+        self._step()
+        for running in self._running.values():
+            running.job.tell(StoppingError())
+        while (left := self._line.take(wait=False)) is not None:
+            left.tell(StoppingError())
 
-    def _answer(self, job: Job) -> None:
-        text: list[str] = []
+    def _admit(self) -> None:
+        """Hand over as many jobs as can begin; where nothing runs, wait for one."""
+        while not self._stopping.is_set() and (not self._running or self._engine.free_answers > 0):
+            job = self._line.take(wait=not self._running)
+            if job is None:
+                return
+            if job.cancelled.is_set():
+                continue
+            try:
+                number = self._engine.submit(job.request)
+            except Exception as error:  # the border of this thread: the client's side tells of it and logs it
+                job.tell(error)
+            else:
+                self._running[number] = _Running(job, self._clock())
+
+    def _step(self) -> None:
+        for number, running in self._running.items():
+            if running.job.cancelled.is_set():
+                self._engine.cancel(number)
+        if not self._running:
+            return
         try:
-            for piece in self._engine.stream(job.messages, job.sampling, cancelled=lambda: self._is_over(job)):
-                text.append(piece.text)
-                if piece.finish is not None:
-                    self._keep(job, "".join(text), piece)
-                job.tell(piece)
-                if piece.finish is not None:
-                    return
-            raise RuntimeError("the engine ended without saying how")
+            pieces = self._engine.step()
         except Exception as error:  # the border of this thread: the client's side tells of it and logs it
-            job.tell(error)
+            self._engine.reset()
+            for running in self._running.values():
+                running.job.tell(error)
+            self._running.clear()
+            return
+        for number, piece in pieces:
+            self._hand_on(number, piece)
 
-    def _is_over(self, job: Job) -> bool:
-        return job.cancelled.is_set() or self._stopping.is_set()
+    def _hand_on(self, number: int, piece: Piece) -> None:
+        running = self._running[number]
+        running.texts[piece.answer].append(piece.text)
+        if piece.finish is not None:
+            self._keep(running, piece)
+            running.open_answers -= 1
+        running.job.tell(piece)
+        if not running.open_answers:
+            del self._running[number]
+            self._seconds_per_answer += 0.2 * (self._clock() - running.began - self._seconds_per_answer)
 
-    def _keep(self, job: Job, text: str, last: Piece) -> None:
-        """Store the answer. A store that fails does not take the answer from the person who waits for it."""
-        if self._store is None or last.finish is None:
+    def _keep(self, running: "_Running", last: Piece) -> None:
+        """Store an answer. A store that fails does not take the answer from the person who waits for it."""
+        job = running.job
+        if self._store is None or job.messages is None or last.finish is None:
             return
         answer = Answer(
-            id=job.answer_id,
+            id=job.answer_ids[last.answer],
             model=self._engine.name,
             model_digest=self._engine.digest,
             messages=tuple(job.messages),
-            answer=text,
-            sampling=sampling_as_json(job.sampling),
+            answer="".join(running.texts[last.answer]),
+            sampling=sampling_as_json(job.request.sampling),
             finish=last.finish,
         )
         try:
             self._store.add_answer(answer)
         except ChatwrightError as error:
-            say(f"warning: answer `{job.answer_id}` was given but is not stored and cannot be rated: {error}")
+            say(f"warning: answer `{answer.id}` was given but is not stored and cannot be rated: {error}")
+
+
+class _Running:
+    """A job inside the engine."""
+
+    def __init__(self, job: Job, began: float):
+        self.job = job
+        self.began = began
+        self.open_answers = job.request.num_answers
+        self.texts: list[list[str]] = [[] for _ in range(self.open_answers)]

@@ -34,24 +34,37 @@ function sentence(text) {
   return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }
 
-function post(path, body, signal) {
-  return request(path, {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal,
-  });
+async function send(method, path, body, signal) {
+  const options = { method, signal };
+  if (body !== undefined) {
+    options.headers = { "Content-Type": "application/json" };
+    options.body = JSON.stringify(body);
+  }
+  return request(path, options);
 }
 
-export async function pageSettings() {
-  return (await request("v1/page-settings")).json();
-}
+const read = async (response) => (await response).json();
+const at = (id) => `v1/conversations/${encodeURIComponent(id)}`;
 
-export async function sendRating(rating) {
-  return (await post("v1/feedback", rating)).json();
-}
+export const pageSettings = () => read(request("v1/page-settings"));
+export const sendFeedback = (body) => read(send("POST", "v1/feedback", body));
+export const findConversations = (query, before = null) => {
+  const wanted = new URLSearchParams({ q: query, ...(before === null ? {} : { before }) });
+  return read(request(`v1/conversations?${wanted}`));
+};
+export const createConversation = (body) => read(send("POST", "v1/conversations", body));
+export const getConversation = (id) => read(request(at(id)));
+export const changeConversation = (id, body) => read(send("PATCH", at(id), body));
+export const deleteConversation = (id) => read(send("DELETE", at(id)));
+export const addTurn = (id, turn) => read(send("POST", `${at(id)}/turns`, turn));
+export const getProbabilities = (id, turn) => read(request(`${at(id)}/turns/${encodeURIComponent(turn)}/probabilities`));
+export const exportAddress = (id, format) => `${at(id)}/export?format=${format}`;
 
-/** Gives the answer's events as they come; ends after the server said that it is complete, else fails. */
-export async function* streamAnswer(model, messages, signal) {
-  const body = { model, messages, stream: true, stream_options: { include_usage: true } };
-  const response = await post("v1/chat/completions", body, signal);
+const BROKEN = "The connection broke before the answer was complete.";
+
+/** Gives the events of an answer as they come; ends after the server said that it is complete, else fails. */
+export async function* streamAnswer(id, body, signal) {
+  const response = await send("POST", `${at(id)}/answers`, body, signal);
   try {
     for await (const data of events(response.body)) {
       if (data === "[DONE]") return;
@@ -61,9 +74,9 @@ export async function* streamAnswer(model, messages, signal) {
     }
   } catch (error) {
     if (error.name === "AbortError" || error instanceof Failure) throw error;
-    throw new Failure("The connection broke before the answer was complete.", { code: "broken" });
+    throw new Failure(BROKEN, { code: "broken" });
   }
-  throw new Failure("The connection broke before the answer was complete.", { code: "broken" });
+  throw new Failure(BROKEN, { code: "broken" });
 }
 
 async function* events(stream) {

@@ -1,51 +1,30 @@
-// Keeps the conversation and an unsent message in this browser, so that a reload loses nothing.
+// What this browser alone remembers: an unsent message and how the page is used. Conversations are the server's.
 
-const CONVERSATION = "chatwright.conversation.1";
-const DRAFT = "chatwright.draft.1";
+const DRAFT = "chatwright.draft.2";
+const COMPARE = "chatwright.compare.2";
 
-const isText = (value) => value === undefined || typeof value === "string";
-
-function isTurn(turn) {
-  return turn !== null && typeof turn === "object" && ["user", "assistant"].includes(turn.role)
-    && typeof turn.text === "string" && isText(turn.id) && isText(turn.note) && isText(turn.thumb);
-}
-
-/** The turns kept here; none where there are none or where they are not sound. */
-export function loadTurns() {
+function load(key) {
   try {
-    const turns = JSON.parse(localStorage.getItem(CONVERSATION));
-    return Array.isArray(turns) && turns.every(isTurn) ? turns : [];
-  } catch {
-    return [];
-  }
-}
-
-/** Whether the turns are kept: a browser may refuse to, or have no room. */
-export function saveTurns(turns) {
-  return save(CONVERSATION, JSON.stringify(turns));
-}
-
-export function loadDraft() {
-  try {
-    return localStorage.getItem(DRAFT) ?? "";
+    return localStorage.getItem(key) ?? "";
   } catch {
     return "";
   }
 }
 
-export function saveDraft(text) {
-  return save(DRAFT, text);
-}
-
-export function isConversationKey(key) {
-  return key === CONVERSATION;
-}
-
 function save(key, value) {
   try {
     localStorage.setItem(key, value);
-    return true;
   } catch {
-    return false;
+    // A browser that keeps nothing: the text still stands in the page.
   }
+}
+
+export const loadDraft = () => load(DRAFT);
+export const saveDraft = (text) => save(DRAFT, text);
+export const loadCompares = () => load(COMPARE) === "yes";
+export const saveCompares = (does) => save(COMPARE, does ? "yes" : "no");
+
+/** A name for something new: 32 hexadecimal digits. */
+export function newId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

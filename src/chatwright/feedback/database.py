@@ -1,0 +1,151 @@
+"""Opening the feedback database: SQLite by default, any SQLAlchemy URL; made, checked and brought up to date here.
+
+A migration is one transaction, and a copy of a SQLite file is made before it. Not for queries.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.engine import Connection, Engine
+
+from chatwright.feedback import tables
+from chatwright.foundation.errors import ChatwrightError, RefusedError, UsageError
+
+SCHEMA_VERSION = 2
+BUSY_TIMEOUT_S = 30
+
+
+class StoreError(ChatwrightError):
+    """The database cannot be read or written now; what was stored before is untouched."""
+
+
+def open_database(place: str | Path) -> Engine:
+    """The database, made or brought up to date where it has to be.
+
+    Args:
+        place: a SQLite file, or any SQLAlchemy URL.
+
+    Raises:
+        RefusedError: the file is not a database, not one of ours, or made by a newer version.
+        UsageError: a URL that SQLAlchemy does not know, or a database in memory.
+        StoreError: it cannot be opened now.
+    """
+    engine = _open_engine(place)
+    try:
+        with engine.begin() as connection:
+            version = _prepare_schema(connection)
+        if version < SCHEMA_VERSION:
+            _copy_aside(engine, version)
+            with engine.begin() as connection:
+                _migrate(connection)
+    except sql.exc.OperationalError as error:
+        raise StoreError(f"the feedback store cannot be opened: {error.orig}", hint="check its path or URL") from error
+    except sql.exc.DatabaseError as error:
+        raise RefusedError(f"the feedback store is not a sound database: {error.orig}") from error
+    return engine
+
+
+def unavailable(error: sql.exc.DBAPIError) -> StoreError:
+    """What a caller is told when the database fails."""
+    return StoreError(
+        f"the feedback store cannot be used now: {error.orig}",
+        kept="everything that was stored before",
+        hint="check the disk's free space and that no other program holds the database",
+    )
+
+
+def _open_engine(place: str | Path) -> Engine:
+    url = place if isinstance(place, str) and "://" in place else f"sqlite:///{Path(place).absolute()}"
+    try:
+        engine = sql.create_engine(url, pool_pre_ping=True)
+    except (sql.exc.ArgumentError, ModuleNotFoundError) as error:
+        raise UsageError(
+            f"no database can be opened by this URL: {error}",
+            hint="give a file, `sqlite:///PATH` or `postgresql://...`",
+        ) from error
+    if engine.dialect.name == "sqlite":
+        _set_up_sqlite(engine)
+    return engine
+
+
+def _set_up_sqlite(engine: Engine) -> None:
+    if engine.url.database in (None, "", ":memory:"):
+        raise UsageError("a feedback store in memory would forget every rating", hint="give a file")
+    Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+
+    @sql.event.listens_for(engine, "connect")
+    def connected(connection: Any, record: Any) -> None:  # noqa: ARG001 - the signature is SQLAlchemy's
+        connection.isolation_level = None  # transactions begin where `begun` says, not where the driver guesses
+        for pragma in (
+            f"busy_timeout = {BUSY_TIMEOUT_S * 1000}",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sql.event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        # A write lock from the start: a transaction that reads first and then writes would fail, not wait.
+        reads_only = connection.get_execution_options().get("chatwright_reads_only", False)
+        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+
+def reading(engine: Engine) -> Connection:
+    """A connection that only reads, and so waits for no writer."""
+    return engine.connect().execution_options(chatwright_reads_only=True)
+
+
+def _prepare_schema(connection: Connection) -> int:
+    """Make the tables where there are none; the version of those that are there.
+
+    Raises:
+        RefusedError: tables of others, or of a newer version.
+    """
+    names = set(sql.inspect(connection).get_table_names())
+    if not names & set(tables.metadata.tables):
+        tables.metadata.create_all(connection)
+        connection.execute(tables.versions.insert().values(version=SCHEMA_VERSION))
+        return SCHEMA_VERSION
+    version = None
+    if "schema_version" in names:
+        version = connection.execute(sql.select(sql.func.max(tables.versions.c.version))).scalar()
+    if version is not None and version > SCHEMA_VERSION:
+        raise RefusedError(
+            f"the feedback store was made by a newer version: schema {version}, this reads up to {SCHEMA_VERSION}",
+            kept="everything in it; nothing was changed",
+            hint="upgrade chatwright",
+        )
+    if version is None or not _tables_of(version) <= names:
+        raise RefusedError("the database has tables of other programs under our names", hint="give another database")
+    return int(version)
+
+
+def _tables_of(version: int) -> set[str]:
+    later = {table.name for number, added in tables.ADDED_IN.items() if number > version for table in added}
+    return set(tables.metadata.tables) - later
+
+
+def _copy_aside(engine: Engine, version: int) -> None:
+    """A sound copy of a SQLite file beside it, before its shape changes; other databases have backups of their own."""
+    if engine.dialect.name != "sqlite":
+        return
+    path = Path(str(engine.url.database))
+    backup = path.with_name(f"{path.name}.schema-{version}")
+    if backup.exists():  # from a migration that was killed: the older copy is the one to keep
+        return
+    scratch = path.with_name(f".{backup.name}.partial")
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(scratch)) as target:
+        source.backup(target)
+    scratch.replace(backup)
+
+
+def _migrate(connection: Connection) -> None:
+    """Bring the tables from their version to ours, all steps in this one transaction."""
+    found = connection.execute(sql.select(sql.func.max(tables.versions.c.version))).scalar()
+    for version in range(int(found or 0) + 1, SCHEMA_VERSION + 1):
+        tables.metadata.create_all(connection, tables=list(tables.ADDED_IN[version]))
+        connection.execute(tables.versions.insert().values(version=version))

@@ -1,0 +1,56 @@
+"""`/v1/feedback`: thumbs, reasons, better answers, and choices between two answers. Each is stored once."""
+
+from fastapi import APIRouter
+
+from chatwright.feedback.store import (
+    Choice,
+    FeedbackStore,
+    Rating,
+    RatingConflictError,
+    StoreError,
+    UnknownAnswerError,
+)
+from chatwright.serve import replies, schemas
+from chatwright.serve.errors import ApiError
+from chatwright.serve.routes.common import ERRORS, StrictJsonRoute
+
+
+def router(store: FeedbackStore | None) -> APIRouter:
+    """The endpoint; without a store it refuses."""
+    routes = APIRouter(responses=ERRORS, route_class=StrictJsonRoute)
+
+    @routes.post("/v1/feedback")
+    def rate(body: schemas.FeedbackRequest) -> replies.FeedbackReceipt:
+        """Store what a person thought of an answer, or which of two answers they like better."""
+        return _stored(store, body)
+
+    return routes
+
+
+def _stored(
+    store: FeedbackStore | None, body: schemas.RatingRequest | schemas.ChoiceRequest
+) -> replies.FeedbackReceipt:
+    if store is None:
+        raise ApiError(503, "this server keeps no feedback", code="no_store")
+    kept = _as_kept(body)
+    try:
+        stored = store.add_rating(kept)
+    except UnknownAnswerError as error:
+        param = "answer_id" if isinstance(body, schemas.RatingRequest) else "first"
+        raise ApiError(404, error.what, code="answer_not_found", param=param) from None
+    except RatingConflictError as error:
+        raise ApiError(409, error.what, code="key_reused", param="key") from None
+    except StoreError as error:
+        raise ApiError(503, "the rating could not be stored now", code="store_unavailable") from error
+    created = int(stored.created)
+    if isinstance(body, schemas.ChoiceRequest):
+        return replies.FeedbackReceipt(id=stored.id, answer_id=body.first, choice=body.choice, created=created)
+    return replies.FeedbackReceipt(id=stored.id, answer_id=body.answer_id, thumb=body.thumb, created=created)
+
+
+def _as_kept(body: schemas.RatingRequest | schemas.ChoiceRequest) -> Rating | Choice:
+    if isinstance(body, schemas.RatingRequest):
+        return Rating(**{**body.model_dump(), "thumb": 1 if body.thumb == "up" else -1})
+    if body.first == body.second:
+        raise ApiError(400, "a choice is between two different answers", code="invalid_value", param="second")
+    return Choice(**body.model_dump())

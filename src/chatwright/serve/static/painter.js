@@ -1,0 +1,48 @@
+// Brings text to the page once a frame, and not more of it than a frame has time for, however fast it comes.
+
+const MOST = 24000; // characters a frame
+
+export class Painter {
+  /** `put` takes text; `painted` is called after each frame. */
+  constructor(put, painted) {
+    this.put = put;
+    this.painted = painted;
+    this.waiting = [];
+    this.frame = null;
+    this.whenEmpty = [];
+  }
+
+  add(text) {
+    if (!text) return;
+    this.waiting.push(text);
+    this.frame ??= requestAnimationFrame(() => this.paint());
+  }
+
+  paint() {
+    this.frame = null;
+    let room = MOST;
+    const now = [];
+    while (this.waiting.length && room > 0) {
+      const text = this.waiting.shift();
+      const cut = /[\ud800-\udbff]/.test(text[room - 1] ?? "") ? room - 1 : room;
+      now.push(text.slice(0, cut));
+      if (text.length > cut) this.waiting.unshift(text.slice(cut));
+      room -= Math.min(cut, text.length) || room;
+    }
+    this.put(now.join(""));
+    this.painted();
+    if (this.waiting.length) this.frame = requestAnimationFrame(() => this.paint());
+    else for (const tell of this.whenEmpty.splice(0)) tell();
+  }
+
+  /** Resolves when everything stands on the page. In a page that is not seen there are no frames: it is put at once. */
+  async done() {
+    if (this.frame === null) return;
+    if (!document.hidden) {
+      await new Promise((resolve) => this.whenEmpty.push(resolve));
+      return;
+    }
+    cancelAnimationFrame(this.frame);
+    while (this.waiting.length) this.paint();
+  }
+}
