@@ -349,7 +349,16 @@ def run(url, model, *, token=None):
 def _found(check, target):
     try:
         check(target)
-    except (AssertionError, httpx.HTTPError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (
+        AssertionError,
+        OSError,
+        httpx.HTTPError,
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+    ) as error:
         return f"{type(error).__name__}: {error}"[:200]
     return None
 

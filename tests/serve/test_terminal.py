@@ -3,7 +3,9 @@
 import io
 import itertools
 import os
+import pty
 import signal
+import sys
 
 from echo_server import EchoEngine
 
@@ -97,3 +99,65 @@ def test_a_model_cannot_steer_the_terminal():
 
     assert talk("x\n", Rude()) == "[2Jred31mline\n\tend\n"
     assert printable("ä你👩‍👩‍👧") == "ä你👩‍👩‍👧"
+
+
+def talk_lines(lines):
+    return talk("\n".join(lines) + "\n")
+
+
+def test_lines_go_on_after_a_backslash_and_between_quotes():
+    assert "You said: one\ntwo\n" in talk_lines(["one\\", "two"])
+    assert "You said: three\n\nfour\n" in talk_lines(['"""', "three", "", "four", '"""'])
+
+
+def test_settings_are_set_shown_and_refused():
+    told = talk_lines(["/set max_tokens 2", "a b c", "/set top_p 0", "/set seed x", "/set nonsense 1", "/set"])
+    assert "You said: \n" in told
+    assert "`top_p` must be above 0" in told
+    assert "`seed` needs a whole number" in told
+    assert "`nonsense` cannot be set" in told
+    assert "  max_tokens = 2\n" in told
+
+
+def test_the_last_turn_is_answered_again_or_taken_back(tmp_path):
+    path = tmp_path / "talk.md"
+    told = talk_lines(
+        [
+            "Hello",
+            "/again",
+            "Bye",
+            "/undo",
+            "/system Be kind.",
+            f"/save {path}",
+            f"/save {path}",
+            "/undo",
+            "/undo",
+            "/again",
+        ]
+    )
+    assert told.count("You said: Hello") == 2
+    assert "## System\n\nBe kind.\n\n## You\n\nHello\n\n## Model\n\nYou said: Hello\n" in path.read_text()
+    assert "Bye" not in path.read_text()
+    assert "not saved: File exists" in told
+    assert "nothing to take back" in told
+    assert "no question to answer again" in told
+
+
+def test_a_person_at_a_terminal_is_prompted_and_answered():
+    program = (
+        "import sys; sys.path[:0] = ['tests/serve']; from echo_server import EchoEngine; "
+        "from chatwright.model.generation import Sampling; from chatwright.serve.terminal import chat_in_terminal; "
+        "chat_in_terminal(EchoEngine(), sampling=Sampling(max_tokens=50), stdin=sys.stdin, stdout=sys.stdout)"
+    )
+    child, screen = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-c", program])  # noqa: S606 - our own interpreter
+    seen = b""
+    for line, shown in ((None, b"you> "), (b"Hello", b"You said: Hello"), (b"/quit", b"")):
+        if line is not None:
+            os.write(screen, line + b"\n")
+        while shown not in seen:
+            seen += os.read(screen, 4096)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(screen)
+    assert b"/help tells what else" in seen

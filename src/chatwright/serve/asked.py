@@ -57,7 +57,8 @@ class Asked:
         try:
             while left:
                 try:
-                    item = await asyncio.wait_for(news.get(), idle_s)
+                    async with asyncio.timeout(idle_s):  # unlike `wait_for` it never swallows a cancellation
+                        item = await news.get()
                 except TimeoutError:
                     yield None
                     continue
@@ -82,6 +83,9 @@ class Asked:
                 if piece.finish is not None:
                     self.completion_tokens += piece.completion_tokens
                 news.put_nowait(Part(first + piece.answer, piece))
+        except asyncio.CancelledError:
+            news.put_nowait(StoppingError())  # whoever reads must not wait for more
+            raise
         except Exception as error:  # handed to whoever reads the stream
             news.put_nowait(error)
         news.put_nowait(None)

@@ -237,9 +237,11 @@ async function open() {
     tellTrouble("This server keeps no conversations, and this page needs them. Start it with a store.");
     return;
   }
-  setCompares(loadCompares());
+  const wanted = ID.test(location.hash) ? location.hash.slice(1) : null;
+  conversation.compares = loadCompares() && server.models.length > 1;
+  $("compare").setAttribute("aria-pressed", String(conversation.compares));
   sidebar.refresh();
-  if (ID.test(location.hash)) await openConversation(location.hash.slice(1));
+  if (wanted) await openConversation(wanted);
   else showConversation();
 }
 

@@ -285,11 +285,13 @@ export class Conversation {
     if (failure && !wasStopped && !(failure instanceof api.Failure)) console.error(failure);
     this.end();
     const isWhole = !failure || (wasStopped && views.every((view) => view.turn.content));
+    if (!isWhole) this.tellBreak(views, parent, wasStopped, failure); // at once: the server may not answer any more
     try {
       const id = this.kept?.id;
       const told = await this.settled(id, views, wasStopped);
       if (this.kept?.id !== id || this.isRunning) return; // the person is elsewhere by now
       this.kept = told;
+      if (!isWhole) this.kept.leaf = this.views.at(-1)?.turn.id ?? null;
     } catch (problem) {
       if (!failure) this.page.tellTrouble(problem.message);
     }
@@ -298,8 +300,7 @@ export class Conversation {
       view.take(known ?? { ...view.turn, finish: failure ? "failed" : view.turn.finish });
     }
     pair?.writing(false);
-    if (!isWhole) this.tellBreak(views, parent, wasStopped, failure);
-    else this.page.announce(wasStopped ? "Stopped." : `Answer: ${views[0].turn.content.slice(0, 2000)}`);
+    if (isWhole) this.page.announce(wasStopped ? "Stopped." : `Answer: ${views[0].turn.content.slice(0, 2000)}`);
     for (const view of this.views) view.showBranches();
     this.page.changed({ isTouched: true });
     if (this.follows) this.scrollToEnd();
@@ -321,7 +322,7 @@ export class Conversation {
       for (const view of views) view.element.remove();
       this.views = this.views.filter((view) => !views.includes(view));
     }
-    if (this.kept) this.kept.leaf = this.views.at(-1)?.turn.id ?? null;
+    for (const view of views) view.take({ ...view.turn, finish: "failed" });
     const words = wasStopped ? "Stopped before a word came." : failure.message;
     this.page.tellTrouble(words, { again: () => this.answer(parent) });
     this.page.announce(words);

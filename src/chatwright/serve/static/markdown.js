@@ -5,6 +5,7 @@ import { FENCE, blocks, closes, codeBlock } from "./blocks.js";
 
 const LONGEST = 6000; // characters that are drawn anew; a block that grows longer is laid down in parts
 const LONG_TEXT = 60000; // past this, what is off the screen is not laid out
+const PART_BLOCKS = 60;
 
 /** Shows Markdown in `box`, which belongs to it. */
 export class Markdown {
@@ -14,12 +15,12 @@ export class Markdown {
     this.tail = ""; // not laid down yet
     this.code = null; // of a code block that was laid down in part: its mark and where its text goes
     this.drawn = []; // the nodes of the tail
+    this.part = null; // of a long text: where blocks are laid down now
   }
 
   append(text) {
     this.tail += text;
     this.length += text.length;
-    if (this.length > LONG_TEXT) this.box.classList.add("long");
     this.remove();
     while (this.layDown());
     this.draw();
@@ -50,7 +51,7 @@ export class Markdown {
     if (this.code) return this.layDownCode();
     const cut = lastBoundary(this.tail);
     if (cut > 0) {
-      this.box.append(...blocks(this.tail.slice(0, cut)));
+      this.keep(blocks(this.tail.slice(0, cut)));
       this.tail = this.tail.slice(cut);
       return true;
     }
@@ -58,6 +59,7 @@ export class Markdown {
     const fence = FENCE.exec(this.tail.slice(0, this.tail.indexOf("\n") + 1).trimEnd());
     if (fence && this.tail.includes("\n")) {
       const box = codeBlock(fence[2].trim(), "");
+      this.part = null;
       this.box.append(box);
       this.code = { mark: fence[1], pre: box.querySelector("pre"), place: box.querySelector("code") };
       this.tail = this.tail.slice(this.tail.indexOf("\n") + 1);
@@ -66,9 +68,23 @@ export class Markdown {
     const end = forcedCut(this.tail);
     const nodes = blocks(this.tail.slice(0, end));
     nodes.at(-1)?.classList.add("unbroken"); // goes on in the next block
-    this.box.append(...nodes);
+    this.keep(nodes);
     this.tail = this.tail.slice(end);
     return true;
+  }
+
+  /** Lays down nodes; those of a long text in parts, of which only the visible ones are laid out. */
+  keep(nodes) {
+    if (this.length <= LONG_TEXT) {
+      this.box.append(...nodes);
+      return;
+    }
+    if (!this.part || this.part.childElementCount > PART_BLOCKS) {
+      this.part = document.createElement("div");
+      this.part.className = "part";
+      this.box.append(this.part);
+    }
+    this.part.append(...nodes);
   }
 
   layDownCode() {

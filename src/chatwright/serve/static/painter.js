@@ -1,6 +1,8 @@
 // Brings text to the page once a frame, and not more of it than a frame has time for, however fast it comes.
 
 const MOST = 24000; // characters a frame
+const LEAST = 500;
+const GOAL_MS = 25; // what a frame may take; more text than that fits waits for the next one
 
 export class Painter {
   /** `put` takes text; `painted` is called after each frame. */
@@ -10,6 +12,7 @@ export class Painter {
     this.waiting = [];
     this.frame = null;
     this.whenEmpty = [];
+    this.room = 4000;
   }
 
   add(text) {
@@ -20,7 +23,8 @@ export class Painter {
 
   paint() {
     this.frame = null;
-    let room = MOST;
+    const began = performance.now();
+    let { room } = this;
     const now = [];
     while (this.waiting.length && room > 0) {
       const text = this.waiting.shift();
@@ -30,7 +34,9 @@ export class Painter {
       room -= Math.min(cut, text.length) || room;
     }
     this.put(now.join(""));
-    this.painted();
+    this.painted(); // lays out, since it asks how high the page is
+    const share = GOAL_MS / Math.max(1, performance.now() - began);
+    this.room = Math.round(Math.min(MOST, Math.max(LEAST, this.room * Math.min(2, Math.max(0.3, share)))));
     if (this.waiting.length) this.frame = requestAnimationFrame(() => this.paint());
     else for (const tell of this.whenEmpty.splice(0)) tell();
   }

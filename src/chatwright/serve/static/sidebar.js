@@ -57,7 +57,8 @@ export class Sidebar {
       this.show(hasMore);
       if (tells) this.announce(`${data.length}${hasMore ? " or more" : ""} conversations found.`);
     } catch (failure) {
-      this.failed(failure);
+      $("none").hidden = false; // beside the list: what went wrong in the conversation must stay readable
+      $("none").textContent = failure.message;
     }
   }
 

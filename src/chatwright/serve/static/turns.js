@@ -29,6 +29,7 @@ export class TurnView {
     this.find("h2").textContent = NAMES[turn.role];
     const box = this.find(".text");
     this.markdown = turn.role === "assistant" ? new Markdown(box) : null;
+    this.find(turn.role === "assistant" ? ".rewrite" : ".opinion").remove();
     this.painter = new Painter((text) => this.put(text), () => acts.painted());
     if (turn.content.length > 20000) this.painter.add(turn.content);
     else if (turn.content) this.put(turn.content);
@@ -95,12 +96,15 @@ export class TurnView {
     on(".down", () => this.rate("down"));
     on(".branches .before", () => this.acts.move(this.turn, -1));
     on(".branches .after", () => this.acts.move(this.turn, 1));
-    on(".opinion .close", () => this.closeOpinion());
-    on(".opinion .go-on", () => this.sendOpinion({ goesOn: true }));
     on(".text", (event) => this.copyCode(event));
-    this.form(".opinion", () => this.sendOpinion({}), () => this.closeOpinion());
-    this.form(".rewrite", () => this.rewrite(), () => this.closeEdit());
-    on(".rewrite .close", () => this.closeEdit());
+    if (this.turn.role === "assistant") {
+      on(".opinion .close", () => this.closeOpinion());
+      on(".opinion .go-on", () => this.sendOpinion({ goesOn: true }));
+      this.form(".opinion", () => this.sendOpinion({}), () => this.closeOpinion());
+    } else {
+      on(".rewrite .close", () => this.closeEdit());
+      this.form(".rewrite", () => this.rewrite(), () => this.closeEdit());
+    }
   }
 
   form(selector, submit, close) {
