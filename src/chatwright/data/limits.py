@@ -34,6 +34,9 @@ MAX_CORPUS_ARCHIVE_MEMBERS: Final = 1_000_000
 MAX_ARCHIVE_DIRECTORY_BYTES: Final = 64 * MIB  # of a zip, which is read whole
 MAX_TAR_HEADER_BYTES: Final = 1 * MIB
 
+MAX_WIKI_PAGE_BYTES: Final = 32 * MIB
+WIKI_RANGE_BYTES: Final = 32 * MIB  # of a packed dump: five to seven times as much text
+WIKITEXT_TIME_LIMIT_S: Final = 20.0
 MAX_WARC_HEADER_BYTES: Final = 256 * KIB
 
 # EPUB: sizes count what is read, never what the archive says of itself.

@@ -4,7 +4,7 @@ Reading is FastWARC's; the stream it reads is unpacked here, within limits. Requ
 """
 
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from chatwright.data import limits
 from chatwright.data.decode import Decoded, decode_html, decode_text
@@ -33,13 +33,14 @@ def read_web_archive(file: IO[bytes], *, shown: str, tally: Tally) -> Iterator[R
 
     try:
         responses = ArchiveIterator(
-            file,
+            cast("IO[bytes]", _Forward(file)),
             record_types=WarcRecordType.response,
             parse_http=True,
             auto_decode="all",
             max_header_len=limits.MAX_WARC_HEADER_BYTES,
             stream_detect=False,
         )
+        number = 0
         for number, response in enumerate(responses, start=1):
             url = response.headers.get("WARC-Target-URI") or ""
             try:
@@ -49,6 +50,26 @@ def read_web_archive(file: IO[bytes], *, shown: str, tally: Tally) -> Iterator[R
                 tally.drop(verdict.reason, path=f"{shown}#{number}", detail=detail, characters=response.content_length)
     except OSError as error:
         raise Unreadable("damaged_warc", str(error)) from None
+    if not number:
+        raise Unreadable("no_text", "the archive holds no response")
+
+
+class _Forward:
+    """A stream that tells its position, which an unpacked one cannot, as FastWARC asks for it."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self._position = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        data = self._file.read(size)
+        self._position += len(data)
+        return data
+
+    def tell(self) -> int:
+        """Bytes read so far."""
+        return self._position
 
 
 def _page(response: Any, url: str, place: str, tally: Tally) -> Record:
