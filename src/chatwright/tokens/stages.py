@@ -84,7 +84,8 @@ def _encode_shard(
     writer = ShardWriter(vocabulary_size=tokenizer.size, end_of_text=tokenizer.end_of_text)
     for batch in _groups(iter(documents), _BATCH_DOCUMENTS):
         for document, ids in zip(batch, tokenizer.encode_batch([document.text for document in batch]), strict=True):
-            writer.add(ids, domain=numbers[document.domain], num_bytes=len(document.text.encode()))
+            size = len(document.text.encode())
+            writer.add(ids, domain=numbers[document.domain], num_bytes=size, document=document.id)
     return writer.save(stem)
 
 
