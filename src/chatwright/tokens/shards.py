@@ -152,6 +152,22 @@ class TokenSplit:
             start, length, index = start + len(piece), length - len(piece), index + 1
         return np.concatenate(pieces).astype(np.int64) if pieces else np.empty(0, np.int64)
 
+    @property
+    def domains(self) -> list[str]:
+        """Names of the domains of all splits."""
+        return list(self._domains)
+
+    def spans(self, domain: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First position in the stream and length of each document of a domain, end-of-text tokens included."""
+        starts, lengths = [], []
+        for base, shard in zip(self._starts, self._shards, strict=False):
+            begins = np.concatenate(([0], shard.ends[:-1])) if len(shard.ends) else shard.ends
+            chosen = shard.domains == self._domains.index(domain)
+            starts.append(begins[chosen] + int(base))
+            lengths.append((shard.ends - begins)[chosen])
+        empty = np.empty(0, np.int64)
+        return np.concatenate([empty, *starts]).astype(np.int64), np.concatenate([empty, *lengths]).astype(np.int64)
+
     def documents(self) -> Iterator[TokenDocument]:
         """Every document in stored order."""
         number = 0
