@@ -76,10 +76,7 @@ def run(context: StageContext) -> dict[str, Any]:
     train = data.split("train")
     order = _order(settings, train, length=network.config.context_length, seed=context.seed)
     shares = order.shares(settings.steps * settings.batch_rows) if isinstance(order, MixtureOrder) else []
-    identity = [train.digest, context.seed, settings.batch_rows, network.config.context_length]
-    if settings.mixture is not None:
-        identity.append(settings.mixture.model_dump(mode="json"))
-    fingerprint = storage.digest_json(identity)
+    fingerprint = _fingerprint(settings, train, length=network.config.context_length, seed=context.seed)
     heldout = sample_documents(data.split("heldout"), tokens_per_domain=settings.heldout_tokens)
     check = HeldoutCheck(network, heldout, end_of_text=tokenizer.end_of_text) if heldout else None
     loop = LoopConfig(
@@ -116,8 +113,6 @@ def run(context: StageContext) -> dict[str, Any]:
     if shares:
         summary["mixture"] = {one.domain: {"tokens": one.tokens, "epochs": one.epochs} for one in shares}
     if Ranks().is_first:
-        for one in shares:
-            say(f"    {one.domain}: {one.tokens:,} tokens, {one.epochs:g} times its {one.stored_tokens:,}")
         summary["model_digest"] = save_model(context.output / "model", network, tokenizer, lineage=context.lineage)
     return summary
 
@@ -127,6 +122,14 @@ def _order(settings: PretrainConfig, train: TokenSplit, *, length: int, seed: in
     if settings.mixture is None:
         return WindowOrder(train, length=length, seed=seed)
     return MixtureOrder(train, length=length, seed=seed, config=settings.mixture, batch_rows=settings.batch_rows)
+
+
+def _fingerprint(settings: PretrainConfig, train: TokenSplit, *, length: int, seed: int) -> str:
+    """Digest of everything that the order of data depends on."""
+    identity: list[Any] = [train.digest, seed, settings.batch_rows, length]
+    if settings.mixture is not None:
+        identity.append(settings.mixture.model_dump(mode="json"))
+    return storage.digest_json(identity)
 
 
 def build_network(config: ModelConfig, tokenizer: Tokenizer, *, seed: int, base: Path | None = None) -> Network:

@@ -108,7 +108,7 @@ def _in_list(config: Warc) -> list[Input]:
         for line in bounded_lines(stream):
             path = (line or b"").decode("utf-8", "replace").strip()
             if path:
-                inputs.append({"path": path, "bytes": 1, "address": f"{config.prefix}{path}"})
+                inputs.append({"path": path, "bytes": 1, "address": f"{config.prefix.rstrip('/')}/{path}"})
             if len(inputs) == config.max_files:
                 break
     return inputs
