@@ -38,7 +38,6 @@ WORST = [
     " (",
     " \t",
     "\n\n\n",
-    "\0\n",
     '<namespace key="6" ',
     "<base>https://a/",
 ]

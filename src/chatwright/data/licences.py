@@ -42,6 +42,9 @@ def recognise(text: str) -> str:
 
 def licence_in(text: str, *, said_by: str) -> Licence:
     """The licence that words name, with those words as evidence; both empty where none is recognised."""
+    folded = text.lower()
+    if "cc" not in folded and "creativecommons" not in folded:
+        return Licence("", "")
     found = _CREATIVE_COMMONS.search(text)
     if found and found["kind"]:
         name = f"CC-{found['kind'].upper()}-{found['version']}"

@@ -43,17 +43,20 @@ def _blocks(root: "ElementTree.Element") -> list[str]:
     """Paragraphs and table rows, without recursion: a document may nest as deep as it likes."""
     lines: list[str] = []
     pieces: list[str] = []
+    cells = 0  # that are open around the current element
     stack: list[tuple[ElementTree.Element, bool]] = [(root, False)]
     while stack:
         node, is_done = stack.pop()
         name = local_name(node)
         if is_done:
-            _end(name, pieces, lines, in_cell=any(local_name(open_) == "tc" for open_, done in stack if done))
+            cells -= name == "tc"
+            _end(name, pieces, lines, in_cell=cells > 0)
         elif name == "t":
             pieces.append(node.text or "")
         elif name in _BREAKS:
             pieces.append(_BREAKS[name])
         elif name not in _LEFT_OUT:
+            cells += name == "tc"
             stack.append((node, True))
             stack.extend((child, False) for child in reversed(node))
     return lines
