@@ -8,15 +8,23 @@ from pydantic import Field
 
 from chatwright.data.document import Document
 from chatwright.data.report import Tally
-from chatwright.data.sources import files, hub, python_docs
+from chatwright.data.sources import files, hub, python_docs, warc, wikipedia
 from chatwright.data.sources.files import Files
 from chatwright.data.sources.hub import Hub
 from chatwright.data.sources.partition import Partition
 from chatwright.data.sources.python_docs import PythonDocs
+from chatwright.data.sources.warc import Warc
+from chatwright.data.sources.wikipedia import Wikipedia
 
-Source = Annotated[PythonDocs | Files | Hub, Field(discriminator="kind")]
+Source = Annotated[PythonDocs | Files | Hub | Warc | Wikipedia, Field(discriminator="kind")]
 
-_MODULES: dict[str, ModuleType] = {"python-docs": python_docs, "files": files, "hub": hub}
+_MODULES: dict[str, ModuleType] = {
+    "python-docs": python_docs,
+    "files": files,
+    "hub": hub,
+    "warc": warc,
+    "wikipedia": wikipedia,
+}
 
 
 def list_partitions(source: Source) -> list[Partition]:
@@ -41,4 +49,15 @@ def fingerprint(source: Source) -> str:
     return digest
 
 
-__all__ = ["Files", "Hub", "Partition", "PythonDocs", "Source", "fingerprint", "list_partitions", "read_partition"]
+__all__ = [
+    "Files",
+    "Hub",
+    "Partition",
+    "PythonDocs",
+    "Source",
+    "Warc",
+    "Wikipedia",
+    "fingerprint",
+    "list_partitions",
+    "read_partition",
+]
