@@ -11,7 +11,7 @@ from chatwright.data.document import DOCUMENTS_SCHEMA, sealed
 from chatwright.data.engine import Job, discard_work, read_tally, run_jobs, work_file
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
-from chatwright.data.sources import Partition, Source, list_partitions, read_partition
+from chatwright.data.sources import Partition, Source, list_partitions, prepare, read_partition
 from chatwright.data.sources import fingerprint as source_fingerprint
 from chatwright.foundation import storage
 from chatwright.foundation.config import Config
@@ -58,6 +58,8 @@ def run(context: StageContext) -> dict[str, Any]:
         StoppedError: a stop was asked for; finished partitions are kept.
     """
     config: CollectConfig = context.config
+    for source in config.sources:
+        prepare(source, stop=context.stop)
     jobs = [job for number, source in enumerate(config.sources) for job in _jobs(number, source)]
     paths = run_jobs(collect_partition, jobs, context=context, label="collect")
     tally = Tally()

@@ -6,17 +6,30 @@ from typing import Annotated
 
 from pydantic import Field
 
+from chatwright.data.crawl.settings import Website
 from chatwright.data.document import Document
 from chatwright.data.report import Tally
-from chatwright.data.sources import files, hub, python_docs
+from chatwright.data.sources import files, hub, python_docs, website
 from chatwright.data.sources.files import Files
 from chatwright.data.sources.hub import Hub
 from chatwright.data.sources.partition import Partition
 from chatwright.data.sources.python_docs import PythonDocs
+from chatwright.foundation.stopping import StopFlag
 
-Source = Annotated[PythonDocs | Files | Hub, Field(discriminator="kind")]
+Source = Annotated[PythonDocs | Files | Hub | Website, Field(discriminator="kind")]
 
-_MODULES: dict[str, ModuleType] = {"python-docs": python_docs, "files": files, "hub": hub}
+_MODULES: dict[str, ModuleType] = {"python-docs": python_docs, "files": files, "hub": hub, "website": website}
+
+
+def prepare(source: Source, *, stop: StopFlag) -> None:
+    """Fetch what a source must have at hand before its partitions can be listed; nothing for most kinds.
+
+    Raises:
+        StoppedError: a stop was asked for; the same call goes on from there.
+    """
+    work = getattr(_MODULES[source.kind], "prepare", None)
+    if work is not None:
+        work(source, stop=stop)
 
 
 def list_partitions(source: Source) -> list[Partition]:
@@ -41,4 +54,15 @@ def fingerprint(source: Source) -> str:
     return digest
 
 
-__all__ = ["Files", "Hub", "Partition", "PythonDocs", "Source", "fingerprint", "list_partitions", "read_partition"]
+__all__ = [
+    "Files",
+    "Hub",
+    "Partition",
+    "PythonDocs",
+    "Source",
+    "Website",
+    "fingerprint",
+    "list_partitions",
+    "prepare",
+    "read_partition",
+]
