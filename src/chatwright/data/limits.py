@@ -62,7 +62,7 @@ MAX_URL_SEGMENTS: Final = 32
 MAX_QUERY_FIELDS: Final = 16
 MAX_SEGMENT_REPEATS: Final = 3  # `/a/b/a/b/a/b` is a trap
 MAX_LINKS_PER_PAGE: Final = 10_000
-LINKS_TIME_LIMIT_S: Final = 20.0
+LINKS_TIME_LIMIT_S: Final = 10.0
 
 # Crawling: what a site says of itself.
 MAX_ROBOTS_BYTES: Final = 512 * KIB  # RFC 9309, 2.5: at least 500 KiB are parsed

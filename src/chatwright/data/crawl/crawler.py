@@ -136,7 +136,8 @@ class Crawler:
         for future in finished:
             job = running.pop(future)
             self._settle(job, future)
-            waiting.append(job.entry.host)
+            if self._frontier.next_due(job.entry.host) is not None:
+                waiting.append(job.entry.host)
             self._show_progress(job.entry.url)
 
     def _show_progress(self, url: str) -> None:
@@ -159,9 +160,6 @@ class Crawler:
                 is_settled = self._harvest.settle_without_asking(entry, url)
             if not is_settled:
                 return _Job(entry, url, is_rules=False, headers=self._harvest.conditions(entry.url))
-        session = self._sessions.pop(host, None)
-        if session is not None:
-            session.close()
         return None
 
     def _ask(self, job: _Job, session: Session) -> Response | Origin:

@@ -122,7 +122,8 @@ class Session:
         try:
             wire.send((self._state.send(request) or b"") + (self._state.send(h11.EndOfMessage()) or b""))
             head = self._head(wire)
-            stored = self._body(wire, bounds) if wants_body(head) else b""
+            declared = head.headers.get("content-length", "")
+            stored = self._body(wire, bounds, declared=declared) if wants_body(head) else b""
         except h11.RemoteProtocolError as error:
             reason = "cut_short" if self._state.trailing_data[1] else "bad_http"
             raise Unfetchable(reason, str(error)[:200], may_pass=True) from None
@@ -152,7 +153,9 @@ class Session:
                 return Head(event.status_code, _joined(event.headers))
         raise Unfetchable("bad_http", "no final response", may_pass=True)
 
-    def _body(self, wire: Wire, bounds: Bounds) -> bytes:
+    def _body(self, wire: Wire, bounds: Bounds, *, declared: str) -> bytes:
+        if not bounds.is_prefix_enough and declared.isdecimal() and int(declared[:20]) > bounds.max_bytes:
+            raise Unfetchable("too_large", f"{declared[:20]} bytes")
         blocks: list[bytes] = []
         size = 0
         while isinstance(event := self._next(wire), h11.Data):
