@@ -49,7 +49,7 @@ def write_epub():
     """Writes an EPUB of two chapters, the second before the first in the archive."""
 
     def write(path: Path, *, chapters: dict[str, str] | None = None, package_head: str = "") -> None:
-        pages = chapters or {"b.xhtml": "The second chapter tells of the sea.", "a.xhtml": f"{PROSE}"}
+        pages = chapters or {"b.xhtml": f"The second chapter tells of the sea. {PROSE}", "a.xhtml": f"{PROSE}"}
         items = "".join(f'<item id="{n}" href="text/{n}" media-type="application/xhtml+xml"/>' for n in pages)
         spine = "".join(f'<itemref idref="{n}"/>' for n in sorted(pages))
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:

@@ -6,6 +6,7 @@ import pytest
 from tiny_recipe import RECIPE, write_recipe
 
 from chatwright.foundation.errors import ConfigError, ExitCode, UsageError
+from chatwright.recipe.preview import preview
 from chatwright.recipe.recipe import load_recipe, to_toml
 
 BASE = 'name = "x"\n[base]\nmodel = "somewhere"\n'
@@ -99,3 +100,16 @@ def test_what_is_no_recipe_is_refused_by_name(tmp_path):
         load_recipe(tmp_path / "nowhere.toml")
     with pytest.raises(UsageError, match="not sound TOML"):
         load(tmp_path, "name = ")
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x", "https://a.example/x.zip", "hf://datasets/a/b"])
+def test_the_address_of_a_source_elsewhere_stays_as_it_is(tmp_path, address):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'name = "x"\n[[collect.sources]]\nkind = "files"\npath = "{address}"\n')
+    assert load_recipe(recipe).collect.sources[0].path == address
+
+
+def test_a_source_elsewhere_is_named_and_not_asked_for_by_a_dry_run(tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('name = "x"\n[[collect.sources]]\nkind = "warc"\npath = "https://a.example/warc.paths.gz"\n')
+    assert preview(load_recipe(recipe, [f"runs={tmp_path}"]))["from_the_network"] == ["https://a.example/warc.paths.gz"]

@@ -256,10 +256,22 @@ def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run's 
 
 
 @app.command()
-def lineage(model: ModelPath, as_json: AsJson = False) -> None:
-    """The chain from a model back to its documents."""
+def lineage(
+    model: ModelPath,
+    document: Annotated[
+        str | None, typer.Option(help="an id, a path or a URL: where it stands, and which models saw it")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The chain from a model back to its documents, or from one document to every shard and model that saw it."""
     from chatwright.recipe.lineage import as_lines, lineage_of
 
+    if document is not None:
+        from chatwright.recipe import sightings
+
+        found = sightings.trace(model, document)
+        typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(sightings.as_lines(found)))
+        return
     chain = lineage_of(model)
     typer.echo(json.dumps(chain, indent=2) if as_json else "\n".join(as_lines(chain)))
 

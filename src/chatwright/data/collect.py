@@ -3,16 +3,18 @@
 Nothing is judged here but whether a text could be read; that is `clean_stage`'s work.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chatwright.data.document import DOCUMENTS_SCHEMA, sealed
+from chatwright.data.document import DOCUMENTS_SCHEMA, Document, sealed
 from chatwright.data.engine import Job, discard_work, read_tally, run_jobs, work_file
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
 from chatwright.data.sources import Partition, Source, list_partitions, prepare, read_partition
 from chatwright.data.sources import fingerprint as source_fingerprint
+from chatwright.data.sources.limited import OVER_CAP, Cap
 from chatwright.foundation import storage
 from chatwright.foundation.config import Config
 from chatwright.foundation.console import say
@@ -20,25 +22,30 @@ from chatwright.foundation.errors import DataError
 from chatwright.foundation.stage import StageContext
 
 REPORT = "report.json"
+TAKEN_DOWN = "taken_down"
 
 # Raise it when the same inputs give other documents than before: work of an older version is then not taken.
 _VERSION = 2
 
 
 class CollectConfig(Config):
-    """Where documents come from."""
+    """Where documents come from, and which of them must not be taken."""
 
     sources: tuple[Source, ...]
+    taken_down: tuple[str, ...] = ()  # ids, paths or URLs of documents, as `chatwright lineage --document` names them
 
     def problems(self) -> Iterator[str]:
         """At least one source."""
         if not self.sources:
             yield '`sources` is empty; `kind = "files"` with a `path` takes your own documents'
+        if "" in self.taken_down:
+            yield "`taken_down` lists ids, paths or URLs of documents; one of them is empty"
 
 
 class _Payload(NamedTuple):
     source: Source
     partition: Partition
+    taken_down: frozenset[str]
 
 
 def fingerprint(config: CollectConfig) -> str:
@@ -47,7 +54,7 @@ def fingerprint(config: CollectConfig) -> str:
     Raises:
         DataError: a source is missing.
     """
-    return storage.digest_json([_VERSION, *map(source_fingerprint, config.sources)])
+    return storage.digest_json([_VERSION, sorted(config.taken_down), *map(source_fingerprint, config.sources)])
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -60,37 +67,90 @@ def run(context: StageContext) -> dict[str, Any]:
     config: CollectConfig = context.config
     for source in config.sources:
         prepare(source, stop=context.stop)
-    jobs = [job for number, source in enumerate(config.sources) for job in _jobs(number, source)]
-    paths = run_jobs(collect_partition, jobs, context=context, label="collect")
+    jobs = [_jobs(config, number) for number in range(len(config.sources))]
+    paths = run_jobs(collect_partition, list(itertools.chain(*jobs)), context=context, label="collect")
+    ends = list(itertools.accumulate(map(len, jobs)))
+    gains = [
+        _Gain(source, paths[end - len(own) : end]) for source, own, end in zip(config.sources, jobs, ends, strict=True)
+    ]
+    totals, by_source = Totals(), Totals()
+    written = write_parts(_passing(gains, totals, by_source), context.output, DOCUMENTS_SCHEMA)
     tally = Tally()
-    for path in paths:
-        tally.merge(read_tally(path))
-    totals = Totals()
-    by_source = Totals()
-    documents = kept_documents(paths, totals=totals, by_source=by_source)
-    written = write_parts(documents, context.output, DOCUMENTS_SCHEMA)
-    for line in describe_drops(tally, of="inputs"):
+    for gain in gains:
+        tally.merge(gain.tally)
+    for line in (*describe_drops(tally, of="inputs"), *_unmet(config, tally)):
         say(line)
     _require_text(written, tally, config)
-    storage.write_json(context.output / REPORT, _report(tally, totals, by_source))
+    storage.write_json(context.output / REPORT, _report(gains, tally, totals, by_source))
     discard_work(context)
     say(f"  {written:,} documents, {totals['bytes'] / 1e6:.1f} MB of text or HTML")
+    if len(gains) > 1:
+        for gain in gains:
+            say(f"    {gain.label}: {gain.cap.documents:,} documents, {gain.cap.bytes / 1e6:.1f} MB")
     return {"documents": written, "bytes": totals["bytes"], "dropped": _counts(tally)}
 
 
 def collect_partition(payload: _Payload, path: Path) -> None:
     """Read one partition into a work file. Runs in any process."""
     tally = Tally()
+    cap = Cap(payload.source)
     with work_file(path, DOCUMENTS_SCHEMA, tally) as writer:
         for document in read_partition(payload.source, payload.partition, tally):
+            if cap.is_reached:
+                detail = f"a cap of the source is reached; the rest of `{payload.partition.label}` was not read"
+                tally.drop(OVER_CAP, path=document.path, detail=detail)
+                break
             tally.seen(len(document.text))
+            if named := payload.taken_down.intersection((document.id, document.path, document.url)):
+                detail = f"`{min(named)}` is in `collect.taken_down`"
+                tally.drop(TAKEN_DOWN, path=document.path, detail=detail, id=document.id)
+                continue
+            cap.count(document)
             writer.add(sealed(document))
 
 
-def _jobs(number: int, source: Source) -> list[Job]:
-    settings = [number, source.model_dump(mode="json")]
+class _Gain:
+    """What one source gives."""
+
+    def __init__(self, source: Source, paths: Sequence[Path]):
+        self.source = source
+        self.paths = paths
+        self.cap = Cap(source)
+        self.tally = Tally()
+        for path in paths:
+            self.tally.merge(read_tally(path))
+
+    @property
+    def label(self) -> str:
+        """The source as a person knows it."""
+        place = getattr(self.source, "path", None) or getattr(self.source, "dataset", None)
+        return f"{self.source.kind} {place}" if place else self.source.kind
+
+
+def _passing(gains: Sequence[_Gain], totals: Totals, by_source: Totals) -> Iterator[Document]:
+    """Documents of all sources in order, as far as each source's cap: it looks at the order alone, not at workers."""
+    for gain in gains:
+        documents = kept_documents(gain.paths, totals=Totals(), by_source=Totals())
+        for document in gain.cap.through(documents, gain.tally):
+            totals.add(document.domain, document)
+            by_source.add(document.source, document)
+            yield document
+
+
+def _unmet(config: CollectConfig, tally: Tally) -> list[str]:
+    """A note where documents are to be taken down and none of them was met."""
+    count = tally.dropped.get(TAKEN_DOWN, {"count": 0})["count"]
+    if count >= len(config.taken_down):
+        return []
+    return [f"  note: `collect.taken_down` has {len(config.taken_down)} entries, {count} documents were met"]
+
+
+def _jobs(config: CollectConfig, number: int) -> list[Job]:
+    source = config.sources[number]
+    settings = [number, source.model_dump(mode="json"), sorted(config.taken_down)]
     partitions = list_partitions(source)
-    return [Job(one.key(_VERSION, settings), one.label, _Payload(source, one)) for one in partitions]
+    taken_down = frozenset(config.taken_down)
+    return [Job(one.key(_VERSION, settings), one.label, _Payload(source, one, taken_down)) for one in partitions]
 
 
 def _require_text(written: int, tally: Tally, config: CollectConfig) -> None:
@@ -101,11 +161,12 @@ def _require_text(written: int, tally: Tally, config: CollectConfig) -> None:
     raise DataError(
         f"no text: the sources gave no document: {places}",
         cause=f"dropped: {reasons}" if reasons else "they hold nothing that can be read",
-        hint="add documents (txt, md, rst, html, epub, pdf, jsonl, parquet), or another source under `collect.sources`",
+        hint="add documents (txt, md, rst, html, epub, pdf, docx, jsonl, csv, parquet, zip, tar), or another source "
+        "under `collect.sources`",
     )
 
 
-def _report(tally: Tally, totals: Totals, by_source: Totals) -> dict[str, Any]:
+def _report(gains: Sequence[_Gain], tally: Tally, totals: Totals, by_source: Totals) -> dict[str, Any]:
     return {
         "documents": tally.documents,
         "characters": tally.characters,
@@ -114,6 +175,15 @@ def _report(tally: Tally, totals: Totals, by_source: Totals) -> dict[str, Any]:
         "changed": dict(sorted(tally.changed.items())),
         "by_source": by_source.to_json(with_heldout=False),
         "by_domain": totals.to_json(with_heldout=False),
+        "sources": [
+            {
+                "source": gain.label,
+                "documents": gain.cap.documents,
+                "bytes": gain.cap.bytes,
+                "dropped": _counts(gain.tally),
+            }
+            for gain in gains
+        ],
     }
 
 

@@ -26,6 +26,19 @@ MAX_JSON_DEPTH: Final = 64
 MAX_COMPRESSION_RATIO: Final = 100
 COMPRESSION_FLOOR_BYTES: Final = 1 * MIB
 
+MAX_XZ_MEMORY_BYTES: Final = 128 * MIB  # of the decoder; `xz -9` needs 65 MiB
+
+# Archives of documents. What they give in all is limited by the ratio above; nothing is held but one member.
+MAX_ARCHIVE_DEPTH: Final = 2  # an archive within an archive
+MAX_CORPUS_ARCHIVE_MEMBERS: Final = 1_000_000
+MAX_ARCHIVE_DIRECTORY_BYTES: Final = 64 * MIB  # of a zip, which is read whole
+MAX_TAR_HEADER_BYTES: Final = 1 * MIB
+
+MAX_WIKI_PAGE_BYTES: Final = 32 * MIB
+WIKI_RANGE_BYTES: Final = 32 * MIB  # of a packed dump: five to seven times as much text
+WIKITEXT_TIME_LIMIT_S: Final = 20.0
+MAX_WARC_HEADER_BYTES: Final = 256 * KIB
+
 # EPUB: sizes count what is read, never what the archive says of itself.
 MAX_ARCHIVE_MEMBERS: Final = 10_000
 MAX_ARCHIVE_MEMBER_BYTES: Final = 32 * MIB

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from chatwright.data.sources import Files, Hub, Source, fingerprint, list_partitions
+from chatwright.data.sources import Files, Hub, Source, Warc, Wikipedia, fingerprint, list_partitions
 from chatwright.feedback.conversations import read_conversations
 from chatwright.foundation import storage
 from chatwright.foundation.errors import ChatwrightError, ConfigError
@@ -52,7 +52,7 @@ def preview(recipe: Recipe) -> dict[str, Any]:
         raise ConfigError(f"recipe `{recipe.name}`", problems)
     stages, done = _stage_states(recipe)
     result: dict[str, Any] = {"run": str(recipe.run_dir), "stages": stages}
-    network = [source.dataset for source in _sources(recipe) if isinstance(source, Hub)]
+    network = [address for source in _sources(recipe) if (address := _on_the_network(source))]
     if network:
         result["from_the_network"] = network
     shape = _shape(recipe, done)
@@ -67,6 +67,14 @@ def preview(recipe: Recipe) -> dict[str, Any]:
 
 def _sources(recipe: Recipe) -> tuple[Source, ...]:
     return () if recipe.collect is None else recipe.collect.sources
+
+
+def _on_the_network(source: Source) -> str:
+    """What a source reads from elsewhere, empty if all of it is on this machine."""
+    if isinstance(source, Hub):
+        return source.dataset
+    path = str(getattr(source, "path", ""))
+    return path if "://" in path else ""
 
 
 def _problems(recipe: Recipe) -> Iterator[str]:
@@ -84,11 +92,11 @@ def _problems(recipe: Recipe) -> Iterator[str]:
 
 
 def _source_problems(source: Source, key: str) -> Iterator[str]:
-    if isinstance(source, Hub):
+    if _on_the_network(source):
         return
     try:
         fingerprint(source)
-        if isinstance(source, Files):
+        if isinstance(source, Files | Warc | Wikipedia):
             list_partitions(source)
     except ChatwrightError as error:
         yield f"`{key}`: {_in_one_line(error)}"

@@ -111,13 +111,14 @@ def _with_full_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     sources = collect.get("sources") if isinstance(collect, dict) else None
     for source in sources if isinstance(sources, list) else []:
         if isinstance(source, dict):
-            _complete(source, "path", folder)
+            for key in ("path", "prefix"):
+                _complete(source, key, folder)
     return data
 
 
 def _complete(table: dict[str, Any], key: str, folder: Path) -> None:
     value = table.get(key)
-    if isinstance(value, str) and value:
+    if isinstance(value, str) and value and "://" not in value:
         table[key] = str((folder / Path(value).expanduser()).resolve())
 
 

@@ -107,7 +107,7 @@ STAGES = (
     ),
     Stage(
         name="tokens",
-        version=1,
+        version=2,
         command="tokenize",
         wanted=_has_documents,
         inputs=lambda recipe: {"corpus": "corpus", **_tokenizer_input(recipe)},

@@ -3,18 +3,31 @@
 The stream is cut into windows of the context's length, shifted anew each epoch, and visited in a shuffled order.
 """
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
 from chatwright.foundation.errors import DataError
 from chatwright.foundation.streams import Permutation, seed_for
-from chatwright.tokens.shards import TokenSplit
+
+
+class TokenStream(Protocol):
+    """Tokens that have a length and give any stretch of it."""
+
+    def __len__(self) -> int:
+        """Tokens in all."""
+        ...
+
+    def slice(self, start: int, length: int) -> NDArray[np.int64]:
+        """`length` ids from position `start`."""
+        ...
 
 
 class WindowOrder:
     """Windows of `length + 1` ids (inputs and, shifted by one, targets) in the order of training."""
 
-    def __init__(self, split: TokenSplit, *, length: int, seed: int):
+    def __init__(self, split: TokenStream, *, length: int, seed: int):
         self._split = split
         self._length = length
         self._seed = seed

@@ -1,7 +1,7 @@
 """Token ids on disk: memory-mapped shards with document boundaries, domains and byte counts beside them.
 
 Raw ids only: windows, packing and mixing are chosen when they are read (the idea of OLMo-core's files).
-A shard is four NumPy files (a format with magic, version and shape); `index.json` names them and their tokenizer.
+A shard is five NumPy files (a format with magic, version and shape); `index.json` names them and their tokenizer.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from chatwright.foundation.errors import RefusedError
 
 INDEX = "index.json"
 FORMAT = "chatwright.tokens"
-VERSION = 1
+VERSION = 2  # 2: the ids of documents
 _REMEDY = "delete `tokens/` and run again"
 
 
@@ -39,15 +39,17 @@ class ShardWriter:
         self._ends: list[int] = []
         self._bytes: list[int] = []
         self._domains: list[int] = []
+        self._documents: list[int] = []
         self._length = 0
 
-    def add(self, ids: list[int], *, domain: int, num_bytes: int) -> None:
-        """Append one document, followed by the end-of-text token."""
+    def add(self, ids: list[int], *, domain: int, num_bytes: int, document: str = "0") -> None:
+        """Append one document, followed by the end-of-text token; `document` is its id in hexadecimal digits."""
         self._tokens.append(np.array([*ids, self._end_of_text], dtype=self._dtype))
         self._length += len(ids) + 1
         self._ends.append(self._length)
         self._bytes.append(num_bytes)
         self._domains.append(domain)
+        self._documents.append(int(document, 16))
 
     def save(self, stem: Path) -> dict[str, Any]:
         """Write the shard's files; returns its entry for the index."""
@@ -57,6 +59,7 @@ class ShardWriter:
             "ends": np.array(self._ends, dtype=np.int64),
             "bytes": np.array(self._bytes, dtype=np.int64),
             "domains": np.array(self._domains, dtype=np.int16),
+            "documents": np.array(self._documents, dtype=np.uint64),
         }
         digests = {}
         for kind, array in arrays.items():
@@ -98,7 +101,7 @@ class _Entry(NamedTuple):
     stem: str
     tokens: int
     documents: int
-    digest: str  # of all four arrays
+    digest: str  # of all its arrays
     digests: dict[str, str]  # of each array's file
 
 
@@ -107,6 +110,16 @@ class _Shard(NamedTuple):
     ends: NDArray[np.int64]
     num_bytes: NDArray[np.int64]
     domains: NDArray[np.int16]
+    documents: NDArray[np.uint64]  # ids
+
+
+class Sighting(NamedTuple):
+    """Where a document stands in the tokens."""
+
+    split: str
+    shard: str  # stem of its files
+    first_token: int  # within the shard
+    num_tokens: int  # its end-of-text token included
 
 
 class TokenSplit:
@@ -138,6 +151,22 @@ class TokenSplit:
             pieces.append(piece)
             start, length, index = start + len(piece), length - len(piece), index + 1
         return np.concatenate(pieces).astype(np.int64) if pieces else np.empty(0, np.int64)
+
+    @property
+    def domains(self) -> list[str]:
+        """Names of the domains of all splits."""
+        return list(self._domains)
+
+    def spans(self, domain: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First position in the stream and length of each document of a domain, end-of-text tokens included."""
+        starts, lengths = [], []
+        for base, shard in zip(self._starts, self._shards, strict=False):
+            begins = np.concatenate(([0], shard.ends[:-1])) if len(shard.ends) else shard.ends
+            chosen = shard.domains == self._domains.index(domain)
+            starts.append(begins[chosen] + int(base))
+            lengths.append((shard.ends - begins)[chosen])
+        empty = np.empty(0, np.int64)
+        return np.concatenate([empty, *starts]).astype(np.int64), np.concatenate([empty, *lengths]).astype(np.int64)
 
     def documents(self) -> Iterator[TokenDocument]:
         """Every document in stored order."""
@@ -181,12 +210,32 @@ class TokenData:
         shards = [self._open(entry) for entry in entries]
         return TokenSplit(shards, self.domains, storage.digest_json([entry.digest for entry in entries]))
 
+    def find(self, document: str) -> list[Sighting]:
+        """Every place of a document, by its id; reads the shards' ids and boundaries alone.
+
+        Raises:
+            RefusedError: a shard is missing, cut or changed.
+        """
+        found = []
+        for split, entries in self._entries.items():
+            for entry in entries:
+                kinds = ("documents", "ends")
+                stem = self._directory / entry.stem
+                ids, ends = (
+                    _read_array(_array_path(stem, kind), entry.documents, entry.digests[kind]) for kind in kinds
+                )
+                for row in map(int, np.flatnonzero(ids == np.uint64(int(document, 16)))):
+                    begin = int(ends[row - 1]) if row else 0
+                    found.append(Sighting(split, entry.stem, begin, int(ends[row]) - begin))
+        return found
+
     def _open(self, entry: _Entry) -> _Shard:
         lengths = {
             "tokens": entry.tokens,
             "ends": entry.documents,
             "bytes": entry.documents,
             "domains": entry.documents,
+            "documents": entry.documents,
         }
         stem = self._directory / entry.stem
         return _Shard(*(_read_array(_array_path(stem, kind), n, entry.digests[kind]) for kind, n in lengths.items()))

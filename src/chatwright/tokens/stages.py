@@ -10,7 +10,7 @@ from chatwright.foundation import storage
 from chatwright.foundation.console import ProgressLine, say
 from chatwright.foundation.errors import DataError
 from chatwright.foundation.stage import StageContext
-from chatwright.tokens.shards import ShardWriter, total, write_index
+from chatwright.tokens.shards import ShardWriter, TokenData, total, write_index
 from chatwright.tokens.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, measure_compression, train_tokenizer
 
 _BATCH_DOCUMENTS = 256
@@ -52,8 +52,18 @@ def run_tokens(context: StageContext) -> dict[str, Any]:
     summary = {
         name: {key: total(entries, key) for key in ("tokens", "documents", "bytes")} for name, entries in shards.items()
     }
+    summary["by_domain"] = _by_domain(TokenData(context.output))
     say(f"  {summary['train']['tokens']:,} training tokens, {summary['heldout']['tokens']:,} held out")
+    if len(domains) > 1:
+        for domain, tokens in summary["by_domain"].items():
+            say(f"    {domain}: {tokens:,}")
     return summary
+
+
+def _by_domain(data: TokenData) -> dict[str, int]:
+    """Training tokens by domain, what the weights of a mixture are set against."""
+    train = data.split("train")
+    return {domain: int(train.spans(domain)[1].sum()) for domain in train.domains}
 
 
 def _encode_split(
@@ -84,7 +94,8 @@ def _encode_shard(
     writer = ShardWriter(vocabulary_size=tokenizer.size, end_of_text=tokenizer.end_of_text)
     for batch in _groups(iter(documents), _BATCH_DOCUMENTS):
         for document, ids in zip(batch, tokenizer.encode_batch([document.text for document in batch]), strict=True):
-            writer.add(ids, domain=numbers[document.domain], num_bytes=len(document.text.encode()))
+            size = len(document.text.encode())
+            writer.add(ids, domain=numbers[document.domain], num_bytes=size, document=document.id)
     return writer.save(stem)
 
 

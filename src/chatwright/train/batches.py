@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from chatwright.foundation.streams import seed_for
-from chatwright.tokens.order import WindowOrder
 
 IGNORED = -100  # a target that is not learned; PyTorch's own default
 
@@ -41,11 +42,19 @@ class BatchSource(Protocol):
         ...
 
 
+class RowOrder(Protocol):
+    """Windows in the order of training."""
+
+    def rows(self, first: int, count: int) -> NDArray[np.int64]:
+        """`count` windows from row `first`, (count, length + 1)."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class WindowSource:
     """Next-token batches from windows of a token stream."""
 
-    order: WindowOrder
+    order: RowOrder
     rows: int  # windows a step
     micro_rows: int  # windows at once
     fingerprint: str

@@ -16,8 +16,9 @@ from chatwright.foundation.streams import seed_for
 from chatwright.model.config import ModelConfig
 from chatwright.model.directory import load_model, save_model
 from chatwright.model.network import Network
+from chatwright.tokens.mixture import MixtureConfig, MixtureOrder
 from chatwright.tokens.order import WindowOrder
-from chatwright.tokens.shards import TokenData
+from chatwright.tokens.shards import TokenData, TokenSplit
 from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
 from chatwright.train.batches import WindowSource
 from chatwright.train.heldout import HeldoutCheck, sample_documents
@@ -32,6 +33,7 @@ class PretrainConfig(Config):
     """Length, batch and learning of the pretraining."""
 
     steps: int = Field(default=500, ge=1)
+    mixture: MixtureConfig | None = None  # shares of domains; None takes each as large as it is
     batch_rows: int = Field(default=16, ge=1)  # windows of the model's context a step, over all ranks
     micro_rows: int = Field(default=16, ge=1)  # windows at once; gradients are accumulated over the batch
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -72,8 +74,9 @@ def run(context: StageContext) -> dict[str, Any]:
         )
     _introduce(network, settings, placement)
     train = data.split("train")
-    order = WindowOrder(train, length=network.config.context_length, seed=context.seed)
-    fingerprint = storage.digest_json([train.digest, context.seed, settings.batch_rows, network.config.context_length])
+    order = _order(settings, train, length=network.config.context_length, seed=context.seed)
+    shares = order.shares(settings.steps * settings.batch_rows) if isinstance(order, MixtureOrder) else []
+    fingerprint = _fingerprint(settings, train, length=network.config.context_length, seed=context.seed)
     heldout = sample_documents(data.split("heldout"), tokens_per_domain=settings.heldout_tokens)
     check = HeldoutCheck(network, heldout, end_of_text=tokenizer.end_of_text) if heldout else None
     loop = LoopConfig(
@@ -107,9 +110,26 @@ def run(context: StageContext) -> dict[str, Any]:
         "threads": placement.threads,
         "epochs": round(summary["target_tokens"] / max(1, len(train)), 3),
     }
+    if shares:
+        summary["mixture"] = {one.domain: {"tokens": one.tokens, "epochs": one.epochs} for one in shares}
     if Ranks().is_first:
         summary["model_digest"] = save_model(context.output / "model", network, tokenizer, lineage=context.lineage)
     return summary
+
+
+def _order(settings: PretrainConfig, train: TokenSplit, *, length: int, seed: int) -> WindowOrder | MixtureOrder:
+    """The order of windows that the recipe asks for."""
+    if settings.mixture is None:
+        return WindowOrder(train, length=length, seed=seed)
+    return MixtureOrder(train, length=length, seed=seed, config=settings.mixture, batch_rows=settings.batch_rows)
+
+
+def _fingerprint(settings: PretrainConfig, train: TokenSplit, *, length: int, seed: int) -> str:
+    """Digest of everything that the order of data depends on."""
+    identity: list[Any] = [train.digest, seed, settings.batch_rows, length]
+    if settings.mixture is not None:
+        identity.append(settings.mixture.model_dump(mode="json"))
+    return storage.digest_json(identity)
 
 
 def build_network(config: ModelConfig, tokenizer: Tokenizer, *, seed: int, base: Path | None = None) -> Network:

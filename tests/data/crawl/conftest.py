@@ -1,7 +1,7 @@
 import pytest
 from site_on_loopback import Site
 
-from chatwright.data.crawl.settings import Website
+from chatwright.data.sources.website import Website
 
 
 @pytest.fixture

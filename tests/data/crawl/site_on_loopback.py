@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from chatwright.data.crawl.settings import Website
 from chatwright.data.crawl.wire import Connector
 from chatwright.data.sources import website
+from chatwright.data.sources.website import Website
 from chatwright.foundation.stopping import StopFlag
 
 LOOPBACK = ipaddress.ip_network("127.0.0.0/8")

@@ -24,7 +24,7 @@ KILLS = 6
 PROGRAM = """
 import sys
 from site_on_loopback import crawl
-from chatwright.data.crawl.settings import Website
+from chatwright.data.sources.website import Website
 if __name__ == "__main__":
     crawl(Website.model_validate_json(sys.argv[1]))
 """

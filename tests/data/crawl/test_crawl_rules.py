@@ -237,6 +237,7 @@ def test_a_broken_sitemap_gives_what_came_before_the_break():
         URLSET.format("<url><loc>https://a.test/</loc></url>" * 50_001).encode(),
         b"https://a.test/\n" * 50_001,
     ],
+    ids=["entities", "external entity", "deep", "bomb", "cut gzip", "many urls", "many lines"],
 )
 def test_a_hostile_sitemap_ends_with_its_problem_within_a_second(data):
     began = time.process_time()

@@ -317,7 +317,7 @@ def test_limits_of_pages_cut_the_same_pages_off_every_time(site, settings, tmp_p
 def test_a_limit_of_bytes_begins_no_further_page(site, settings):
     paths = [f"/{n}" for n in range(9)]
     site.hosts["site.test"] = {"/": page(*paths)} | {p: page(text=p * 2_000) for p in paths}
-    config = settings(max_bytes=10_000)
+    config = settings(max_fetched_bytes=10_000)
     crawl(config)
     assert len(site.asked()) == 4
     assert list(verdicts(config).values()).count("byte_limit") == 6

@@ -17,7 +17,7 @@ from chatwright.data.crawl.fetch import PAGE_BOUNDS, Bounds, Response, Session
 from chatwright.data.crawl.frontier import Entry, Frontier, Limits
 from chatwright.data.crawl.harvest import Harvest
 from chatwright.data.crawl.rules import Rules, fetch_origin
-from chatwright.data.crawl.settings import Website
+from chatwright.data.crawl.settings import CrawlSettings
 from chatwright.data.crawl.store import Origin, Store
 from chatwright.data.crawl.urls import Url, parse_url
 from chatwright.data.crawl.verdicts import Unfetchable
@@ -58,7 +58,7 @@ class Crawler:
 
     def __init__(
         self,
-        config: Website,
+        config: CrawlSettings,
         *,
         store: Store,
         connector: Connector,
@@ -94,7 +94,7 @@ class Crawler:
         with self._store.transaction():
             for position, url in enumerate(self._config.start_urls):
                 self._frontier.add(url, position=position)
-        bounds = Limits(self._config.max_pages, self._config.max_bytes, self._config.max_alike)
+        bounds = Limits(self._config.max_pages, self._config.max_fetched_bytes, self._config.max_alike)
         threads = concurrent.futures.ThreadPoolExecutor(self._config.concurrency, thread_name_prefix="fetch")
         try:
             with self._harvest:

@@ -15,7 +15,7 @@ from chatwright.data.crawl.frontier import PAGE, Entry, Frontier
 from chatwright.data.crawl.rights import rights_of
 from chatwright.data.crawl.rules import Rules
 from chatwright.data.crawl.scope import Scope
-from chatwright.data.crawl.settings import Website
+from chatwright.data.crawl.settings import CrawlSettings
 from chatwright.data.crawl.sitemaps import read_sitemap
 from chatwright.data.crawl.store import Page, Store
 from chatwright.data.crawl.urls import RefusedUrl, Url, parse_url
@@ -45,7 +45,7 @@ class Harvest:
         rules: of origins.
     """
 
-    def __init__(self, config: Website, *, store: Store, frontier: Frontier, rules: Rules):
+    def __init__(self, config: CrawlSettings, *, store: Store, frontier: Frontier, rules: Rules):
         self._config = config
         self._store = store
         self._frontier = frontier
@@ -84,7 +84,7 @@ class Harvest:
         if page is not None and self._is_fresh(page):
             self._settle_page(entry, url, page)
             return True
-        if self._bytes >= self._config.max_bytes:
+        if self._bytes >= self._config.max_fetched_bytes:
             self._frontier.settle(entry.url, states.REFUSED, reason="byte_limit")
             return True
         return False

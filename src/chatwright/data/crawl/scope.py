@@ -10,7 +10,7 @@ import tld
 
 from chatwright.data import limits
 from chatwright.data.crawl.patterns import matches
-from chatwright.data.crawl.settings import Website
+from chatwright.data.crawl.settings import CrawlSettings
 from chatwright.data.crawl.urls import Url
 
 _DEFAULT_PORTS = frozenset({80, 443})
@@ -27,7 +27,7 @@ class _Site(NamedTuple):
 class Scope:
     """What a recipe's crawl may ask for."""
 
-    def __init__(self, config: Website):
+    def __init__(self, config: CrawlSettings):
         self._config = config
         self._sites = tuple(_site(url) for url in config.start_urls)
         self._ports = _DEFAULT_PORTS | {url.port for url in config.start_urls}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from chatwright.data.crawl.frontier import GUESSED_SITEMAP, KEPT, PAGE, REDIRECTED, Frontier, Settled
 from chatwright.data.crawl.rights import RESERVED
-from chatwright.data.crawl.settings import Website
+from chatwright.data.crawl.settings import CrawlSettings
 
 
 class Choice(NamedTuple):
@@ -20,7 +20,7 @@ class Choice(NamedTuple):
     facts: dict[str, Any]
 
 
-def choose(config: Website, frontier: Frontier) -> Iterator[Choice]:
+def choose(config: CrawlSettings, frontier: Frontier) -> Iterator[Choice]:
     """Every address of the crawl in its order, but for sitemaps that were read and guesses that missed."""
     own = _own_canonicals(frontier)
     first: dict[str, str] = {}
@@ -53,7 +53,7 @@ def _own_canonicals(frontier: Frontier) -> frozenset[str]:
     )
 
 
-def _verdict(config: Website, settled: Settled) -> tuple[str, str] | None:
+def _verdict(config: CrawlSettings, settled: Settled) -> tuple[str, str] | None:
     if settled.state == REDIRECTED:
         return "redirected", f"to {settled.detail}"
     if settled.state != KEPT:

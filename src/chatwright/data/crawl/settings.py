@@ -20,14 +20,13 @@ _MIN_DELAY_S = 0.1
 # What a crawl finds depends on nothing else: with other values of these, links are followed anew from stored pages.
 _DECIDES = (
     *("start", "sitemaps", "same_site", "include", "exclude", "allow_private", "refresh_before"),
-    *("max_depth", "max_pages", "max_bytes", "max_alike"),
+    *("max_depth", "max_pages", "max_fetched_bytes", "max_alike"),
 )
 
 
-class Website(Config):
-    """Pages of websites, fetched as their owners allow."""
+class CrawlSettings(Config):
+    """What a crawl fetches, and how; the source `website` adds what all sources have."""
 
-    kind: Literal["website"] = "website"
     start: tuple[str, ...]  # URLs to begin at
     contact: str  # an e-mail address or a page about you: owners of sites see it in the `User-Agent`
     store: str | None = None  # folder that keeps pages between runs; None: `crawls/HOST`
@@ -39,7 +38,7 @@ class Website(Config):
     exclude: tuple[str, ...] = ()
     max_depth: int = 16  # links from a start
     max_pages: int = 10_000  # addresses asked for
-    max_bytes: int = 2 << 30  # of bodies; no further page is begun beyond it
+    max_fetched_bytes: int = 2 << 30  # of bodies; no further page is begun beyond it
     max_alike: int = 1_000  # addresses that differ in numbers and values only, as calendars make them without end
     delay_s: float = 1.0  # between requests to a host; a longer `Crawl-delay` is kept
     concurrency: int = 8  # hosts at once, each with one connection
@@ -58,7 +57,13 @@ class Website(Config):
         for pattern in (*self.include, *self.exclude):
             if not pattern.startswith(("/", "*")):
                 yield f"a pattern begins with `/` or `*`, such as `/docs/*`: {pattern!r}"
-        for name, least in (("max_depth", 0), ("max_pages", 1), ("max_bytes", 1), ("max_alike", 1), ("concurrency", 1)):
+        for name, least in (
+            ("max_depth", 0),
+            ("max_pages", 1),
+            ("max_fetched_bytes", 1),
+            ("max_alike", 1),
+            ("concurrency", 1),
+        ):
             if getattr(self, name) < least:
                 yield f"`{name}` must be at least {least}: {getattr(self, name)}"
         if self.concurrency > 64:

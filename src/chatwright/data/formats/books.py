@@ -1,4 +1,4 @@
-"""EPUB and PDF as text. These functions run in a sandbox: their input may hang or crash a parser.
+"""EPUB, PDF and DOCX as texts. These functions run in a sandbox: their input may hang or crash a parser.
 
 An EPUB is read through its zip directory, member by member; nothing is unpacked to a path.
 Scanned pages have no text and are not recognised optically.
@@ -8,32 +8,56 @@ import posixpath
 import re
 import urllib.parse
 import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree  # noqa: S405 - entity declarations are refused before parsing
 
 from chatwright.data import limits
 from chatwright.data.decode import decode_html
+from chatwright.data.formats.office import read_docx
+from chatwright.data.formats.packages import Package, first_text, local_name, parse_xml
+from chatwright.data.licences import licence_in
 from chatwright.data.sandbox import Unreadable
 
 _CONTAINER = "META-INF/container.xml"
-_CHAPTER_TYPES = {"application/xhtml+xml", "text/html", "application/xml", "text/xml"}
+_DAMAGED = "damaged_epub"
+_PAGE_TYPES = {"application/xhtml+xml", "text/html", "application/xml", "text/xml"}
 # PDFium marks a hyphen at a line's end, where a word goes on, with one of these.
 _LINE_HYPHEN = re.compile("[\x02\ufffe\u00ad]\r?\n")
 
+# What is no part of the work, by the EPUB Structural Semantics Vocabulary, by the guide of EPUB 2, and by file name.
+_LICENCE_PAGES = {"copyright-page", "imprint", "uncopyright", "copyright", "licence", "license"}
+_FRONT_MATTER = {
+    *("cover", "titlepage", "title-page", "halftitlepage", "halftitle", "frontispiece", "dedication", "epigraph"),
+    *("toc", "nav", "landmarks", "page-list", "loi", "lot", "loa", "lov", "contents", "index", "colophon"),
+    *("acknowledgements", "acknowledgments", "contributors", "other-credits", "seriespage", "ad"),
+}
+_HEADING_WORDS = 15  # a page of fewer words between chapters is the title of a part
+_BOILERPLATE = (
+    ".pg-boilerplate, #pg-header, #pg-footer"  # Project Gutenberg's, around the text on its first and last page
+)
+# Marks of notes and printed pages, by `epub:type` or `role`: inside a sentence they are no words of it. Removed before
+# parsing, since taking thousands of nodes out of a tree costs time with the square of their number.
+_MARKS = re.compile(r"<(a|span|div)\s[^<>]{0,500}?(?:noteref|backlink|pagebreak)[^<>]{0,500}>[^<>]{0,40}</\1\s*>")
+
 
 def read_book(path: str) -> dict[str, Any]:
-    """Text, title and language of an EPUB or PDF file, as JSON.
+    """Chapters, title, language and licence of an EPUB, PDF or DOCX file, as JSON.
+
+    `chapters` are in reading order, each with `text`, `title` and the `place` it has in the file (a PDF or a DOCX is
+    one chapter); `dropped` are pages that are no part of the work, each with `place`, `reason` and `characters`.
 
     Raises:
         Unreadable: damaged, encrypted, too large, or without text.
     """
-    book = _read_pdf(Path(path)) if path.lower().endswith(".pdf") else _read_epub(Path(path))
-    if not book["text"].strip():
-        raise Unreadable(
-            "no_text", "scanned pages need optical recognition first" if path.lower().endswith(".pdf") else ""
-        )
+    suffix = path[path.rfind(".") :].lower()
+    if suffix == ".epub":
+        book = _read_epub(Path(path))
+    else:
+        whole = _read_pdf(Path(path)) if suffix == ".pdf" else read_docx(Path(path))
+        book = {**whole, "chapters": [{"place": "", "title": "", "text": whole.pop("text")}], "dropped": []}
+    if not any(chapter["text"].strip() for chapter in book["chapters"]):
+        raise Unreadable("no_text", "scanned pages need optical recognition first" if suffix == ".pdf" else "")
     return book
 
 
@@ -59,88 +83,98 @@ def _read_pdf(path: Path) -> dict[str, Any]:
     return {"text": "\n\n".join(filter(None, texts)), "title": title.strip(), "language": ""}
 
 
-class _Archive:
-    """Members of a zip file, counted as they are read."""
-
-    def __init__(self, file: zipfile.ZipFile):
-        self._file = file
-        self._left = limits.MAX_ARCHIVE_BYTES
-        if len(file.namelist()) > limits.MAX_ARCHIVE_MEMBERS:
-            raise Unreadable("too_many_members", f"{len(file.namelist())}")
-
-    def read(self, name: str) -> bytes:
-        """One member's bytes, whatever size its header claims."""
-        try:
-            info = self._file.getinfo(name)
-            if info.flag_bits & 1:
-                raise Unreadable("encrypted", name)
-            allowed = max(limits.COMPRESSION_FLOOR_BYTES, info.compress_size * limits.MAX_COMPRESSION_RATIO)
-            allowed = min(allowed, limits.MAX_ARCHIVE_MEMBER_BYTES, self._left)
-            with self._file.open(info) as member:
-                data = member.read(allowed + 1)
-        except KeyError:
-            raise Unreadable("damaged_epub", f"`{name}` is missing") from None
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-            raise Unreadable("damaged_epub", f"`{name}`: {error}") from None
-        if len(data) > allowed:
-            raise Unreadable("compression_ratio", f"`{name}` gives more than {allowed} bytes")
-        self._left -= len(data)
-        return data
-
-
 def _read_epub(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as file:
-            return _epub_text(_Archive(file))
+            return _epub_book(Package(file, damaged=_DAMAGED))
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise Unreadable("damaged_epub", str(error)) from None
+        raise Unreadable(_DAMAGED, str(error)) from None
 
 
-def _epub_text(archive: _Archive) -> dict[str, Any]:
-    from resiliparse.extract.html2text import extract_plain_text
-
-    container = _xml(archive.read(_CONTAINER), _CONTAINER)
-    root_file = next((node.get("full-path") for node in container.iter() if _tag(node) == "rootfile"), None)
+def _epub_book(archive: Package) -> dict[str, Any]:
+    container = parse_xml(archive.read(_CONTAINER), _CONTAINER, damaged=_DAMAGED)
+    root_file = next((node.get("full-path") for node in container.iter() if local_name(node) == "rootfile"), None)
     if not root_file:
-        raise Unreadable("damaged_epub", f"`{_CONTAINER}` names no package")
-    package = _xml(archive.read(root_file), root_file)
-    chapters = []
-    for name in _spine(package, posixpath.dirname(root_file)):
-        page = decode_html(archive.read(name))
-        if page is None:
+        raise Unreadable(_DAMAGED, f"`{_CONTAINER}` names no package")
+    package = parse_xml(archive.read(root_file), root_file, damaged=_DAMAGED)
+    chapters, dropped = [], []
+    for name, roles in _spine(package, posixpath.dirname(root_file)).items():
+        decoded = decode_html(archive.read(name))
+        if decoded is None:
             raise Unreadable("encrypted", f"`{name}` is no text")
-        chapters.append(extract_plain_text(page.text, alt_texts=False).strip())
+        page = _page(decoded.text, name, roles)
+        if page.reason:
+            dropped.append({"place": name, "reason": page.reason, "characters": len(page.text)})
+        elif page.text:
+            chapters.append({"place": name, "title": page.title, "text": page.text})
+    rights = licence_in(first_text(package, "rights"), said_by="EPUB dc:rights")
     return {
-        "text": "\n\n".join(filter(None, chapters)),
-        "title": _first(package, "title"),
-        "language": _first(package, "language").split("-")[0].lower(),
+        "chapters": chapters,
+        "dropped": dropped,
+        "title": first_text(package, "title"),
+        "language": first_text(package, "language").split("-")[0].lower(),
+        "licence": rights.name,
+        "licence_evidence": rights.evidence,
+        "url": next(
+            (words for words in _texts(package, "identifier") if words.startswith(("https://", "http://"))), ""
+        ),
     }
 
 
-def _spine(package: "ElementTree.Element", folder: str) -> list[str]:
-    """Names of the chapters in reading order."""
-    items = {node.get("id"): node for node in package.iter() if _tag(node) == "item"}
-    names = []
+class _Page(NamedTuple):
+    text: str
+    title: str
+    reason: str  # why it is no part of the work, empty if it is
+
+
+def _page(html: str, name: str, roles: set[str]) -> _Page:
+    """One page of the spine as text, without marks of notes and pages, and what it is."""
+    from resiliparse.extract.html2text import extract_plain_text
+    from resiliparse.parse.html import HTMLTree
+
+    tree: Any = HTMLTree.parse(_MARKS.sub("", html))
+    if "pg-" in html:
+        for node in tree.document.query_selector_all(_BOILERPLATE):
+            node.decompose()
+    text = extract_plain_text(tree, alt_texts=False).strip()
+    title = " ".join((tree.title or "").split())
+    roles = roles | _semantics(tree) | {posixpath.basename(name).rsplit(".", 1)[0].lower()}
+    if roles & _LICENCE_PAGES:
+        return _Page(text, title, "licence_page")
+    if roles & _FRONT_MATTER:
+        return _Page(text, title, "front_matter")
+    if 0 < len(text.split()) < _HEADING_WORDS and tree.document.query_selector("h1, h2, h3, h4, h5, h6"):
+        return _Page(text, title, "heading_only")
+    return _Page(text, title, "")
+
+
+def _semantics(tree: Any) -> set[str]:
+    """Words of `epub:type` on the body's first element: on the body itself they only say where the page stands."""
+    first = next((node for node in tree.body.child_nodes if node.tag and not node.tag.startswith("#")), None)
+    return set() if first is None else set((first.getattr("epub:type") or "").lower().split())
+
+
+def _spine(package: "ElementTree.Element", folder: str) -> dict[str, set[str]]:
+    """Names of the pages in reading order, each with what the package says it is."""
+    items = {node.get("id"): node for node in package.iter() if local_name(node) == "item"}
+    guide = {
+        _path(folder, node.get("href", "")): (node.get("type") or "").lower()
+        for node in package.iter()
+        if local_name(node) == "reference"
+    }
+    roles: dict[str, set[str]] = {}
     for reference in package.iter():
-        item = items.get(reference.get("idref")) if _tag(reference) == "itemref" else None
-        if item is not None and item.get("media-type") in _CHAPTER_TYPES and item.get("href"):
-            path = urllib.parse.unquote(item.get("href", "")).split("#")[0]
-            names.append(posixpath.normpath(posixpath.join(folder, path)))
-    return list(dict.fromkeys(names))
+        item = items.get(reference.get("idref")) if local_name(reference) == "itemref" else None
+        if item is not None and item.get("media-type") in _PAGE_TYPES and item.get("href"):
+            name = _path(folder, item.get("href", ""))
+            said = {guide.get(name, ""), *(item.get("properties") or "").split()}
+            roles[name] = said - {"", "text", "start"}
+    return roles
 
 
-def _xml(data: bytes, name: str) -> "ElementTree.Element":
-    if b"<!ENTITY" in data or b"<\0!\0E\0N" in data:
-        raise Unreadable("damaged_epub", f"`{name}` declares entities")
-    try:
-        return ElementTree.fromstring(data)  # noqa: S314 - no entities, and sizes are limited
-    except ElementTree.ParseError as error:
-        raise Unreadable("damaged_epub", f"`{name}`: {error}") from None
+def _path(folder: str, href: str) -> str:
+    return posixpath.normpath(posixpath.join(folder, urllib.parse.unquote(href).split("#")[0]))
 
 
-def _tag(node: "ElementTree.Element") -> str:
-    return str(node.tag).rsplit("}", 1)[-1]
-
-
-def _first(package: "ElementTree.Element", tag: str) -> str:
-    return next(((node.text or "").strip() for node in package.iter() if _tag(node) == tag), "")
+def _texts(package: "ElementTree.Element", tag: str) -> list[str]:
+    return [(node.text or "").strip() for node in package.iter() if local_name(node) == tag]

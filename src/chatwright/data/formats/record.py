@@ -1,8 +1,13 @@
 """What a reader of a format gives for each text it finds."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from chatwright.data.document import TEXT
+from chatwright.data.licences import recognise
+
+# Columns of tables and keys of JSON Lines that are taken beside the text, where they hold strings.
+COLUMNS = ("title", "language", "url", "licence", "license")
 
 
 class Record(NamedTuple):
@@ -13,3 +18,24 @@ class Record(NamedTuple):
     title: str = ""
     media: str = TEXT
     language: str = ""
+    url: str = ""
+    fetched: str = ""
+    licence: str = ""
+    licence_evidence: str = ""
+    tdm: str = ""
+
+
+def record_of_row(text: str, values: Mapping[str, Any], place: str) -> Record:
+    """A row's text with what its other columns say of it."""
+    named = {name: values[name] for name in COLUMNS if isinstance(values.get(name), str)}
+    column = "licence" if named.get("licence") else "license"
+    said = named.get(column, "").strip()
+    return Record(
+        text,
+        place,
+        named.get("title", ""),
+        language=named.get("language", ""),
+        url=named.get("url", ""),
+        licence=recognise(said) or said,
+        licence_evidence=f"column `{column}`: {said}" if said else "",
+    )

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatwright.data import limits
-from chatwright.data.formats.record import Record
+from chatwright.data.formats.record import COLUMNS, Record, record_of_row
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
 
@@ -63,7 +63,7 @@ def read_row_group(
         parquet = pq.ParquetFile(file)
         if parquet.metadata.row_group(group).total_byte_size > limits.MAX_ROW_GROUP_BYTES:
             raise Unreadable("row_group_too_large", f"group {group}")
-        wanted = {"title", "language"}.intersection(parquet.schema_arrow.names) - {text_key}
+        wanted = set(COLUMNS).intersection(parquet.schema_arrow.names) - {text_key}
         columns = [text_key, *sorted(wanted)]
         number = first_row
         last = first_row + max_rows
@@ -87,5 +87,4 @@ def _record(batch: Any, row: int, *, number: int, text_key: str, shown: str, tal
     if not isinstance(text, str):
         tally.drop("no_text_key", path=f"{shown}:{number}", detail=f"it is {type(text).__name__}")
         return
-    named = {name: value for name, value in values.items() if isinstance(value, str)}
-    yield Record(text, str(number), named.get("title", ""), language=named.get("language", ""))
+    yield record_of_row(text, values, str(number))

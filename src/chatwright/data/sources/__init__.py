@@ -6,19 +6,28 @@ from typing import Annotated
 
 from pydantic import Field
 
-from chatwright.data.crawl.settings import Website
 from chatwright.data.document import Document
 from chatwright.data.report import Tally
-from chatwright.data.sources import files, hub, python_docs, website
+from chatwright.data.sources import files, hub, python_docs, warc, website, wikipedia
 from chatwright.data.sources.files import Files
 from chatwright.data.sources.hub import Hub
 from chatwright.data.sources.partition import Partition
 from chatwright.data.sources.python_docs import PythonDocs
+from chatwright.data.sources.warc import Warc
+from chatwright.data.sources.website import Website
+from chatwright.data.sources.wikipedia import Wikipedia
 from chatwright.foundation.stopping import StopFlag
 
-Source = Annotated[PythonDocs | Files | Hub | Website, Field(discriminator="kind")]
+Source = Annotated[PythonDocs | Files | Hub | Warc | Website | Wikipedia, Field(discriminator="kind")]
 
-_MODULES: dict[str, ModuleType] = {"python-docs": python_docs, "files": files, "hub": hub, "website": website}
+_MODULES: dict[str, ModuleType] = {
+    "python-docs": python_docs,
+    "files": files,
+    "hub": hub,
+    "warc": warc,
+    "website": website,
+    "wikipedia": wikipedia,
+}
 
 
 def prepare(source: Source, *, stop: StopFlag) -> None:
@@ -60,7 +69,9 @@ __all__ = [
     "Partition",
     "PythonDocs",
     "Source",
+    "Warc",
     "Website",
+    "Wikipedia",
     "fingerprint",
     "list_partitions",
     "prepare",

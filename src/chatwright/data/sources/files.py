@@ -1,62 +1,65 @@
-"""The source `files`: a folder of texts, pages, books and tables, each file a document or a stream of them.
+"""The source `files`: a folder or a URL of texts, pages, books, tables and archives of them.
 
-What cannot be read is counted with its reason and name. Not a crawler; archives other than EPUB are not opened.
+Each file is a document or a stream of them. What cannot be read is counted with its reason and name. Not a crawler.
 """
 
-import contextlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from pathlib import PurePosixPath
+from typing import Literal
 
 from chatwright.data import limits
-from chatwright.data.decode import Decoded, decode_html, decode_text, sound_text
-from chatwright.data.document import HTML, UNKNOWN_LANGUAGE, UNKNOWN_LICENCE, Document, document_id
-from chatwright.data.formats.books import read_book
-from chatwright.data.formats.lines import read_all, read_json_lines
+from chatwright.data.decode import sound_text
+from chatwright.data.document import UNKNOWN_LANGUAGE, UNKNOWN_LICENCE, Document, document_id
+from chatwright.data.formats.reading import Blob, Reader, book_sandbox, counted, reader_of
 from chatwright.data.formats.record import Record
 from chatwright.data.formats.tables import read_row_group, row_groups
 from chatwright.data.report import Tally
-from chatwright.data.sandbox import Sandbox, Unreadable
+from chatwright.data.sandbox import Unreadable
+from chatwright.data.sources.limited import Limited
 from chatwright.data.sources.partition import Input, Partition, partitions_of
+from chatwright.data.sources.places import Listed, Place, place_of, problem_with, scheme_of
 from chatwright.foundation import storage
-from chatwright.foundation.config import Config
 from chatwright.foundation.errors import DataError
 
-_FORMATS = {
-    **dict.fromkeys((".txt", ".text", ".md", ".markdown", ".rst", ".txt.gz", ".md.gz", ".rst.gz"), "text"),
-    **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
-    **dict.fromkeys((".epub", ".pdf"), "book"),
-    **dict.fromkeys((".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"), "lines"),
-    ".parquet": "table",
-}
 _ALL_ROWS = 1 << 62
 
 
-class Files(Config):
-    """Documents in a folder, or a single file."""
+class Files(Limited):
+    """Documents in a folder, or a single file, here or in an object store."""
 
     kind: Literal["files"] = "files"
-    path: str  # relative to the current directory; `~` is the home directory
+    path: str  # relative to the current directory; `~` is the home directory; or a URL, such as `s3://bucket/folder`
     include: tuple[str, ...] = ("**/*",)  # patterns below `path`
     domain: str | None = None  # None takes the folder's name
-    licence: str = UNKNOWN_LICENCE
-    text_key: str = "text"  # of JSON Lines and Parquet
+    licence: str = UNKNOWN_LICENCE  # where a document does not name its own
+    text_key: str = "text"  # of JSON Lines, CSV and Parquet
+    books: Literal["book", "chapter"] = "book"  # what one document of an EPUB is
 
     def problems(self) -> Iterator[str]:
-        """Patterns stay below the folder."""
-        if not self.path:
-            yield "`path` must name a folder"
-        for pattern in self.include:
-            if not pattern or PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts:
-                yield f"`include` takes patterns below `path`, such as `**/*.txt`: {pattern!r}"
+        """Addresses that are known, patterns that stay below the folder, caps."""
+        yield from super().problems()
+        if trouble := problem_with(self.path):
+            yield f"`path` {self.path!r}: {trouble}"
+        yield from pattern_problems(self.include)
+
+
+def pattern_problems(include: tuple[str, ...]) -> Iterator[str]:
+    """Patterns that leave their folder."""
+    for pattern in include:
+        if not pattern or PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts:
+            yield f"`include` takes patterns below `path`, such as `**/*.txt`: {pattern!r}"
 
 
 def fingerprint(config: Files) -> str:
-    """The settings, and each file's relative path, size and time of change."""
-    root = _root(config)
-    files = [(shown, (root / relative).stat()) for relative, shown in _listed(config, root)]
-    listed = [[shown, found.st_size, found.st_mtime_ns] for shown, found in files]
-    return storage.digest_json([config.model_dump(mode="json"), listed])
+    """The settings, and each file's relative path, size and time of change; of a URL the settings alone.
+
+    Asking a store would need the network: a remote folder is read anew when its settings change.
+    """
+    settings = config.model_dump(mode="json")
+    if scheme_of(config.path):
+        return storage.digest_json(settings)
+    listed = [[one.shown, one.version] for one in place_of(config.path).list(config.include)]
+    return storage.digest_json([settings, listed])
 
 
 def list_partitions(config: Files) -> list[Partition]:
@@ -65,12 +68,13 @@ def list_partitions(config: Files) -> list[Partition]:
     Raises:
         DataError: the folder is missing, or has no file that `include` names.
     """
-    root = _root(config)
-    inputs = [entry for relative, shown in _listed(config, root) for entry in _inputs(config, root, relative, shown)]
+    place = place_of(config.path)
+    inputs = [entry for one in place.list(config.include) for entry in _inputs(config, place, one)]
     if not inputs:
         raise DataError(
             f"there is no file in `{config.path}` that `include` names: {', '.join(config.include)}",
-            hint="put documents there (txt, md, rst, html, epub, pdf, jsonl, parquet), or correct `include`",
+            hint="put documents there (txt, md, rst, html, epub, pdf, docx, jsonl, csv, parquet, zip, tar, warc), "
+            "or correct `include`",
         )
     return partitions_of(
         "files",
@@ -87,148 +91,112 @@ def read_partition(config: Files, partition: Partition, tally: Tally) -> Iterato
     Raises:
         DataError: a file changed since it was listed.
     """
-    root = _root(config)
-    with Sandbox(read_book, time_limit_s=limits.BOOK_TIME_LIMIT_S, what="book") as books:
+    place = place_of(config.path)
+    with book_sandbox() as sandbox:
+        reader = reader_of(text_key=config.text_key, books=config.books, sandbox=sandbox, tally=tally)
         for entry in partition.inputs:
             try:
-                for record in _records(config, root, entry, books, tally):
-                    yield _document(config, root, entry["path"], record, tally)
+                for record in _records(config, place, entry, reader):
+                    yield document_of(config, place, entry["path"], record, tally)
             except Unreadable as verdict:
                 tally.drop(verdict.reason, path=entry["path"], detail=verdict.detail, characters=entry["bytes"])
 
 
-def _root(config: Files) -> Path:
-    root = Path(config.path).expanduser()
-    if not root.exists():
+def input_of(one: Listed) -> Input:
+    """What a partition says of a file."""
+    entry: Input = {"path": one.shown, "bytes": one.size, "version": one.version}
+    if one.shown != one.relative:
+        entry["name_hex"] = one.relative.encode(errors="surrogateescape").hex()
+    return entry
+
+
+def relative_of(entry: Input) -> str:
+    """A file's path below the root, as the file system has it."""
+    return (
+        bytes.fromhex(entry["name_hex"]).decode(errors="surrogateescape") if "name_hex" in entry else str(entry["path"])
+    )
+
+
+def blob_of(place: Place, entry: Input) -> Blob:
+    """A listed file, ready to be read.
+
+    Raises:
+        DataError: it changed since it was listed.
+    """
+    relative = relative_of(entry)
+    if place.version(relative) != entry["version"]:
         raise DataError(
-            f"there is no folder `{config.path}`",
-            cause=f"it was looked for at `{root.absolute()}`",
-            hint="correct `path` of the source `files`; it is relative to the current directory",
+            f"`{relative}` of `{place.name}` changed while documents were collected",
+            kept="the partitions finished so far",
+            hint="let the folder rest and run the same command again",
         )
-    return root if root.is_dir() else root.parent
+    return Blob(
+        name=relative,
+        shown=entry["path"],
+        stored_bytes=int(entry["stored"] if "stored" in entry else entry["bytes"]),
+        open=lambda: place.open(relative),
+        path=place.path(relative),
+    )
 
 
-class _Listed(NamedTuple):
-    """A file's path below the root, and the same for showing and storing: a name may be no valid Unicode."""
-
-    relative: str
-    shown: str
-
-
-def _listed(config: Files, root: Path) -> list[_Listed]:
-    """Files that `include` names, sorted; links to folders are not followed, hidden files are not meant."""
-    single = Path(config.path).expanduser()
-    if single.is_file():
-        names = {single.name}
-    else:
-        found = (path for pattern in config.include for path in root.glob(pattern))
-        names = {path.relative_to(root).as_posix() for path in found if path.is_file()}
-    visible = [name for name in names if not any(part.startswith(".") for part in PurePosixPath(name).parts)]
-    return sorted(_Listed(name, _shown(name)) for name in visible)
-
-
-def _inputs(config: Files, root: Path, relative: str, shown: str) -> list[Input]:
-    found = (root / relative).stat()
-    entry: Input = {"path": shown, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
-    if shown != relative:
-        return [{**entry, "name_hex": relative.encode(errors="surrogateescape").hex()}]
-    if _format(shown) != "table":
+def _inputs(config: Files, place: Place, one: Listed) -> list[Input]:
+    entry = input_of(one)
+    blob = blob_of(place, entry)
+    if blob.format != "table" or blob.packing:
         return [entry]
     try:
-        groups = row_groups(root / relative, text_key=config.text_key)
+        with blob.open() as file:
+            groups = row_groups(file, text_key=config.text_key)
     except Unreadable:
         return [entry]  # reading it gives the reason again, where it is counted
     pieces, first = [], 0
     for number, group in enumerate(groups):
-        pieces.append({**entry, "bytes": group.bytes, "stored": found.st_size, "group": number, "first_row": first})
+        pieces.append({**entry, "bytes": group.bytes, "stored": one.size, "group": number, "first_row": first})
         first += group.rows
     return pieces
 
 
-def _records(config: Files, root: Path, entry: Input, books: Sandbox, tally: Tally) -> Iterator[Record]:
-    path = root / (
-        bytes.fromhex(entry["name_hex"]).decode(errors="surrogateescape") if "name_hex" in entry else entry["path"]
-    )
-    _require_unchanged(path, entry)
-    match _format(path.name):
-        case "text":
-            data = read_all(path, max_bytes=limits.MAX_TEXT_FILE_BYTES)
-            yield Record(_counted(decode_text(data), tally), title=_stem(path))
-        case "html":
-            data = read_all(path, max_bytes=limits.MAX_HTML_BYTES)
-            yield Record(_counted(decode_html(data), tally), media=HTML)
-        case "book":
-            if entry["bytes"] > limits.MAX_BOOK_FILE_BYTES:
-                raise Unreadable("too_large", f"{entry['bytes']} bytes")
-            book = books.call(str(path))
-            yield Record(book["text"], title=book["title"] or _stem(path), language=book["language"])
-        case "lines":
-            yield from read_json_lines(path, shown=entry["path"], text_key=config.text_key, tally=tally)
-        case "table":
-            yield from _table(config, path, entry, tally)
-        case _:
-            raise Unreadable("unsupported_format", path.suffix or "no suffix")
-
-
-def _table(config: Files, path: Path, entry: Input, tally: Tally) -> Iterator[Record]:
+def _records(config: Files, place: Place, entry: Input, reader: Reader) -> Iterator[Record]:
+    blob = blob_of(place, entry)
     if "group" not in entry:
-        row_groups(path, text_key=config.text_key)  # raises what it raised when the file was listed
-        raise Unreadable("damaged_parquet", "its footer could not be read when it was listed")
-    yield from read_row_group(
-        path,
-        entry["group"],
-        first_row=entry["first_row"],
-        max_rows=_ALL_ROWS,
-        text_key=config.text_key,
-        shown=entry["path"],
-        tally=tally,
-    )
+        yield from reader.records(blob)
+        return
+    with blob.open() as file:
+        yield from read_row_group(
+            file,
+            entry["group"],
+            first_row=entry["first_row"],
+            max_rows=_ALL_ROWS,
+            text_key=config.text_key,
+            shown=entry["path"],
+            tally=reader.tally,
+        )
 
 
-def _require_unchanged(path: Path, entry: Input) -> None:
-    with contextlib.suppress(OSError):
-        found = path.stat()
-        if (found.st_size, found.st_mtime_ns) == (entry.get("stored", entry["bytes"]), entry["mtime_ns"]):
-            return
-    raise DataError(
-        f"`{path}` changed while documents were collected",
-        kept="the partitions finished so far",
-        hint="let the folder rest and run the same command again",
-    )
-
-
-def _counted(decoded: Decoded | None, tally: Tally) -> str:
-    if decoded is None:
-        raise Unreadable("undecodable", "it is not text in any known encoding")
-    for name, count in decoded.changes.items():
-        tally.change(name, count)
-    return decoded.text
-
-
-def _document(config: Files, root: Path, path: str, record: Record, tally: Tally) -> Document:
+def document_of(config: Files, place: Place, path: str, record: Record, tally: Tally) -> Document:
+    """A record as a document of this source."""
     source = f"files:{config.path}"
-    place = f"{path}#{record.place}" if record.place else path
+    within = record.place if record.place.startswith("!/") else f"#{record.place}" if record.place else ""
+    full = sound_text(f"{path}{within}").text
     return Document(
-        id=document_id(source, place),
-        text=_counted(sound_text(record.text), tally),
+        id=document_id(source, full),
+        text=counted(sound_text(record.text), tally),
         source=source,
-        path=place,
-        domain=config.domain or root.absolute().name,
+        path=full,
+        domain=config.domain or place.name,
         title=sound_text(record.title).text,
         media=record.media,
-        licence=config.licence,
-        language=record.language or UNKNOWN_LANGUAGE,
+        licence=record.licence or config.licence,
+        licence_evidence=sound_text(record.licence_evidence if record.licence else "").text,
+        language=sound_text(record.language).text or UNKNOWN_LANGUAGE,
+        url=sound_text(record.url).text or _web_address(config.path, path),
+        fetched=record.fetched,
+        tdm=record.tdm,
     )
 
 
-def _format(name: str) -> str | None:
-    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
-    return _FORMATS.get("".join(suffixes[-2:])) or _FORMATS.get("".join(suffixes[-1:]))
-
-
-def _stem(path: Path) -> str:
-    return _shown(path.name.split(".")[0])
-
-
-def _shown(name: str) -> str:
-    return name.encode(errors="surrogateescape").decode(errors="replace")
+def _web_address(root: str, path: str) -> str:
+    """Where a file of a web server is, empty for other stores; `root` may be the file itself."""
+    if scheme_of(root) not in ("http", "https"):
+        return ""
+    return root if root.rsplit("/", 1)[-1] == path else f"{root.rstrip('/')}/{path}"

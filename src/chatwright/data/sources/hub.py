@@ -15,15 +15,15 @@ from chatwright.data.formats.record import Record
 from chatwright.data.formats.tables import read_row_group, row_groups
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
+from chatwright.data.sources.limited import Limited
 from chatwright.data.sources.partition import Input, Partition, partitions_of
 from chatwright.foundation import storage
-from chatwright.foundation.config import Config
 from chatwright.foundation.errors import DataError
 
 _DATASET = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
 
-class Hub(Config):
+class Hub(Limited):
     """Documents of a data set on the Hugging Face hub."""
 
     kind: Literal["hub"] = "hub"
@@ -31,18 +31,16 @@ class Hub(Config):
     files: str = "**/*.parquet"  # pattern within the data set, such as `sample/10BT/*.parquet`
     revision: str = "main"  # a commit never moves; a branch is read as it stands when collecting
     text_key: str = "text"
-    max_documents: int | None = None  # rows read at most; None reads all
     domain: str | None = None  # None takes the data set's name
     licence: str = UNKNOWN_LICENCE
 
     def problems(self) -> Iterator[str]:
-        """A data set's name, a relative pattern, a positive number."""
+        """A data set's name, a relative pattern, caps."""
+        yield from super().problems()
         if not _DATASET.fullmatch(self.dataset):
             yield f"`dataset` must read OWNER/NAME: {self.dataset!r}"
         if not self.files or self.files.startswith("/") or ".." in self.files.split("/"):
             yield f"`files` is a pattern within the data set, such as `**/*.parquet`: {self.files!r}"
-        if self.max_documents is not None and self.max_documents < 1:
-            yield f"`max_documents` must be at least 1: {self.max_documents}"
 
 
 def fingerprint(config: Hub) -> str:
@@ -148,8 +146,10 @@ def _document(config: Hub, path: str, record: Record, tally: Tally) -> Document:
         path=place,
         domain=config.domain or config.dataset.rsplit("/", 1)[-1],
         title=record.title,
-        licence=config.licence,
+        licence=record.licence or config.licence,
+        licence_evidence=record.licence_evidence if record.licence else "",
         language=record.language or UNKNOWN_LANGUAGE,
+        url=sound_text(record.url).text,
     )
 
 

@@ -18,9 +18,9 @@ from chatwright.data.document import UNKNOWN_LICENCE, Document, document_id
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
 from chatwright.data.sources.docstrings import module_text, quoted_characters
+from chatwright.data.sources.limited import Limited
 from chatwright.data.sources.partition import Input, Partition, partitions_of
 from chatwright.foundation import storage
-from chatwright.foundation.config import Config
 from chatwright.foundation.errors import DataError
 
 SOURCE = "python-docs"
@@ -46,7 +46,7 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _LAYOUT = (".. image::", ".. |", ":target:", ":alt:")
 
 
-class PythonDocs(Config):
+class PythonDocs(Limited):
     """Documentation of this Python and of distributions installed beside it."""
 
     kind: Literal["python-docs"] = "python-docs"

@@ -6,6 +6,7 @@ Crawling is `data.crawl`'s work. The network is needed by `prepare` alone; parti
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from chatwright.data import limits
 from chatwright.data.crawl.addresses import SystemResolver
@@ -14,18 +15,30 @@ from chatwright.data.crawl.crawler import Crawler
 from chatwright.data.crawl.frontier import Frontier
 from chatwright.data.crawl.links import licence_name
 from chatwright.data.crawl.selection import Choice, choose, refused_links
-from chatwright.data.crawl.settings import Website
+from chatwright.data.crawl.settings import CrawlSettings
 from chatwright.data.crawl.store import Store
 from chatwright.data.crawl.visit import decode_page
 from chatwright.data.crawl.wire import Connector
 from chatwright.data.decode import sound_text
 from chatwright.data.document import UNKNOWN_LANGUAGE, Document, document_id
 from chatwright.data.report import Tally
+from chatwright.data.sources.limited import Limited
 from chatwright.data.sources.partition import Input, Partition, partitions_of
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import DataError
 from chatwright.foundation.stopping import StopFlag
+
+
+class Website(Limited, CrawlSettings):
+    """Pages of websites, fetched as their owners allow."""
+
+    kind: Literal["website"] = "website"
+
+    def problems(self) -> Iterator[str]:
+        """Those of a crawl, and of the caps that every source has."""
+        yield from Limited.problems(self)
+        yield from CrawlSettings.problems(self)
 
 
 def fingerprint(config: Website) -> str:

@@ -110,6 +110,7 @@ def data_section(run: RunFacts) -> Section | None:
     collected, cleaned = run.read("documents", "report.json"), run.read("corpus", "report.json")
     parts = (
         _funnel(run, collected, cleaned),
+        _sources(collected),
         _drops("Not taken when collecting", collected, of="inputs"),
         _drops("Dropped in cleaning", cleaned, of="documents"),
         _changes(collected, cleaned),
@@ -158,6 +159,25 @@ def _funnel(run: RunFacts, collected: dict[str, Any], cleaned: dict[str, Any]) -
 def _tokens_of(tokens: dict[str, Any], step: str) -> str:
     key = {"for training": "train", "held out": "heldout"}.get(step)
     return count(tokens[key]["tokens"]) if key else ""
+
+
+def _sources(report: dict[str, Any]) -> Html | None:
+    """What each source gave, and how much of it was not taken."""
+    sources = report.get("sources") or []
+    if not sources:
+        return None
+    total = max(1, sum(entry["bytes"] for entry in sources))
+    rows: list[list[Child]] = [
+        [
+            entry["source"],
+            count(entry["documents"]),
+            size(entry["bytes"]),
+            share_bar(entry["bytes"] / total),
+            count(sum(entry["dropped"].values())),
+        ]
+        for entry in sources
+    ]
+    return table(["source", "documents", "text", "share", "not taken"], rows, caption="What each source gave")
 
 
 def _drops(title: str, report: dict[str, Any], *, of: str) -> Html | None:

@@ -1,0 +1,248 @@
+"""One file of any known format as records: packing, archives and formats are told by the name's endings.
+
+Knows no recipe and no folder: it is handed an open stream. What gives no text is counted with its reason.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Literal
+
+from chatwright.data import limits
+from chatwright.data.decode import Decoded, decode_html, decode_text
+from chatwright.data.document import HTML
+from chatwright.data.formats.archives import Member, tar_members, zip_members
+from chatwright.data.formats.books import read_book
+from chatwright.data.formats.compression import Budget, compression_of, decompressed
+from chatwright.data.formats.lines import read_all, read_json_lines
+from chatwright.data.formats.record import Record
+from chatwright.data.formats.separated import read_separated
+from chatwright.data.formats.tables import read_row_group, row_groups
+from chatwright.data.formats.web_archives import read_web_archive
+from chatwright.data.report import Tally
+from chatwright.data.sandbox import Sandbox, Unreadable
+
+_FORMATS = {
+    **dict.fromkeys((".txt", ".text", ".md", ".markdown", ".rst"), "text"),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
+    **dict.fromkeys((".epub", ".pdf", ".docx"), "book"),
+    **dict.fromkeys((".jsonl", ".ndjson"), "lines"),
+    **dict.fromkeys((".csv", ".tsv"), "separated"),
+    ".parquet": "table",
+    ".warc": "web_archive",
+    ".zip": "zip",
+    ".tar": "tar",
+}
+_SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
+_ARCHIVES = ("zip", "tar")
+_ALL_ROWS = 1 << 62
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blob:
+    """One file, wherever it is."""
+
+    name: str  # decides the format
+    shown: str  # its name in documents and in the report
+    stored_bytes: int
+    open: Callable[[], IO[bytes]]
+    path: Path | None = None  # where it is a file of this machine as it stands
+
+    @property
+    def packing(self) -> str:
+        """The suffix of its compression, empty if there is none."""
+        return compression_of(long_name(self.name))
+
+    @property
+    def format(self) -> str | None:
+        """A key of the formats, None for an unknown one."""
+        name = long_name(self.name)
+        inner = name.removesuffix(name[len(name) - len(self.packing) :]) if self.packing else name
+        return _FORMATS.get(PurePosixPath(inner).suffix.lower())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Reads blobs; holds what a recipe chose and the child process for books.
+
+    Args:
+        text_key: column or key of the text.
+        books: a document a book, or a document a chapter.
+        sandbox: calls `books.read_book`.
+        tally: counts what is dropped.
+    """
+
+    text_key: str
+    books: Literal["book", "chapter"]
+    sandbox: Sandbox
+    tally: Tally
+    depth: int = 0  # archives around the file
+
+    def records(self, blob: Blob, budget: Budget | None = None) -> Iterator[Record]:
+        """Every text of a file. A `place` that begins with `!/` lies within an archive.
+
+        Args:
+            blob: the file.
+            budget: of the archive that it stands in; None gives it one of its own.
+
+        Raises:
+            Unreadable: it gives none, or none from here on.
+        """
+        budget = budget or Budget(blob.stored_bytes)
+        kind = blob.format
+        if kind is None:
+            raise Unreadable("unsupported_format", PurePosixPath(blob.name).suffix or "no suffix")
+        if kind in ("book", "table"):
+            with _on_disk(blob, budget) as path:
+                yield from self._book(path, blob) if kind == "book" else self._table(path, blob)
+            return
+        with contextlib.closing(blob.open()) as stored:
+            yield from self._streamed(kind, decompressed(stored, blob.packing, budget), blob, budget)
+
+    def _streamed(self, kind: str, stream: IO[bytes], blob: Blob, budget: Budget) -> Iterator[Record]:
+        place: dict[str, Any] = {"shown": blob.shown, "tally": self.tally}
+        match kind:
+            case "text":
+                decoded = decode_text(read_all(stream, max_bytes=limits.MAX_TEXT_FILE_BYTES))
+                yield Record(counted(decoded, self.tally), title=stem(blob.name))
+            case "html":
+                decoded = decode_html(read_all(stream, max_bytes=limits.MAX_HTML_BYTES))
+                yield Record(counted(decoded, self.tally), media=HTML)
+            case "lines":
+                yield from read_json_lines(stream, text_key=self.text_key, **place)
+            case "separated":
+                yield from read_separated(stream, text_key=self.text_key, **place)
+            case "web_archive":
+                yield from read_web_archive(stream, **place)
+            case _:
+                yield from self._archive(kind, stream, blob, budget)
+
+    def _archive(self, kind: str, stream: IO[bytes], blob: Blob, budget: Budget) -> Iterator[Record]:
+        if self.depth >= limits.MAX_ARCHIVE_DEPTH:
+            raise Unreadable("archive_too_deep", f"more than {limits.MAX_ARCHIVE_DEPTH} archives in each other")
+        with contextlib.ExitStack() as stack:
+            if kind == "zip":
+                file = stream if stream.seekable() else stack.enter_context(_spooled(stream))
+                members = zip_members(file, shown=blob.shown, budget=budget, tally=self.tally)
+            else:
+                members = tar_members(stream, shown=blob.shown, tally=self.tally)
+            for member in members:
+                yield from self._member(member, blob, budget)
+
+    def _member(self, member: Member, blob: Blob, budget: Budget) -> Iterator[Record]:
+        shown = f"{blob.shown}!/{member.name}"
+        name = member.name.rsplit("~", 1)[0] if member.name.rsplit("~", 1)[-1].isdecimal() else member.name
+        inner = Blob(name=name, shown=shown, stored_bytes=member.stored_bytes, open=lambda: member.stream)
+        try:
+            for record in replace(self, depth=self.depth + 1).records(inner, budget):
+                within = record.place if record.place.startswith("!/") else f"#{record.place}" if record.place else ""
+                yield record._replace(place=f"!/{member.name}{within}")
+        except Unreadable as verdict:
+            if verdict.reason == "compression_ratio":
+                raise  # the budget of the whole file is spent
+            self.tally.drop(verdict.reason, path=shown, detail=verdict.detail, characters=member.stored_bytes)
+
+    def _book(self, path: Path, blob: Blob) -> Iterator[Record]:
+        book = self.sandbox.call(str(path))
+        by_chapter = self.books == "chapter"
+        kept = book["chapters"]
+        for page in book["dropped"]:
+            place = f"{blob.shown}#{page['place']}"
+            self.tally.drop(page["reason"], path=place, characters=page["characters"])
+        about = {key: book.get(key, "") for key in ("language", "licence", "licence_evidence", "url")}
+        title = book["title"] or stem(blob.name)
+        if not by_chapter or len(kept) == 1:
+            yield Record("\n\n".join(chapter["text"] for chapter in kept), title=title, **about)
+            return
+        for chapter in kept:
+            heading = f"{title}: {chapter['title']}" if chapter["title"] else title
+            yield Record(chapter["text"], chapter["place"], heading, **about)
+
+    def _table(self, path: Path, blob: Blob) -> Iterator[Record]:
+        first = 0
+        for number, group in enumerate(row_groups(path, text_key=self.text_key)):
+            yield from read_row_group(
+                path,
+                number,
+                first_row=first,
+                max_rows=_ALL_ROWS,
+                text_key=self.text_key,
+                shown=blob.shown,
+                tally=self.tally,
+            )
+            first += group.rows
+
+
+def reader_of(*, text_key: str, books: Literal["book", "chapter"], sandbox: Sandbox, tally: Tally) -> Reader:
+    """A reader for files that stand in no archive."""
+    return Reader(text_key=text_key, books=books, sandbox=sandbox, tally=tally)
+
+
+def book_sandbox() -> Sandbox:
+    """The child process in which books are parsed; starts with the first one."""
+    return Sandbox(read_book, time_limit_s=limits.BOOK_TIME_LIMIT_S, what="book")
+
+
+def counted(decoded: Decoded | None, tally: Tally) -> str:
+    """The text, with what decoding changed counted.
+
+    Raises:
+        Unreadable: it is no text.
+    """
+    if decoded is None:
+        raise Unreadable("undecodable", "it is not text in any known encoding")
+    for name, count in decoded.changes.items():
+        tally.change(name, count)
+    return decoded.text
+
+
+def long_name(name: str) -> str:
+    """`a.tgz` as `a.tar.gz`."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return name[: -len(suffix)] + _SHORT[suffix] if suffix in _SHORT else name
+
+
+def stem(name: str) -> str:
+    """A file's name without folders and endings."""
+    base = PurePosixPath(name).name
+    return base.split(".")[0].encode(errors="surrogateescape").decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _on_disk(blob: Blob, budget: Budget) -> Iterator[Path]:
+    """A path for parsers that need one: the file itself, or a copy that is gone afterwards."""
+    if blob.path is not None and not blob.packing:
+        if blob.format == "book" and blob.stored_bytes > limits.MAX_BOOK_FILE_BYTES:
+            raise Unreadable("too_large", f"{blob.stored_bytes} bytes")
+        yield blob.path
+        return
+    kind = PurePosixPath(long_name(blob.name).removesuffix(blob.packing)).suffix.lower()
+    with tempfile.TemporaryDirectory(prefix="chatwright-") as folder:
+        path = Path(folder) / f"document{kind}"
+        with contextlib.closing(blob.open()) as stored, path.open("wb") as copy:
+            _copy(decompressed(stored, blob.packing, budget), copy)
+        yield path
+
+
+@contextlib.contextmanager
+def _spooled(stream: IO[bytes]) -> Iterator[IO[bytes]]:
+    with tempfile.TemporaryFile(prefix="chatwright-") as copy:
+        _copy(stream, copy)
+        copy.seek(0)
+        yield copy
+
+
+def _copy(stream: IO[bytes], copy: IO[bytes]) -> None:
+    """Write a stream to a file, as far as the limit for one stored document."""
+    left = limits.MAX_BOOK_FILE_BYTES
+    while data := stream.read(limits.MIB):
+        left -= len(data)
+        if left < 0:
+            raise Unreadable("too_large", f"more than {limits.MAX_BOOK_FILE_BYTES} bytes")
+        copy.write(data)
+    copy.flush()
+
+
+__all__ = ["Blob", "Reader", "book_sandbox", "counted", "long_name", "reader_of", "stem"]

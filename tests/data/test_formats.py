@@ -1,0 +1,250 @@
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import fsspec
+import pytest
+
+from chatwright.data import licences
+from chatwright.data.formats.books import read_book
+from chatwright.data.report import Tally
+from chatwright.data.sandbox import Unreadable
+from chatwright.data.sources import Files, list_partitions, places, read_partition
+from chatwright.foundation.config import validate
+from chatwright.foundation.errors import ConfigError, DataError
+
+
+def collect(path, **settings):
+    config = Files(path=str(path), **settings)
+    tally = Tally()
+    return [d for partition in list_partitions(config) for d in read_partition(config, partition, tally)], tally
+
+
+def reasons(tally):
+    return {reason: [e["path"] for e in entry["examples"]] for reason, entry in tally.dropped.items()}
+
+
+W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+
+
+def write_docx(path, body, *, head=""):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("word/document.xml", f"{head}<w:document {W}><w:body>{body}</w:body></w:document>")
+        about = (
+            '<cp:core xmlns:cp="c" xmlns:dc="d"><dc:title>Letter</dc:title><dc:language>en-GB</dc:language></cp:core>'
+        )
+        file.writestr("docProps/core.xml", about)
+
+
+def paragraph(text):
+    return f"<w:p><w:r><w:t>{text}</w:t></w:r></w:p>"
+
+
+def test_a_docx_gives_paragraphs_and_rows_and_no_deleted_words(tmp_path):
+    cells = "".join(f"<w:tc>{paragraph(word)}</w:tc>" for word in ("tea", "2.50"))
+    deleted = "<w:p><w:del><w:r><w:delText>gone</w:delText></w:r></w:del><w:r><w:t>kept</w:t><w:tab/><w:t>on</w:t></w:r></w:p>"
+    write_docx(tmp_path / "a.docx", paragraph("Dear all,") + f"<w:tbl><w:tr>{cells}</w:tr></w:tbl>" + deleted)
+    book = read_book(str(tmp_path / "a.docx"))
+    assert [chapter["text"] for chapter in book["chapters"]] == ["Dear all,\ntea \t2.50\nkept\ton"]
+    assert (book["title"], book["language"]) == ("Letter", "en")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"PK nothing", "damaged_docx"), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" * 100, "encrypted")]
+)
+def test_a_docx_that_is_none_says_why(tmp_path, content, reason):
+    (tmp_path / "a.docx").write_bytes(content)
+    with pytest.raises(Unreadable) as caught:
+        read_book(str(tmp_path / "a.docx"))
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("body", "head", "reason"),
+    [
+        ("", '<!DOCTYPE x [<!ENTITY a "b">]>', "damaged_docx"),
+        ("<w:p>", "", "damaged_docx"),
+        ("", "", "no_text"),
+        (" " * (4 << 20), "", "compression_ratio"),
+    ],
+)
+def test_a_hostile_docx_is_refused(tmp_path, body, head, reason):
+    write_docx(tmp_path / "a.docx", body, head=head)
+    with pytest.raises(Unreadable) as caught:
+        read_book(str(tmp_path / "a.docx"))
+    assert caught.value.reason == reason
+
+
+def test_a_docx_of_deep_nesting_is_read(tmp_path):
+    write_docx(tmp_path / "a.docx", "<w:sdt>" * 3_000 + paragraph("deep") + "</w:sdt>" * 3_000)
+    assert read_book(str(tmp_path / "a.docx"))["chapters"][0]["text"] == "deep"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_of_a_table_is_found_in_its_header(tmp_path, delimiter):
+    rows = [["id", "text", "licence", "url"], ["1", '"a ""quoted""\nline"', "CC BY 4.0", "https://a.example/1"]]
+    (tmp_path / "a.csv").write_text("\n".join(delimiter.join(row) for row in rows))
+    documents, tally = collect(tmp_path)
+    assert [(d.text, d.path, d.licence, d.url) for d in documents] == [
+        ('a "quoted"\nline', "a.csv#2", "CC-BY-4.0", "https://a.example/1")
+    ]
+    assert documents[0].licence_evidence == "column `licence`: CC BY 4.0"
+    assert tally.dropped == {}
+
+
+def test_bad_rows_are_counted_and_the_rest_read(tmp_path):
+    lines = [b"\xef\xbb\xbftext,id", b"good,1", b"short", b"bad \xff,2", b'"odd" quote,3', b"last,4"]
+    (tmp_path / "a.csv").write_bytes(b"\r\n".join(lines))
+    documents, tally = collect(tmp_path)
+    assert [d.text for d in documents] == ["good", "last"]
+    assert reasons(tally) == {"invalid_csv": ["a.csv:3", "a.csv:5"], "invalid_utf8": ["a.csv:4"]}
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", '"', "\0" * 50])
+def test_a_table_without_the_column_is_counted(tmp_path, content):
+    (tmp_path / "a.csv").write_text(content)
+    assert reasons(collect(tmp_path)[1]) == {"no_text_key": ["a.csv"]}
+
+
+def page(role, words):
+    return f'</p></body></html><html><body epub:type="x"><section epub:type="{role}"><h2>H</h2><p>{words}'
+
+
+def test_front_matter_and_licence_pages_of_a_book_are_counted(tmp_path, write_epub, prose):
+    write_epub(
+        tmp_path / "b.epub",
+        chapters={
+            "titlepage.xhtml": "Harbour",
+            "copyright.xhtml": f"All rights reserved. {prose}",
+            "part-1.xhtml": "Part One",
+            "x1.xhtml": f'He went<a epub:type="noteref" href="#n">12</a> away. {prose}',
+            "x2.xhtml": prose,
+        },
+    )
+    book = read_book(str(tmp_path / "b.epub"))
+    assert [chapter["place"] for chapter in book["chapters"]] == ["OPS/text/x1.xhtml", "OPS/text/x2.xhtml"]
+    assert "He went away." in book["chapters"][0]["text"]
+    assert {page["place"].rsplit("/")[-1]: page["reason"] for page in book["dropped"]} == {
+        "titlepage.xhtml": "front_matter",
+        "copyright.xhtml": "licence_page",
+        "part-1.xhtml": "heading_only",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("books", ["book", "chapter"])
+def test_a_book_is_one_document_or_one_a_chapter(tmp_path, write_epub, books, prose):
+    write_epub(tmp_path / "b.epub", chapters={"a.xhtml": prose, "b.xhtml": prose, "colophon.xhtml": prose})
+    documents, tally = collect(tmp_path, books=books)
+    expected = {"book": ["b.epub"], "chapter": ["b.epub#OPS/text/a.xhtml", "b.epub#OPS/text/b.xhtml"]}
+    assert [d.path for d in documents] == expected[books]
+    assert reasons(tally) == {"front_matter": ["b.epub#OPS/text/colophon.xhtml"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("https://creativecommons.org/licenses/by-sa/4.0/deed.en", "CC-BY-SA-4.0"),
+        ("under CC0 1.0 Universal", "CC0-1.0"),
+        ("https://creativecommons.org/publicdomain/zero/1.0/", "CC0-1.0"),
+        ("CC BY-NC-SA 3.0", "CC-BY-NC-SA-3.0"),
+        ("All rights reserved", ""),
+    ],
+)
+def test_licences_are_told_from_words_and_addresses(words, name):
+    assert licences.recognise(words) == name
+
+
+def test_the_licence_of_a_page_is_the_one_it_links_to():
+    html = '<p>text</p><a href="/license">x</a> <a rel="nofollow license" href="https://creativecommons.org/licenses/by/4.0/">'
+    assert licences.licence_of_page(html) == licences.Licence(
+        "CC-BY-4.0", "page: rel=license https://creativecommons.org/licenses/by/4.0/"
+    )
+    assert licences.licence_of_page('<a href="https://creativecommons.org/licenses/by/4.0/">a license</a>') is None
+
+
+@pytest.mark.parametrize("piece", ["<a ", '<a rel="', "<a rel=license href=", "license", 'rel="licen', "noteref"])
+def test_looking_for_a_licence_takes_linear_time(piece):
+    text = piece * ((1 << 20) // len(piece)) + ' license"'
+    began = time.process_time()
+    licences.licence_of_page(text)
+    licences.recognise(text)
+    assert time.process_time() - began < 1.0
+
+
+@pytest.fixture
+def store():
+    system = fsspec.filesystem("memory")
+    yield system
+    system.rm("/bucket", recursive=True)
+
+
+def test_a_folder_of_a_store_is_read_like_one_of_this_machine(store, tmp_path):
+    for name, text in (("b.txt", "two"), ("sub/a.txt", "one"), (".hidden.txt", "no"), ("c.bin", "x")):
+        store.pipe(f"/bucket/{name}", text.encode())
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    remote, tally = collect("memory://bucket")
+    local, _ = collect(tmp_path)
+    assert (
+        [(d.path, d.text) for d in remote]
+        == [(d.path, d.text) for d in local]
+        == [("b.txt", "two"), ("sub/a.txt", "one")]
+    )
+    assert reasons(tally) == {"unsupported_format": ["c.bin"]}
+    assert {(d.domain, d.source) for d in remote} == {("bucket", "files:memory://bucket")}
+    assert [d.text for d in collect("memory://bucket/sub/a.txt")[0]] == ["one"]
+
+
+def test_an_object_that_changes_while_collecting_stops(store):
+    store.pipe("/bucket/a.txt", b"before")
+    config = Files(path="memory://bucket")
+    partition = list_partitions(config)[0]
+    store.pipe("/bucket/a.txt", b"after all")
+    with pytest.raises(DataError, match="changed"):
+        list(read_partition(config, partition, Tally()))
+
+
+def test_documents_come_over_https_extras_client(tmp_path):
+    pytest.importorskip("aiohttp")
+    (tmp_path / "a.txt").write_text("over the wire")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(tmp_path))
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        documents, _ = collect(f"{address}/a.txt")
+        with pytest.raises(DataError, match=r"missing\.txt"):
+            collect(f"{address}/missing.txt")
+        server.shutdown()
+    assert [(d.text, d.path, d.url) for d in documents] == [("over the wire", "a.txt", f"{address}/a.txt")]
+
+
+def test_a_missing_client_names_the_extra_that_brings_it(monkeypatch):
+    monkeypatch.setitem(places._SCHEMES, "s3", ("a_client_that_is_not_installed", "s3"))
+    with pytest.raises(DataError, match="s3://bucket/x") as caught:
+        collect("s3://bucket/x")
+    assert "chatwright[s3]" in caught.value.hint
+
+
+def test_unknown_schemes_are_refused_with_the_known_ones():
+    for path in ("gopher://x", "git://x", "zip://a::s3://b", ""):
+        with pytest.raises(ConfigError):
+            validate(Files, {"path": path}, where="x")
+
+
+def test_the_core_reads_without_the_extras():
+    code = (
+        "import sys; sys.modules.update(aiohttp=None, mwparserfromhell=None, s3fs=None, gcsfs=None);"
+        "import chatwright.data.collect"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
