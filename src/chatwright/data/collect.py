@@ -12,7 +12,7 @@ from chatwright.data.document import DOCUMENTS_SCHEMA, Document, sealed
 from chatwright.data.engine import Job, discard_work, read_tally, run_jobs, work_file
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
-from chatwright.data.sources import Partition, Source, list_partitions, read_partition
+from chatwright.data.sources import Partition, Source, list_partitions, prepare, read_partition
 from chatwright.data.sources import fingerprint as source_fingerprint
 from chatwright.data.sources.limited import OVER_CAP, Cap
 from chatwright.foundation import storage
@@ -65,6 +65,8 @@ def run(context: StageContext) -> dict[str, Any]:
         StoppedError: a stop was asked for; finished partitions are kept.
     """
     config: CollectConfig = context.config
+    for source in config.sources:
+        prepare(source, stop=context.stop)
     jobs = [_jobs(config, number) for number in range(len(config.sources))]
     paths = run_jobs(collect_partition, list(itertools.chain(*jobs)), context=context, label="collect")
     ends = list(itertools.accumulate(map(len, jobs)))

@@ -61,3 +61,33 @@ ROW_GROUP_BYTES: Final = 4 * MIB
 ROW_GROUP_DOCUMENTS: Final = 1_000
 PART_BYTES: Final = 128 * MIB
 MAX_ROW_GROUP_BYTES: Final = 1 * GIB  # of a Parquet file from outside, as its footer says
+
+# Crawling: one request.
+CONNECT_TIME_LIMIT_S: Final = 10.0  # for the name, and for the connection with its handshake
+FETCH_TIME_LIMIT_S: Final = 30.0  # from the name to the last byte
+MAX_RESPONSE_HEADER_BYTES: Final = 64 * KIB
+MAX_RESPONSE_BYTES: Final = 32 * MIB  # as stored and as decompressed
+MAX_REDIRECTS: Final = 5
+
+# Crawling: addresses and links.
+MAX_URL_CHARACTERS: Final = 2_048
+MAX_URL_SEGMENTS: Final = 32
+MAX_QUERY_FIELDS: Final = 16
+MAX_SEGMENT_REPEATS: Final = 3  # `/a/b/a/b/a/b` is a trap
+MAX_LINKS_PER_PAGE: Final = 10_000
+LINKS_TIME_LIMIT_S: Final = 10.0
+
+# Crawling: what a site says of itself.
+MAX_ROBOTS_BYTES: Final = 512 * KIB  # RFC 9309, 2.5: at least 500 KiB are parsed
+ROBOTS_FRESH_S: Final = 86_400  # RFC 9309, 2.4: at most a day
+MAX_TDMREP_BYTES: Final = 1 * MIB
+MAX_SITEMAP_BYTES: Final = 50 * MIB  # sitemaps.org
+MAX_SITEMAP_URLS: Final = 50_000
+MAX_SITEMAPS: Final = 1_000  # of a crawl
+
+# Crawling: patience with a host.
+FETCH_ATTEMPTS: Final = 3
+RETRY_BASE_S: Final = 5.0  # doubled with each attempt, and up to that much more by chance
+MAX_RETRY_AFTER_S: Final = 3_600.0
+MAX_CRAWL_DELAY_S: Final = 300.0
+HOST_FAILURES: Final = 5  # pages in a row that failed on all attempts: the rest of the host is left

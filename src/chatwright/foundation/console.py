@@ -38,8 +38,9 @@ class ProgressLine:
         self._shown = 0.0
         self._width = 0
 
-    def update(self, done: int, text: str = "") -> None:
-        """Show progress if it is time, or if the work is complete."""
+    def update(self, done: int, text: str = "", *, total: int | None = None) -> None:
+        """Show progress if it is time, or if the work is complete. `total` corrects what was known at the start."""
+        self._total = self._total if total is None else total
         now = time.monotonic()
         if done < self._total and now - self._shown < self._every_s:
             return

@@ -8,23 +8,37 @@ from pydantic import Field
 
 from chatwright.data.document import Document
 from chatwright.data.report import Tally
-from chatwright.data.sources import files, hub, python_docs, warc, wikipedia
+from chatwright.data.sources import files, hub, python_docs, warc, website, wikipedia
 from chatwright.data.sources.files import Files
 from chatwright.data.sources.hub import Hub
 from chatwright.data.sources.partition import Partition
 from chatwright.data.sources.python_docs import PythonDocs
 from chatwright.data.sources.warc import Warc
+from chatwright.data.sources.website import Website
 from chatwright.data.sources.wikipedia import Wikipedia
+from chatwright.foundation.stopping import StopFlag
 
-Source = Annotated[PythonDocs | Files | Hub | Warc | Wikipedia, Field(discriminator="kind")]
+Source = Annotated[PythonDocs | Files | Hub | Warc | Website | Wikipedia, Field(discriminator="kind")]
 
 _MODULES: dict[str, ModuleType] = {
     "python-docs": python_docs,
     "files": files,
     "hub": hub,
     "warc": warc,
+    "website": website,
     "wikipedia": wikipedia,
 }
+
+
+def prepare(source: Source, *, stop: StopFlag) -> None:
+    """Fetch what a source must have at hand before its partitions can be listed; nothing for most kinds.
+
+    Raises:
+        StoppedError: a stop was asked for; the same call goes on from there.
+    """
+    work = getattr(_MODULES[source.kind], "prepare", None)
+    if work is not None:
+        work(source, stop=stop)
 
 
 def list_partitions(source: Source) -> list[Partition]:
@@ -56,8 +70,10 @@ __all__ = [
     "PythonDocs",
     "Source",
     "Warc",
+    "Website",
     "Wikipedia",
     "fingerprint",
     "list_partitions",
+    "prepare",
     "read_partition",
 ]
