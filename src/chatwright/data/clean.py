@@ -1,7 +1,7 @@
 """Cleaning as pure steps: a document goes in, and is kept (perhaps changed) or dropped with a reason.
 
-Also the split and the score of quality, which depend on a text alone. Main text from HTML is `extract`'s work,
-duplicates between documents are `clean_stage`'s.
+Also the split and the scores, which depend on a text alone. Main text from HTML is `extract`'s work, duplicates
+between documents are `duplicates`'.
 """
 
 import dataclasses
@@ -12,8 +12,11 @@ from typing import Literal
 
 from chatwright.data import limits
 from chatwright.data.document import Document
+from chatwright.data.duplicates.config import DuplicatesConfig
+from chatwright.data.duplicates.corpus import cluster_id
 from chatwright.data.normalise import normalise, strip_punctuation
 from chatwright.data.rules import RuleConfig, Shape, first_verdict
+from chatwright.data.scores import score
 from chatwright.foundation.config import Config
 
 HELDOUT = "heldout"
@@ -33,6 +36,7 @@ class CleanConfig(Config):
     html_extractor: Literal["trafilatura", "resiliparse"] = "trafilatura"  # resiliparse: ten times faster, less exact
     html_time_limit_s: float = 20.0  # for one page
     rules: RuleConfig = RuleConfig()
+    duplicates: DuplicatesConfig = DuplicatesConfig()
 
     def problems(self) -> Iterator[str]:
         """Ranges that no type can say."""
@@ -78,8 +82,13 @@ def clean_document(document: Document, config: CleanConfig) -> Keep | Drop:
     text = _simplified(text, config)
     if not text:
         return Drop("no_text", "nothing is left without punctuation")
-    split = split_of(text_hash(text), heldout_share=config.heldout_share)
-    return Keep(dataclasses.replace(document, text=text, quality=quality, split=split), changes)
+    content = text_hash(text)
+    split = split_of(content, heldout_share=config.heldout_share)
+    scores = score(text, shape.words)._asdict()
+    judged = dataclasses.replace(
+        document, text=text, quality=quality, split=split, cluster=cluster_id(content), **scores
+    )
+    return Keep(judged, changes)
 
 
 def _simplified(text: str, config: CleanConfig) -> str:

@@ -1,13 +1,12 @@
-"""The stage `corpus`: raw documents cleaned, judged, freed of exact duplicates and split, every drop with its reason.
+"""The stage `corpus`: raw documents cleaned, judged, freed of copies and split, every drop with its reason.
 
-The steps themselves are `extract`'s and `clean`'s. Near duplicates are not looked for here.
+The steps themselves are `extract`'s, `clean`'s and `duplicates`'.
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,7 +14,8 @@ from chatwright.data import limits
 from chatwright.data.clean import HELDOUT, CleanConfig, Drop, Keep, clean_document, text_hash
 from chatwright.data.collect import REPORT
 from chatwright.data.document import CORPUS_SCHEMA, HTML, TEXT, Document, open_part, part_files, read_row_group
-from chatwright.data.engine import Job, discard_work, read_tally, run_jobs, work_file
+from chatwright.data.duplicates.corpus import BANDS_COLUMN, HASH_COLUMN, WORK_COLUMNS, Resolution, bands_of, resolve
+from chatwright.data.engine import Job, discard_work, read_tally, run_jobs, work_directory, work_file
 from chatwright.data.extract import HtmlExtractor
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
@@ -26,9 +26,8 @@ from chatwright.foundation.errors import DataError
 from chatwright.foundation.stage import StageContext
 
 # Raise it when the same documents and settings give another corpus than before.
-_VERSION = 1
-_HASH = "content_hash"
-_WORK_SCHEMA = pa.schema([*CORPUS_SCHEMA, (_HASH, pa.binary(16))])
+_VERSION = 2
+_WORK_SCHEMA = pa.schema([*CORPUS_SCHEMA, *WORK_COLUMNS])
 
 
 class _Payload(NamedTuple):
@@ -50,15 +49,19 @@ def run(context: StageContext) -> dict[str, Any]:
     tally = Tally()
     for path in paths:
         tally.merge(read_tally(path))
-    duplicates = find_duplicates(paths, tally)
+    copies = resolve(paths, config.duplicates, scratch=work_directory(context))
+    _count_copies(paths, copies, tally)
     totals, by_source = Totals(), Totals()
-    documents = kept_documents(paths, totals=totals, by_source=by_source, without=duplicates)
+    documents = kept_documents(
+        paths, totals=totals, by_source=by_source, without=copies.removed, clusters=copies.marked
+    )
     counted = _Counted()
     written = write_parts(counted.through(documents), context.output, CORPUS_SCHEMA)
     for line in describe_drops(tally, of="documents"):
         say(line)
     _require_text(written, tally, context.inputs["documents"])
     report = _report(tally, totals, documents_out=written, characters_out=counted.characters)
+    report["near_duplicates"] = config.duplicates.model_dump(mode="json") | copies.counts()
     storage.write_json(context.output / REPORT, report)
     discard_work(context)
     size, heldout = totals["bytes"] / 1e6, totals["heldout_bytes"] / 1e6
@@ -86,7 +89,8 @@ def clean_partition(payload: _Payload, path: Path) -> None:
                 for name, places in outcome.changes.items():
                     tally.change(name, places)
                 kept = outcome.document
-                writer.add(kept, **{_HASH: text_hash(kept.text)})
+                bands = bands_of(kept.text, config.duplicates)
+                writer.add(kept, **{HASH_COLUMN: text_hash(kept.text), BANDS_COLUMN: bands})
 
 
 def _cleaned(document: Document, config: CleanConfig, extractor: HtmlExtractor) -> Keep | Drop:
@@ -130,47 +134,24 @@ def _grouped(sizes: list[int]) -> list[list[int]]:
     return groups
 
 
-def find_duplicates(paths: list[Path], tally: Tally) -> frozenset[int]:
-    """Positions over all work files of documents whose text stood before; each is counted with the one that stays.
-
-    One stable sort over the hashes of the whole corpus, 24 bytes a document: the first in stored order stays,
-    whatever the number of workers.
-    """
-    hashes = np.concatenate([_hashes(path) for path in paths]) if paths else np.empty((0, 2), dtype=np.uint64)
-    order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: equal hashes stay in stored order
-    ordered = hashes[order]
-    is_new = np.ones(len(order), dtype=bool)
-    is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    starts = np.flatnonzero(is_new)
-    first = order[starts[np.cumsum(is_new) - 1]] if len(order) else order
-    repeats = {int(where): int(which) for where, which in zip(order[~is_new], first[~is_new], strict=True)}
-    _count_duplicates(paths, repeats, tally)
-    return frozenset(repeats)
-
-
-def _hashes(path: Path) -> "np.ndarray[Any, np.dtype[np.uint64]]":
-    column = pq.read_table(path, columns=[_HASH])[_HASH]
-    return np.frombuffer(b"".join(column.to_pylist()), dtype=np.uint64).reshape(-1, 2)
-
-
-def _count_duplicates(paths: list[Path], repeats: dict[int, int], tally: Tally) -> None:
-    if not repeats:
+def _count_copies(paths: list[Path], resolution: Resolution, tally: Tally) -> None:
+    """Count each copy with the document that stays instead."""
+    removed = resolution.removed
+    if not removed:
         return
-    positions = set(repeats) | set(repeats.values())
+    wanted = set(removed) | {removal.of for removal in removed.values()}
     found: dict[int, tuple[str, str, int]] = {}
     position = 0
     for path in paths:
-        table = pq.read_table(path, columns=["id", "path", "text"])
-        lengths = pa.compute.utf8_length(table["text"]).to_pylist()
-        rows = zip(table["id"].to_pylist(), table["path"].to_pylist(), lengths, strict=True)
-        for row in rows:
-            if position in positions:
+        table = pq.read_table(path, columns=["id", "path", "characters"])
+        for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            if position in wanted:
                 found[position] = row
             position += 1
-    for where in sorted(repeats):
+    for where, removal in sorted(removed.items()):
         id_, shown, characters = found[where]
-        detail = f"the same as {found[repeats[where]][1]}"
-        tally.drop("exact_duplicate", path=shown, detail=detail, id=id_, characters=characters)
+        how = "the same as" if removal.similarity == 1 else f"{removal.similarity:.2f} alike:"
+        tally.drop(removal.reason, path=shown, detail=f"{how} {found[removal.of][1]}", id=id_, characters=characters)
 
 
 class _Counted:

@@ -26,7 +26,7 @@ UNKNOWN_LICENCE = "unknown"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """One text and where it is from. `quality` and `split` are known after cleaning."""
+    """One text and where it is from. What stands from `quality` on is known after cleaning."""
 
     id: str
     text: str
@@ -39,12 +39,19 @@ class Document:
     language: str = UNKNOWN_LANGUAGE  # BCP 47; UNKNOWN_LANGUAGE unless the source says it
     quality: float = 0.0  # 0 to 1, see `clean.quality_of`
     split: str = ""  # "train" or "heldout"
+    cluster: str = ""  # of near copies, see `duplicates.corpus`; a document without copies leads its own
+    characters: int = 0  # this and the following: see `scores`
+    compression: float = 0.0
+    flesch: float = 0.0
+    mtld: float = 0.0
 
 
 _ORIGIN = [(name, pa.string()) for name in ("id", "text", "source", "path", "domain", "title")]
 _RIGHTS = [(name, pa.string()) for name in ("licence", "language")]
 DOCUMENTS_SCHEMA = pa.schema([*_ORIGIN, ("media", pa.string()), *_RIGHTS])
-CORPUS_SCHEMA = pa.schema([*_ORIGIN, *_RIGHTS, ("quality", pa.float64()), ("split", pa.string())])
+_JUDGED = [("quality", pa.float64()), ("split", pa.string()), ("cluster", pa.string()), ("characters", pa.int64())]
+_SCORES = [(name, pa.float64()) for name in ("compression", "flesch", "mtld")]
+CORPUS_SCHEMA = pa.schema([*_ORIGIN, *_RIGHTS, *_JUDGED, *_SCORES])
 
 
 def document_id(source: str, path: str) -> str:

@@ -58,8 +58,7 @@ def run_jobs(work: Work, jobs: Sequence[Job], *, context: StageContext, label: s
         DataError: a worker process died.
         StoppedError: a stop was asked for; what is finished is kept.
     """
-    directory = context.output / _WORK
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = work_directory(context)
     paths = [directory / f"{job.key}.parquet" for job in jobs]
     todo = [(job, path) for job, path in zip(jobs, paths, strict=True) if not path.exists()]
     progress = ProgressLine(label, len(jobs), start=len(jobs) - len(todo))
@@ -68,6 +67,13 @@ def run_jobs(work: Work, jobs: Sequence[Job], *, context: StageContext, label: s
         progress.update(done, finished.label)
     progress.close()
     return paths
+
+
+def work_directory(context: StageContext) -> Path:
+    """Where a stage keeps what is not published."""
+    directory = context.output / _WORK
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 def discard_work(context: StageContext) -> None:

@@ -89,7 +89,7 @@ STAGES = (
     ),
     Stage(
         name="corpus",
-        version=1,
+        version=2,
         command="clean",
         wanted=_has_documents,
         inputs=lambda recipe: {"documents": "documents"},  # noqa: ARG005
