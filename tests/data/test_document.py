@@ -1,10 +1,19 @@
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatwright.data import limits
-from chatwright.data.document import CORPUS_SCHEMA, DOCUMENTS_SCHEMA, PartWriter, document_id, iter_documents
+from chatwright.data.document import (
+    CORPUS_SCHEMA,
+    DOCUMENTS_SCHEMA,
+    PROVENANCE,
+    PartWriter,
+    document_id,
+    iter_documents,
+    sealed,
+)
 from chatwright.foundation.errors import RefusedError
 
 
@@ -23,6 +32,34 @@ def test_documents_come_back_as_they_were_written(tmp_path, make_document):
 def test_raw_documents_keep_their_media(tmp_path, make_document):
     write_part(tmp_path / "part-00000.parquet", [make_document("<p>x</p>", media="html")], DOCUMENTS_SCHEMA)
     assert [document.media for document in iter_documents(tmp_path)] == ["html"]
+
+
+@pytest.mark.parametrize("schema", [DOCUMENTS_SCHEMA, CORPUS_SCHEMA])
+def test_provenance_is_kept_in_both_schemas(tmp_path, make_document, schema):
+    fields = {"url": "https://a.example/x", "fetched": "2026-01-02T03:04:05Z", "robots": "allowed", "tdm": "reserved"}
+    document = sealed(make_document(licence="MIT", licence_evidence="its own words", **fields))
+    write_part(tmp_path / "part-00000.parquet", [document], schema)
+    assert list(iter_documents(tmp_path)) == [document]
+
+
+def test_a_part_without_the_columns_of_today_is_read(tmp_path, make_document):
+    older = pa.schema([field for field in CORPUS_SCHEMA if field.name not in (*PROVENANCE, "cluster")])
+    write_part(tmp_path / "part-00000.parquet", [make_document(split="train")], older)
+    assert [(d.split, d.raw_sha256, d.cluster) for d in iter_documents(tmp_path)] == [("train", "", "")]
+
+
+def test_a_sealed_document_carries_the_hash_of_its_text(make_document):
+    texts = [sealed(make_document(text, number=n)).raw_sha256 for n, text in enumerate(("a", "a", "b"))]
+    assert texts[0] == texts[1] == "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+    assert texts[2] != texts[0]
+
+
+def test_the_evidence_of_a_licence_is_the_recipe_where_nothing_better_is_known(make_document):
+    evidence = [
+        sealed(make_document(licence=licence, licence_evidence=words)).licence_evidence
+        for licence, words in (("MIT", ""), ("MIT", "page: rel=license"), ("unknown", ""))
+    ]
+    assert evidence == ["recipe", "page: rel=license", ""]
 
 
 def test_a_split_is_read_alone(tmp_path, make_document):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chatwright.data.document import DOCUMENTS_SCHEMA
+from chatwright.data.document import DOCUMENTS_SCHEMA, sealed
 from chatwright.data.engine import Job, discard_work, read_tally, run_jobs, work_file
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
@@ -22,7 +22,7 @@ from chatwright.foundation.stage import StageContext
 REPORT = "report.json"
 
 # Raise it when the same inputs give other documents than before: work of an older version is then not taken.
-_VERSION = 1
+_VERSION = 2
 
 
 class CollectConfig(Config):
@@ -82,7 +82,7 @@ def collect_partition(payload: _Payload, path: Path) -> None:
     with work_file(path, DOCUMENTS_SCHEMA, tally) as writer:
         for document in read_partition(payload.source, payload.partition, tally):
             tally.seen(len(document.text))
-            writer.add(document)
+            writer.add(sealed(document))
 
 
 def _jobs(number: int, source: Source) -> list[Job]:

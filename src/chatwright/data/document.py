@@ -22,24 +22,35 @@ TEXT = "text"
 HTML = "html"
 UNKNOWN_LANGUAGE = "und"
 UNKNOWN_LICENCE = "unknown"
+RECIPE_SAYS = "recipe"  # the licence's only evidence is the source's `licence` in the recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """One text and where it is from. What stands from `quality` on is known after cleaning."""
+    """One text and where it is from. An empty field means: not known, or not a page.
+
+    What stands from `cluster` on is known after cleaning. Nothing here is the time of collecting: the same inputs
+    give the same bytes whenever they are read.
+    """
 
     id: str
     text: str
     source: str  # `python-docs`, `files:PATH`, `hub:DATASET@REVISION`
-    path: str  # file path or URL within the source
+    path: str  # within the source: a file, `archive.zip!/inner.txt`, a URL; `#` and a place where a file gives several
     domain: str
     title: str = ""
     media: str = TEXT  # TEXT or HTML
-    licence: str = UNKNOWN_LICENCE
+    licence: str = UNKNOWN_LICENCE  # SPDX where it could be told
     language: str = UNKNOWN_LANGUAGE  # BCP 47; UNKNOWN_LANGUAGE unless the source says it
+    url: str = ""  # where a reader finds it
+    fetched: str = ""  # ISO 8601, UTC: when a page was fetched; empty for files at hand, whose hash says which
+    licence_evidence: str = ""  # who says so, such as "recipe", or the words of the document itself
+    robots: str = ""  # verdict of robots.txt and robots tags on a page: "allowed" or "disallowed"
+    tdm: str = ""  # text and data mining (TDM Reservation Protocol): "reserved" or "not_reserved"
+    raw_sha256: str = ""  # of the text as collected, before cleaning; equal for equal copies
+    cluster: str = ""  # of near copies, see `duplicates.corpus`: the leader's content hash, often this document's own
     quality: float = 0.0  # 0 to 1, see `clean.quality_of`
     split: str = ""  # "train" or "heldout"
-    cluster: str = ""  # of near copies, see `duplicates.corpus`; a document without copies leads its own
     characters: int = 0  # this and the following: see `scores`
     compression: float = 0.0
     flesch: float = 0.0
@@ -48,15 +59,25 @@ class Document:
 
 _ORIGIN = [(name, pa.string()) for name in ("id", "text", "source", "path", "domain", "title")]
 _RIGHTS = [(name, pa.string()) for name in ("licence", "language")]
-DOCUMENTS_SCHEMA = pa.schema([*_ORIGIN, ("media", pa.string()), *_RIGHTS])
-_JUDGED = [("quality", pa.float64()), ("split", pa.string()), ("cluster", pa.string()), ("characters", pa.int64())]
-_SCORES = [(name, pa.float64()) for name in ("compression", "flesch", "mtld")]
-CORPUS_SCHEMA = pa.schema([*_ORIGIN, *_RIGHTS, *_JUDGED, *_SCORES])
+PROVENANCE = ("url", "fetched", "licence_evidence", "robots", "tdm", "raw_sha256")
+_PROVENANCE = [(name, pa.string()) for name in PROVENANCE]
+_VERDICTS = [("cluster", pa.string()), ("quality", pa.float64()), ("split", pa.string())]
+_SCORES = [("characters", pa.int64()), *((name, pa.float64()) for name in ("compression", "flesch", "mtld"))]
+DOCUMENTS_SCHEMA = pa.schema([*_ORIGIN, ("media", pa.string()), *_RIGHTS, *_PROVENANCE])
+CORPUS_SCHEMA = pa.schema([*_ORIGIN, *_RIGHTS, *_PROVENANCE, *_VERDICTS, *_SCORES])
 
 
 def document_id(source: str, path: str) -> str:
     """A stable name of 16 hexadecimal digits: it depends on the origin alone, never on the text or the order."""
     return hashlib.blake2b(f"{source}\0{path}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def sealed(document: Document) -> Document:
+    """The document with the hash of its text as it is now, and the recipe named where the licence has no evidence."""
+    digest = hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).hexdigest()
+    is_said = document.licence != UNKNOWN_LICENCE
+    evidence = document.licence_evidence or (RECIPE_SAYS if is_said else "")
+    return dataclasses.replace(document, raw_sha256=digest, licence_evidence=evidence)
 
 
 class PartWriter:

@@ -218,8 +218,15 @@ def _document(path: str, text: str, domain: str, *, title: str, licence: str, la
         domain=domain,
         title=title,
         licence=licence,
+        licence_evidence=_evidence(licence),
         language=language,
     )
+
+
+def _evidence(licence: str) -> str:
+    if licence == UNKNOWN_LICENCE:
+        return ""
+    return "Python's own licence" if licence == _PYTHON_LICENCE else "package metadata"
 
 
 def _is_test(path: str) -> bool:
