@@ -14,6 +14,7 @@ from chatwright.data import limits
 from chatwright.data.document import Document
 from chatwright.data.duplicates.config import DuplicatesConfig
 from chatwright.data.duplicates.corpus import cluster_id
+from chatwright.data.duplicates.decontaminate import DecontaminateConfig
 from chatwright.data.normalise import normalise, strip_punctuation
 from chatwright.data.rules import RuleConfig, Shape, first_verdict
 from chatwright.data.scores import score
@@ -37,6 +38,7 @@ class CleanConfig(Config):
     html_time_limit_s: float = 20.0  # for one page
     rules: RuleConfig = RuleConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
 
     def problems(self) -> Iterator[str]:
         """Ranges that no type can say."""

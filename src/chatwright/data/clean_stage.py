@@ -3,23 +3,22 @@
 The steps themselves are `extract`'s, `clean`'s and `duplicates`'.
 """
 
-import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatwright.data import limits
-from chatwright.data.clean import HELDOUT, CleanConfig, Drop, Keep, clean_document, text_hash
+from chatwright.data.clean import HELDOUT, CleanConfig
+from chatwright.data.clean_partition import Payload, clean_partition
 from chatwright.data.collect import REPORT
-from chatwright.data.document import CORPUS_SCHEMA, HTML, TEXT, Document, open_part, part_files, read_row_group
-from chatwright.data.duplicates.corpus import BANDS_COLUMN, HASH_COLUMN, WORK_COLUMNS, Resolution, bands_of, resolve
-from chatwright.data.engine import Job, discard_work, read_tally, run_jobs, work_directory, work_file
-from chatwright.data.extract import HtmlExtractor
+from chatwright.data.document import CORPUS_SCHEMA, open_part, part_files
+from chatwright.data.duplicates.corpus import Resolution, resolve
+from chatwright.data.duplicates.decontaminate import DecontaminateConfig, EvaluationCounts, collect_runs
+from chatwright.data.engine import Job, discard_work, read_tally, run_jobs, work_directory
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
-from chatwright.data.sandbox import Unreadable
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import DataError
@@ -27,13 +26,6 @@ from chatwright.foundation.stage import StageContext
 
 # Raise it when the same documents and settings give another corpus than before.
 _VERSION = 2
-_WORK_SCHEMA = pa.schema([*CORPUS_SCHEMA, *WORK_COLUMNS])
-
-
-class _Payload(NamedTuple):
-    config: CleanConfig
-    part: str
-    groups: tuple[int, ...]
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -44,7 +36,8 @@ def run(context: StageContext) -> dict[str, Any]:
         StoppedError: a stop was asked for; finished partitions are kept.
     """
     config: CleanConfig = context.config
-    jobs = _jobs(config, context.inputs["documents"])
+    evaluation = _prepare_evaluation(context)
+    jobs = _jobs(config, context.inputs["documents"], evaluation)
     paths = run_jobs(clean_partition, jobs, context=context, label="clean")
     tally = Tally()
     for path in paths:
@@ -61,6 +54,8 @@ def run(context: StageContext) -> dict[str, Any]:
         say(line)
     _require_text(written, tally, context.inputs["documents"])
     report = _report(tally, totals, documents_out=written, characters_out=counted.characters)
+    if evaluation is not None:
+        report["decontamination"] = evaluation.counts._asdict()
     report["near_duplicates"] = config.duplicates.model_dump(mode="json") | copies.counts()
     storage.write_json(context.output / REPORT, report)
     discard_work(context)
@@ -70,45 +65,28 @@ def run(context: StageContext) -> dict[str, Any]:
     return summary | {"dropped": {reason: entry["count"] for reason, entry in report["dropped"].items()}}
 
 
-def clean_partition(payload: _Payload, path: Path) -> None:
-    """Clean some row groups of a part into a work file. Runs in any process."""
-    config = payload.config
-    tally = Tally()
-    with (
-        HtmlExtractor(extractor=config.html_extractor, time_limit_s=config.html_time_limit_s) as extractor,
-        work_file(path, _WORK_SCHEMA, tally) as writer,
-        open_part(Path(payload.part)) as part,
-    ):
-        for group in payload.groups:
-            for document in read_row_group(part, group):
-                tally.seen(len(document.text))
-                outcome = _cleaned(document, config, extractor)
-                if isinstance(outcome, Drop):
-                    _count_drop(tally, document, outcome)
-                    continue
-                for name, places in outcome.changes.items():
-                    tally.change(name, places)
-                kept = outcome.document
-                bands = bands_of(kept.text, config.duplicates)
-                writer.add(kept, **{HASH_COLUMN: text_hash(kept.text), BANDS_COLUMN: bands})
+class _Evaluation(NamedTuple):
+    """The evaluation sets' runs as files, and what they were made of."""
+
+    directory: Path
+    counts: EvaluationCounts
+    digest: str
 
 
-def _cleaned(document: Document, config: CleanConfig, extractor: HtmlExtractor) -> Keep | Drop:
-    if document.media == HTML:
-        try:
-            page = extractor.extract(document.text)
-        except Unreadable as verdict:
-            return Drop(verdict.reason, verdict.detail)
-        document = dataclasses.replace(document, text=page.text, title=page.title or document.title, media=TEXT)
-    return clean_document(document, config)
+def _prepare_evaluation(context: StageContext) -> _Evaluation | None:
+    config: DecontaminateConfig = context.config.decontaminate
+    if not config.sets:
+        return None
+    runs, counts = collect_runs(config)
+    directory = work_directory(context) / "evaluation"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    runs.save(directory)
+    digest = storage.digest_json([storage.digest_file(path) for path in sorted(directory.iterdir())])
+    return _Evaluation(directory, counts, digest)
 
 
-def _count_drop(tally: Tally, document: Document, drop: Drop) -> None:
-    size = len(document.text)
-    tally.drop(drop.reason, path=document.path, detail=drop.detail, id=document.id, characters=size)
-
-
-def _jobs(config: CleanConfig, documents: Path) -> list[Job]:
+def _jobs(config: CleanConfig, documents: Path, evaluation: _Evaluation | None) -> list[Job]:
     """Row groups of each part in order, a bounded number of bytes together."""
     settings = config.model_dump(mode="json")
     jobs = []
@@ -116,9 +94,10 @@ def _jobs(config: CleanConfig, documents: Path) -> list[Job]:
         with open_part(part) as file:
             sizes = [file.metadata.row_group(index).total_byte_size for index in range(file.num_row_groups)]
         for groups in _grouped(sizes):
-            identity = [_VERSION, settings, part.name, part.stat().st_size, groups]
-            key = storage.digest_json(identity)[:32]
-            jobs.append(Job(key, f"{part.name} from row group {groups[0]}", _Payload(config, str(part), tuple(groups))))
+            identity = [_VERSION, settings, part.name, part.stat().st_size, groups, evaluation and evaluation.digest]
+            payload = Payload(config, str(part), tuple(groups), evaluation and str(evaluation.directory))
+            label = f"{part.name} from row group {groups[0]}"
+            jobs.append(Job(storage.digest_json(identity)[:32], label, payload))
     return jobs
 
 

@@ -107,6 +107,10 @@ def _with_full_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         table = data.get(section)
         if isinstance(table, dict):
             _complete(table, key, folder)
+    clean = data.get("clean")
+    decontaminate = clean.get("decontaminate") if isinstance(clean, dict) else None
+    if isinstance(decontaminate, dict):
+        _complete_list(decontaminate, "sets", folder)
     collect = data.get("collect")
     sources = collect.get("sources") if isinstance(collect, dict) else None
     for source in sources if isinstance(sources, list) else []:
@@ -119,6 +123,14 @@ def _complete(table: dict[str, Any], key: str, folder: Path) -> None:
     value = table.get(key)
     if isinstance(value, str) and value:
         table[key] = str((folder / Path(value).expanduser()).resolve())
+
+
+def _complete_list(table: dict[str, Any], key: str, folder: Path) -> None:
+    values = table.get(key)
+    if isinstance(values, list):
+        table[key] = [
+            str((folder / Path(value).expanduser()).resolve()) if isinstance(value, str) else value for value in values
+        ]
 
 
 def serve_section_of(model: Path) -> ServeConfig:

@@ -95,6 +95,7 @@ STAGES = (
         inputs=lambda recipe: {"documents": "documents"},  # noqa: ARG005
         config=lambda recipe: recipe.clean,
         run=clean_stage.run,
+        outside=lambda recipe: [_file_digest(path) for path in recipe.clean.decontaminate.sets] or None,
     ),
     Stage(
         name="tokenizer",

@@ -56,11 +56,11 @@ def cluster_id(content: bytes) -> str:
     return content[:_LEADER_BYTES].hex()
 
 
-def bands_of(text: str, config: DuplicatesConfig) -> bytes | None:
-    """The text's bands as a work file keeps them; None for a text without words, or if nobody asks for them."""
+def bands_of(words: Hashes, config: DuplicatesConfig) -> bytes | None:
+    """A text's bands as a work file keeps them; None for a text without words, or if nobody asks for them."""
     if config.near == "off":
         return None
-    found = _shingles(text, config)
+    found = shingles(words, size=config.shingle_words)
     return band_hashes(found, bands=config.bands, rows=config.rows).tobytes() if len(found) else None
 
 
@@ -163,7 +163,9 @@ def _near_copies(
     wanted[pairs.members()] = True
     sets = ShingleFile(scratch / "shingles.u64")
     texts = _texts(paths, wanted[rank_of])
-    sets.fill((int(rank_of[position]), _shingles(text, config)) for position, text in texts)
+    sets.fill(
+        (int(rank_of[position]), shingles(word_hashes(text), size=config.shingle_words)) for position, text in texts
+    )
     return find_copies(pairs, sets, threshold=config.threshold)
 
 
@@ -201,7 +203,3 @@ def _texts(paths: Sequence[Path], wanted: NDArray[np.bool_]) -> Iterator[tuple[i
                     texts = file.read_row_group(group, columns=["text"])["text"].take(pa.array(places))
                     yield from zip((position + places).tolist(), texts.to_pylist(), strict=True)
                 position += rows
-
-
-def _shingles(text: str, config: DuplicatesConfig) -> Hashes:
-    return shingles(word_hashes(text), size=config.shingle_words)
