@@ -6,18 +6,15 @@ code is why, and the field says how. Rules for one language (stop words) are lef
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from operator import itemgetter
 from typing import NamedTuple
 
+from chatwright.data.terms import Terms, terms_of
 from chatwright.foundation.config import Config
 
 _BULLETS = ("\u2022", "\u2023", "\u25cf", "\u25e6", "\u2043", "* ", "- ")
 _ELLIPSES = ("...", "\u2026")
-_LETTER = re.compile(r"[^\W\d_]")
-_TERM = re.compile(r"\w")
 # A hash that begins a word, or an ellipsis after one: `list[...]` and `C#` are no symbols of careless writing.
 _SYMBOL = re.compile(r"(?<!\S)#|\w(?:\.\.\.|\u2026)")
 # Lines that are code by their first characters: doctest prompts, shell prompts.
@@ -97,19 +94,14 @@ class Shape:
         return self.text.split()
 
     @cached_property
-    def terms(self) -> list[str]:
+    def terms(self) -> Terms:
         """Words with a letter or a digit: borders of tables and operators are none."""
-        return [word for word in self.words if _TERM.search(word)]
-
-    @cached_property
-    def term_characters(self) -> int:
-        """Characters in terms."""
-        return sum(map(len, self.terms))
+        return terms_of(self.text)
 
     @cached_property
     def alphabetic_share(self) -> float:
         """Share of terms with at least one letter."""
-        return _share(sum(1 for term in self.terms if _LETTER.search(term)), len(self.terms))
+        return _share(self.terms.with_letter, len(self.terms))
 
     @cached_property
     def repeated_lines(self) -> "Repetition":
@@ -164,7 +156,7 @@ def replacement_characters(shape: Shape, config: RuleConfig) -> Verdict | None:
 
 def mean_word_length(shape: Shape, config: RuleConfig) -> Verdict | None:
     """Words of an unlikely length: tables of digits, encoded data."""
-    mean = _share(shape.term_characters, len(shape.terms))
+    mean = _share(shape.terms.characters, len(shape.terms))
     outside = not config.min_mean_word_length <= mean <= config.max_mean_word_length
     return Verdict("mean_word_length", f"{mean:.1f} characters") if outside else None
 
@@ -177,7 +169,11 @@ def alphabetic_words(shape: Shape, config: RuleConfig) -> Verdict | None:
 
 def symbols(shape: Shape, config: RuleConfig) -> Verdict | None:
     """Too many hashes and ellipses in prose."""
-    count = sum(len(_SYMBOL.findall(line)) for line in shape.prose)
+    text = shape.text
+    if "#" not in text and "..." not in text and "\u2026" not in text:
+        return None
+    lines = (line for line in shape.prose if "#" in line or "..." in line or "\u2026" in line)
+    count = sum(len(_SYMBOL.findall(line)) for line in lines)
     return _above("symbols", _share(count, len(shape.words)), config.max_symbols_per_word)
 
 
@@ -212,13 +208,13 @@ def repeated_paragraphs(shape: Shape, config: RuleConfig) -> Verdict | None:
 def top_ngrams(shape: Shape, config: RuleConfig) -> Verdict | None:
     """One phrase fills the text."""
     for size, limit in ((2, config.max_top_2gram), (3, config.max_top_3gram), (4, config.max_top_4gram)):
-        grams = Counter(zip(*(shape.terms[start:] for start in range(size)), strict=False))
-        gram, count = max(grams.items(), key=itemgetter(1), default=((), 0))
-        if count < _MIN_NGRAM_COUNT:
+        top = shape.terms.top_ngram(size)
+        if top.count < _MIN_NGRAM_COUNT:
             return None  # a longer phrase is no more frequent than a shorter one
-        share = count * sum(map(len, gram)) / shape.term_characters
+        share = top.count * top.characters / shape.terms.characters
         if share > limit:
-            return Verdict(f"top_{size}gram", f"{share:.2f} of characters are `{' '.join(gram)[:60]}`")
+            phrase = shape.terms.phrase(shape.text, top.first, size)
+            return Verdict(f"top_{size}gram", f"{share:.2f} of characters are `{phrase[:60]}`")
     return None
 
 
