@@ -22,6 +22,8 @@ from chatwright.data.extract import EXTRACTORS, extract_with_resiliparse
 
 
 class Result(NamedTuple):
+    """One extractor's scores."""
+
     name: str
     precision: float
     recall: float
@@ -30,6 +32,8 @@ class Result(NamedTuple):
 
 
 class Page(NamedTuple):
+    """A page and the passages that tell whether its main text was found."""
+
     html: str
     wanted: list[str]
     unwanted: list[str]
@@ -47,7 +51,9 @@ def main() -> None:
     slowest = next(row.pages_per_s for row in rows if row.name == "trafilatura")
     for row in rows:
         ratio = row.pages_per_s / slowest
-        print(f"{row.name:34}{row.precision:>10.3f}{row.recall:>8.3f}{row.f1:>8.3f}{row.pages_per_s:>9.0f}{ratio:>15.1f}")
+        print(
+            f"{row.name:34}{row.precision:>10.3f}{row.recall:>8.3f}{row.f1:>8.3f}{row.pages_per_s:>9.0f}{ratio:>15.1f}"
+        )
 
 
 def extractors() -> dict[str, Callable[[str], str]]:

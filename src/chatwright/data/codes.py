@@ -73,7 +73,9 @@ def _kind(character: str) -> int:
         kind |= LETTER if not character.isdecimal() and character != "_" else 0
     if category[0] in "CZ" and character not in " \n\t":
         kind |= ODD
-    if not character.isascii() and (unicodedata.combining(character) or not unicodedata.is_normalized("NFC", character)):
+    if not character.isascii() and (
+        unicodedata.combining(character) or not unicodedata.is_normalized("NFC", character)
+    ):
         kind |= MARK
     return kind
 
