@@ -139,3 +139,8 @@ def _long_combining_runs() -> "re.Pattern[str]":
 def strip_punctuation(text: str) -> str:
     """Remove every character of Unicode's punctuation classes."""
     return text.translate({ord(c): None for c in set(text) if unicodedata.category(c).startswith("P")})
+
+
+def strip_symbols(text: str) -> str:
+    """Remove every character of Unicode's symbol classes: currency, mathematics, arrows, emoji and the like."""
+    return text.translate({ord(c): None for c in set(text) if unicodedata.category(c).startswith("S")})

@@ -20,7 +20,7 @@ _MAX_POWERS = 1 << 16  # of a longer word, letters this far apart have the same 
 class TopNgram(NamedTuple):
     """The most frequent phrase: how often it stands, its characters without spaces, its first place among terms."""
 
-    count: int
+    times: int
     characters: int
     first: int
 
@@ -44,10 +44,7 @@ class Terms:
         count = len(self) - size + 1
         if count < 1:
             return TopNgram(0, 0, 0)
-        keys = np.zeros(count, np.uint64)
-        for offset in range(size):
-            keys *= _PHRASE_BASE
-            keys += self._hashes[offset : offset + count]
+        keys = self._runs(size)
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
         runs = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -56,6 +53,28 @@ class Terms:
         first = int(order[runs[sizes == most]].min())  # a stable sort keeps the first place first in its run
         lengths = self._ends[first : first + size] - self._starts[first : first + size]
         return TopNgram(most, int(lengths.sum()), first)
+
+    def characters_in_repeated(self, size: int) -> int:
+        """Characters of terms within runs of `size` terms that stood in the text before, each counted once."""
+        count = len(self) - size + 1
+        if count < 1:
+            return 0
+        keys = self._runs(size)
+        _, firsts = np.unique(keys, return_index=True)
+        repeats = np.ones(count, np.bool_)
+        repeats[firsts] = False
+        covered = np.zeros(len(self), np.bool_)
+        for offset in range(size):
+            covered[offset : offset + count] |= repeats
+        return int((self._ends - self._starts)[covered].sum())
+
+    def _runs(self, size: int) -> NDArray[np.uint64]:
+        count = len(self) - size + 1
+        keys = np.zeros(count, np.uint64)
+        for offset in range(size):
+            keys *= _PHRASE_BASE
+            keys += self._hashes[offset : offset + count]
+        return keys
 
     def phrase(self, text: str, first: int, size: int) -> str:
         """The words of a phrase, as they stand in the text."""
