@@ -43,7 +43,7 @@ class OurSteps(PipelineStep):
         with HtmlExtractor(extractor=self.extractor, time_limit_s=config.html_time_limit_s) as extractor:
             for document in data:
                 text = document.text
-                if document.metadata["media"] == "html":
+                if document.metadata["kind"] == "html":
                     try:
                         text = extractor.extract(text).text
                     except Unreadable:
@@ -85,7 +85,8 @@ def main() -> None:
 
 
 def run(pages: Path, steps: list, output: Path) -> None:
-    reader = ParquetReader(str(pages), text_key="text", id_key="id", glob_pattern="*.parquet")
+    pattern = "peer-*.parquet" if list(pages.glob("peer-*.parquet")) else "*.parquet"
+    reader = ParquetReader(str(pages), text_key="text", id_key="id", glob_pattern=pattern)
     LocalPipelineExecutor([reader, *steps], tasks=TASKS, workers=WORKERS, logging_dir=str(output / "logs")).run()
 
 

@@ -100,8 +100,11 @@ def read_pages(folder: Path) -> list[dict[str, str]]:
 
 
 def write_pages(pages: list[dict[str, str]], folder: Path) -> None:
-    """As a part of raw documents, which datatrove's reader takes too."""
+    """As parts of raw documents, and with the columns that datatrove's reader takes."""
     folder.mkdir()
+    for index in range(8):
+        rows = [{"id": page["id"], "text": page["raw"], "kind": page["kind"]} for page in pages[index::8]]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"peer-{index}.parquet", row_group_size=200)
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(PartWriter(folder / f"part-{index:05d}.parquet", DOCUMENTS_SCHEMA))

@@ -16,7 +16,7 @@ from chatwright.data.collect import REPORT
 from chatwright.data.document import CORPUS_SCHEMA, open_part, part_files
 from chatwright.data.duplicates.corpus import Resolution, resolve
 from chatwright.data.duplicates.decontaminate import DecontaminateConfig, EvaluationCounts, collect_runs
-from chatwright.data.engine import Job, discard_work, read_tally, run_jobs, work_directory
+from chatwright.data.engine import Job, count_failed, discard_work, read_tally, run_jobs, work_directory
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
 from chatwright.foundation import storage
@@ -38,10 +38,11 @@ def run(context: StageContext) -> dict[str, Any]:
     config: CleanConfig = context.config
     evaluation = _prepare_evaluation(context)
     jobs = _jobs(config, context.inputs["documents"], evaluation)
-    paths = run_jobs(clean_partition, jobs, context=context, label="clean")
+    paths, failed = run_jobs(clean_partition, jobs, context=context, label="clean")
     tally = Tally()
     for path in paths:
         tally.merge(read_tally(path))
+    count_failed(failed, tally)
     copies = resolve(paths, config.duplicates, scratch=work_directory(context))
     _count_copies(paths, copies, tally)
     totals, by_source = Totals(), Totals()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.data.document import DOCUMENTS_SCHEMA, sealed
-from chatwright.data.engine import Job, discard_work, read_tally, run_jobs, work_file
+from chatwright.data.engine import Job, count_failed, discard_work, read_tally, run_jobs, work_file
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
 from chatwright.data.sources import Partition, Source, list_partitions, read_partition
@@ -59,10 +59,11 @@ def run(context: StageContext) -> dict[str, Any]:
     """
     config: CollectConfig = context.config
     jobs = [job for number, source in enumerate(config.sources) for job in _jobs(number, source)]
-    paths = run_jobs(collect_partition, jobs, context=context, label="collect")
+    paths, failed = run_jobs(collect_partition, jobs, context=context, label="collect")
     tally = Tally()
     for path in paths:
         tally.merge(read_tally(path))
+    count_failed(failed, tally)
     totals = Totals()
     by_source = Totals()
     documents = kept_documents(paths, totals=totals, by_source=by_source)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import Field
@@ -41,6 +41,7 @@ class Recipe(Config):
     seed: int = Field(default=1, ge=0, lt=1 << 31)
     runs: str = "runs"  # folder for the run's folder, from where the command is called
     workers: int = Field(default=0, ge=0)  # processes for data; 0: one a core
+    engine: Literal["local", "ray"] = "local"  # for data; ray needs the extra and storage that all machines share
     base: BaseConfig | None = None
     collect: CollectConfig | None = None
     clean: CleanConfig = CleanConfig()
