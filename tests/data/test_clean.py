@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 from chatwright.data import limits
 from chatwright.data.clean import CleanConfig, Drop, Keep, clean_document, quality_of, split_of, text_hash
 from chatwright.data.document import Document
-from chatwright.data.rules import RuleConfig, Shape
+from chatwright.data.rules import RuleConfig
+from chatwright.data.rules_base import Shape
 
 ANY_RULES = RuleConfig(min_words=1)
 

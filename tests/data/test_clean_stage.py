@@ -3,8 +3,11 @@ import pytest
 from chatwright.data import clean_stage, limits
 from chatwright.data.clean import CleanConfig
 from chatwright.data.document import DOCUMENTS_SCHEMA, PartWriter, iter_documents
+from chatwright.data.duplicates.config import DuplicatesConfig
 from chatwright.foundation import storage
 from chatwright.foundation.errors import DataError, RefusedError, StoppedError
+
+EXACT_ONLY = DuplicatesConfig(near="off")
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def files_in(directory):
 
 
 def test_the_first_of_equal_texts_stays_and_each_drop_has_its_reason(raw, stage):
-    context = stage(CleanConfig(), documents=raw)
+    context = stage(CleanConfig(duplicates=EXACT_ONLY), documents=raw)
     summary = clean_stage.run(context)
     assert [d.path for d in iter_documents(context.output)] == [f"{n}.txt" for n in range(8)]
     report = storage.read_json(context.output / "report.json")
@@ -47,7 +50,7 @@ def test_the_first_of_equal_texts_stays_and_each_drop_has_its_reason(raw, stage)
 
 
 def test_the_report_adds_up(raw, stage):
-    context = stage(CleanConfig(heldout_share=0.5), documents=raw)
+    context = stage(CleanConfig(heldout_share=0.5, duplicates=EXACT_ONLY), documents=raw)
     clean_stage.run(context)
     report = storage.read_json(context.output / "report.json")
     kept = list(iter_documents(context.output))
@@ -61,7 +64,7 @@ def test_the_report_adds_up(raw, stage):
 
 
 def test_only_parts_and_the_report_are_left(raw, stage):
-    context = stage(CleanConfig(), documents=raw)
+    context = stage(CleanConfig(duplicates=EXACT_ONLY), documents=raw)
     clean_stage.run(context)
     assert set(files_in(context.output)) == {"part-00000.parquet", "report.json"}
 
@@ -70,14 +73,14 @@ def test_only_parts_and_the_report_are_left(raw, stage):
 def test_the_number_of_workers_changes_no_byte(raw, stage):
     outputs = []
     for workers in (1, 2):
-        context = stage(CleanConfig(), name=f"w{workers}", workers=workers, documents=raw)
+        context = stage(CleanConfig(duplicates=EXACT_ONLY), name=f"w{workers}", workers=workers, documents=raw)
         clean_stage.run(context)
         outputs.append(files_in(context.output))
     assert outputs[0] == outputs[1]
 
 
 def test_a_stopped_run_goes_on_where_it_was(raw, stage, monkeypatch):
-    context = stage(CleanConfig(), name="stopped", documents=raw)
+    context = stage(CleanConfig(duplicates=EXACT_ONLY), name="stopped", documents=raw)
     worked = []
     original = clean_stage.clean_partition
 
@@ -95,13 +98,13 @@ def test_a_stopped_run_goes_on_where_it_was(raw, stage, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(limits, "PARTITION_BYTES", 1)
     monkeypatch.setattr(limits, "ROW_GROUP_DOCUMENTS", 2)
-    whole = stage(CleanConfig(), name="whole", documents=raw)
+    whole = stage(CleanConfig(duplicates=EXACT_ONLY), name="whole", documents=raw)
     clean_stage.run(whole)
     assert files_in(context.output) == files_in(whole.output)
 
 
 def test_the_split_does_not_move_when_documents_are_added(raw, stage, make_document, prose):
-    config = CleanConfig(heldout_share=0.5)
+    config = CleanConfig(heldout_share=0.5, duplicates=EXACT_ONLY)
     clean_stage.run(stage(config, name="before", documents=raw))
     with PartWriter(raw / "part-00002.parquet", DOCUMENTS_SCHEMA) as writer:
         for number in range(100, 130):
@@ -120,7 +123,7 @@ def test_pages_become_text_with_their_title_and_bad_ones_are_counted(tmp_path, s
     with PartWriter(directory / "part-00000.parquet", DOCUMENTS_SCHEMA) as writer:
         writer.add(make_document(page, number=0, media="html"))
         writer.add(make_document("<html><script>x()</script></html>", number=1, media="html"))
-    context = stage(CleanConfig(), documents=directory)
+    context = stage(CleanConfig(duplicates=EXACT_ONLY), documents=directory)
     summary = clean_stage.run(context)
     assert [(d.text, d.title) for d in iter_documents(context.output)] == [(prose, "Harbour")]
     assert summary["dropped"] == {"no_text": 1}
@@ -132,17 +135,17 @@ def test_a_corpus_of_nothing_stops_with_reasons(tmp_path, stage, make_document):
     with PartWriter(directory / "part-00000.parquet", DOCUMENTS_SCHEMA) as writer:
         writer.add(make_document("Too short."))
     with pytest.raises(DataError, match="no text") as caught:
-        clean_stage.run(stage(CleanConfig(), documents=directory))
+        clean_stage.run(stage(CleanConfig(duplicates=EXACT_ONLY), documents=directory))
     assert caught.value.cause == "dropped: too_few_words: 1"
 
 
 def test_no_documents_at_all_stop_too(tmp_path, stage):
     (tmp_path / "documents").mkdir()
     with pytest.raises(DataError, match="no text"):
-        clean_stage.run(stage(CleanConfig(), documents=tmp_path / "documents"))
+        clean_stage.run(stage(CleanConfig(duplicates=EXACT_ONLY), documents=tmp_path / "documents"))
 
 
 def test_a_damaged_part_is_refused(raw, stage):
     (raw / "part-00001.parquet").write_bytes(b"PAR1")
     with pytest.raises(RefusedError, match="part-00001"):
-        clean_stage.run(stage(CleanConfig(), documents=raw))
+        clean_stage.run(stage(CleanConfig(duplicates=EXACT_ONLY), documents=raw))

@@ -1,7 +1,7 @@
 """Cleaning as pure steps: a document goes in, and is kept (perhaps changed) or dropped with a reason.
 
-Also the split and the score of quality, which depend on a text alone. Main text from HTML is `extract`'s work,
-duplicates between documents are `clean_stage`'s.
+Also the split and the scores, which depend on a text alone. Main text from HTML is `extract`'s work, duplicates
+between documents are `duplicates`'.
 """
 
 import dataclasses
@@ -12,8 +12,15 @@ from typing import Literal
 
 from chatwright.data import limits
 from chatwright.data.document import Document
-from chatwright.data.normalise import normalise, strip_punctuation
-from chatwright.data.rules import RuleConfig, Shape, first_verdict
+from chatwright.data.duplicates.config import DuplicatesConfig
+from chatwright.data.duplicates.corpus import cluster_id
+from chatwright.data.duplicates.decontaminate import DecontaminateConfig
+from chatwright.data.language import LanguageConfig, is_wanted, language_of
+from chatwright.data.normalise import normalise, strip_punctuation, strip_symbols
+from chatwright.data.pii import PiiConfig, redact
+from chatwright.data.rules import RuleConfig, first_verdict
+from chatwright.data.rules_base import Shape, Verdict
+from chatwright.data.scores import score
 from chatwright.foundation.config import Config
 
 HELDOUT = "heldout"
@@ -30,9 +37,15 @@ class CleanConfig(Config):
     repair: bool = True  # undo wrong decoding
     lowercase: bool = False
     strip_punctuation: bool = False
+    strip_symbols: bool = False  # currency, mathematics, arrows, emoji
     html_extractor: Literal["trafilatura", "resiliparse"] = "trafilatura"  # resiliparse: ten times faster, less exact
     html_time_limit_s: float = 20.0  # for one page
+    licences: tuple[str, ...] = ()  # only documents under these stay: SPDX names, "CC-BY" for all its versions
+    language: LanguageConfig = LanguageConfig()
     rules: RuleConfig = RuleConfig()
+    pii: PiiConfig = PiiConfig()
+    duplicates: DuplicatesConfig = DuplicatesConfig()
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
 
     def problems(self) -> Iterator[str]:
         """Ranges that no type can say."""
@@ -65,21 +78,45 @@ def clean_document(document: Document, config: CleanConfig) -> Keep | Drop:
         document: of media "text".
         config: thresholds and options.
     """
+    if not _is_licensed(document.licence, config.licences):
+        return Drop("licence", document.licence)
     if len(document.text) > limits.MAX_DOCUMENT_CHARACTERS:
         return Drop("too_large", f"{len(document.text)} characters")
     text, changes = normalise(document.text, repair=config.repair)
-    if not text:
-        return Drop("no_text")
+    return _judged(dataclasses.replace(document, text=text), changes, config) if text else Drop("no_text")
+
+
+def _judged(document: Document, changes: dict[str, int], config: CleanConfig) -> Keep | Drop:
+    """What follows on a sound text: language, rules, personal data, options, scores."""
+    text = document.text
+    language = language_of(text, document.language, config.language)
     shape = Shape(text)
-    verdict = first_verdict(shape, config.rules)
+    if is_wanted(language, config.language):
+        verdict = first_verdict(shape, config.rules)
+    else:
+        verdict = Verdict("language", language)
     if verdict is not None:
         return Drop(verdict.reason, verdict.detail)
     quality = quality_of(shape)
+    text, places = redact(text, config.pii)
     text = _simplified(text, config)
     if not text:
         return Drop("no_text", "nothing is left without punctuation")
-    split = split_of(text_hash(text), heldout_share=config.heldout_share)
-    return Keep(dataclasses.replace(document, text=text, quality=quality, split=split), changes)
+    content = text_hash(text)
+    judged = dataclasses.replace(
+        document,
+        text=text,
+        language=language,
+        quality=quality,
+        split=split_of(content, heldout_share=config.heldout_share),
+        cluster=cluster_id(content),
+        **score(text, text.split())._asdict(),
+    )
+    return Keep(judged, changes | places)
+
+
+def _is_licensed(licence: str, wanted: tuple[str, ...]) -> bool:
+    return not wanted or any(licence == name or licence.startswith(f"{name}-") for name in wanted)
 
 
 def _simplified(text: str, config: CleanConfig) -> str:
@@ -87,7 +124,9 @@ def _simplified(text: str, config: CleanConfig) -> str:
         text = text.lower()
     if config.strip_punctuation:
         text = strip_punctuation(text)
-    if config.lowercase or config.strip_punctuation:
+    if config.strip_symbols:
+        text = strip_symbols(text)
+    if config.lowercase or config.strip_punctuation or config.strip_symbols:
         text = normalise(text, repair=False).text
     return text
 

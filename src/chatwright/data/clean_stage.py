@@ -1,40 +1,31 @@
-"""The stage `corpus`: raw documents cleaned, judged, freed of exact duplicates and split, every drop with its reason.
+"""The stage `corpus`: raw documents cleaned, judged, freed of copies and split, every drop with its reason.
 
-The steps themselves are `extract`'s and `clean`'s. Near duplicates are not looked for here.
+The steps themselves are `extract`'s, `clean`'s and `duplicates`'.
 """
 
-import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatwright.data import limits
-from chatwright.data.clean import HELDOUT, CleanConfig, Drop, Keep, clean_document, text_hash
+from chatwright.data.clean import HELDOUT, CleanConfig
+from chatwright.data.clean_partition import Payload, clean_partition
 from chatwright.data.collect import REPORT
-from chatwright.data.document import CORPUS_SCHEMA, HTML, TEXT, Document, open_part, part_files, read_row_group
-from chatwright.data.engine import Job, discard_work, read_tally, run_jobs, work_file
-from chatwright.data.extract import HtmlExtractor
+from chatwright.data.document import CORPUS_SCHEMA, open_part, part_files
+from chatwright.data.duplicates.corpus import Resolution, resolve
+from chatwright.data.duplicates.decontaminate import DecontaminateConfig, EvaluationCounts, collect_runs
+from chatwright.data.engine import Job, count_failed, discard_work, read_tally, run_jobs, work_directory
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
-from chatwright.data.sandbox import Unreadable
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import DataError
 from chatwright.foundation.stage import StageContext
 
 # Raise it when the same documents and settings give another corpus than before.
-_VERSION = 1
-_HASH = "content_hash"
-_WORK_SCHEMA = pa.schema([*CORPUS_SCHEMA, (_HASH, pa.binary(16))])
-
-
-class _Payload(NamedTuple):
-    config: CleanConfig
-    part: str
-    groups: tuple[int, ...]
+_VERSION = 2
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -45,20 +36,28 @@ def run(context: StageContext) -> dict[str, Any]:
         StoppedError: a stop was asked for; finished partitions are kept.
     """
     config: CleanConfig = context.config
-    jobs = _jobs(config, context.inputs["documents"])
-    paths = run_jobs(clean_partition, jobs, context=context, label="clean")
+    evaluation = _prepare_evaluation(context)
+    jobs = _jobs(config, context.inputs["documents"], evaluation)
+    paths, failed = run_jobs(clean_partition, jobs, context=context, label="clean")
     tally = Tally()
     for path in paths:
         tally.merge(read_tally(path))
-    duplicates = find_duplicates(paths, tally)
+    count_failed(failed, tally)
+    copies = resolve(paths, config.duplicates, scratch=work_directory(context))
+    _count_copies(paths, copies, tally)
     totals, by_source = Totals(), Totals()
-    documents = kept_documents(paths, totals=totals, by_source=by_source, without=duplicates)
+    documents = kept_documents(
+        paths, totals=totals, by_source=by_source, without=copies.removed, clusters=copies.marked
+    )
     counted = _Counted()
     written = write_parts(counted.through(documents), context.output, CORPUS_SCHEMA)
     for line in describe_drops(tally, of="documents"):
         say(line)
     _require_text(written, tally, context.inputs["documents"])
     report = _report(tally, totals, documents_out=written, characters_out=counted.characters)
+    if evaluation is not None:
+        report["decontamination"] = evaluation.counts._asdict()
+    report["near_duplicates"] = config.duplicates.model_dump(mode="json") | copies.counts()
     storage.write_json(context.output / REPORT, report)
     discard_work(context)
     size, heldout = totals["bytes"] / 1e6, totals["heldout_bytes"] / 1e6
@@ -67,44 +66,28 @@ def run(context: StageContext) -> dict[str, Any]:
     return summary | {"dropped": {reason: entry["count"] for reason, entry in report["dropped"].items()}}
 
 
-def clean_partition(payload: _Payload, path: Path) -> None:
-    """Clean some row groups of a part into a work file. Runs in any process."""
-    config = payload.config
-    tally = Tally()
-    with (
-        HtmlExtractor(extractor=config.html_extractor, time_limit_s=config.html_time_limit_s) as extractor,
-        work_file(path, _WORK_SCHEMA, tally) as writer,
-        open_part(Path(payload.part)) as part,
-    ):
-        for group in payload.groups:
-            for document in read_row_group(part, group):
-                tally.seen(len(document.text))
-                outcome = _cleaned(document, config, extractor)
-                if isinstance(outcome, Drop):
-                    _count_drop(tally, document, outcome)
-                    continue
-                for name, places in outcome.changes.items():
-                    tally.change(name, places)
-                kept = outcome.document
-                writer.add(kept, **{_HASH: text_hash(kept.text)})
+class _Evaluation(NamedTuple):
+    """The evaluation sets' runs as files, and what they were made of."""
+
+    directory: Path
+    counts: EvaluationCounts
+    digest: str
 
 
-def _cleaned(document: Document, config: CleanConfig, extractor: HtmlExtractor) -> Keep | Drop:
-    if document.media == HTML:
-        try:
-            page = extractor.extract(document.text)
-        except Unreadable as verdict:
-            return Drop(verdict.reason, verdict.detail)
-        document = dataclasses.replace(document, text=page.text, title=page.title or document.title, media=TEXT)
-    return clean_document(document, config)
+def _prepare_evaluation(context: StageContext) -> _Evaluation | None:
+    config: DecontaminateConfig = context.config.decontaminate
+    if not config.sets:
+        return None
+    runs, counts = collect_runs(config)
+    directory = work_directory(context) / "evaluation"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    runs.save(directory)
+    digest = storage.digest_json([storage.digest_file(path) for path in sorted(directory.iterdir())])
+    return _Evaluation(directory, counts, digest)
 
 
-def _count_drop(tally: Tally, document: Document, drop: Drop) -> None:
-    size = len(document.text)
-    tally.drop(drop.reason, path=document.path, detail=drop.detail, id=document.id, characters=size)
-
-
-def _jobs(config: CleanConfig, documents: Path) -> list[Job]:
+def _jobs(config: CleanConfig, documents: Path, evaluation: _Evaluation | None) -> list[Job]:
     """Row groups of each part in order, a bounded number of bytes together."""
     settings = config.model_dump(mode="json")
     jobs = []
@@ -112,9 +95,10 @@ def _jobs(config: CleanConfig, documents: Path) -> list[Job]:
         with open_part(part) as file:
             sizes = [file.metadata.row_group(index).total_byte_size for index in range(file.num_row_groups)]
         for groups in _grouped(sizes):
-            identity = [_VERSION, settings, part.name, part.stat().st_size, groups]
-            key = storage.digest_json(identity)[:32]
-            jobs.append(Job(key, f"{part.name} from row group {groups[0]}", _Payload(config, str(part), tuple(groups))))
+            identity = [_VERSION, settings, part.name, part.stat().st_size, groups, evaluation and evaluation.digest]
+            payload = Payload(config, str(part), tuple(groups), evaluation and str(evaluation.directory))
+            label = f"{part.name} from row group {groups[0]}"
+            jobs.append(Job(storage.digest_json(identity)[:32], label, payload))
     return jobs
 
 
@@ -130,47 +114,24 @@ def _grouped(sizes: list[int]) -> list[list[int]]:
     return groups
 
 
-def find_duplicates(paths: list[Path], tally: Tally) -> frozenset[int]:
-    """Positions over all work files of documents whose text stood before; each is counted with the one that stays.
-
-    One stable sort over the hashes of the whole corpus, 24 bytes a document: the first in stored order stays,
-    whatever the number of workers.
-    """
-    hashes = np.concatenate([_hashes(path) for path in paths]) if paths else np.empty((0, 2), dtype=np.uint64)
-    order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: equal hashes stay in stored order
-    ordered = hashes[order]
-    is_new = np.ones(len(order), dtype=bool)
-    is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    starts = np.flatnonzero(is_new)
-    first = order[starts[np.cumsum(is_new) - 1]] if len(order) else order
-    repeats = {int(where): int(which) for where, which in zip(order[~is_new], first[~is_new], strict=True)}
-    _count_duplicates(paths, repeats, tally)
-    return frozenset(repeats)
-
-
-def _hashes(path: Path) -> "np.ndarray[Any, np.dtype[np.uint64]]":
-    column = pq.read_table(path, columns=[_HASH])[_HASH]
-    return np.frombuffer(b"".join(column.to_pylist()), dtype=np.uint64).reshape(-1, 2)
-
-
-def _count_duplicates(paths: list[Path], repeats: dict[int, int], tally: Tally) -> None:
-    if not repeats:
+def _count_copies(paths: list[Path], resolution: Resolution, tally: Tally) -> None:
+    """Count each copy with the document that stays instead."""
+    removed = resolution.removed
+    if not removed:
         return
-    positions = set(repeats) | set(repeats.values())
+    wanted = set(removed) | {removal.of for removal in removed.values()}
     found: dict[int, tuple[str, str, int]] = {}
     position = 0
     for path in paths:
-        table = pq.read_table(path, columns=["id", "path", "text"])
-        lengths = pa.compute.utf8_length(table["text"]).to_pylist()
-        rows = zip(table["id"].to_pylist(), table["path"].to_pylist(), lengths, strict=True)
-        for row in rows:
-            if position in positions:
+        table = pq.read_table(path, columns=["id", "path", "characters"])
+        for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            if position in wanted:
                 found[position] = row
             position += 1
-    for where in sorted(repeats):
+    for where, removal in sorted(removed.items()):
         id_, shown, characters = found[where]
-        detail = f"the same as {found[repeats[where]][1]}"
-        tally.drop("exact_duplicate", path=shown, detail=detail, id=id_, characters=characters)
+        how = "the same as" if removal.similarity == 1 else f"{removal.similarity:.2f} alike:"
+        tally.drop(removal.reason, path=shown, detail=f"{how} {found[removal.of][1]}", id=id_, characters=characters)
 
 
 class _Counted:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.data.document import DOCUMENTS_SCHEMA, Document, sealed
-from chatwright.data.engine import Job, discard_work, read_tally, run_jobs, work_file
+from chatwright.data.engine import Job, count_failed, discard_work, read_tally, run_jobs, work_file
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
 from chatwright.data.sources import Partition, Source, list_partitions, prepare, read_partition
@@ -68,16 +68,18 @@ def run(context: StageContext) -> dict[str, Any]:
     for source in config.sources:
         prepare(source, stop=context.stop)
     jobs = [_jobs(config, number) for number in range(len(config.sources))]
-    paths = run_jobs(collect_partition, list(itertools.chain(*jobs)), context=context, label="collect")
-    ends = list(itertools.accumulate(map(len, jobs)))
+    paths, failed = run_jobs(collect_partition, list(itertools.chain(*jobs)), context=context, label="collect")
+    done = {path.stem: path for path in paths}
     gains = [
-        _Gain(source, paths[end - len(own) : end]) for source, own, end in zip(config.sources, jobs, ends, strict=True)
+        _Gain(source, [done[job.key] for job in own if job.key in done])
+        for source, own in zip(config.sources, jobs, strict=True)
     ]
     totals, by_source = Totals(), Totals()
     written = write_parts(_passing(gains, totals, by_source), context.output, DOCUMENTS_SCHEMA)
     tally = Tally()
     for gain in gains:
         tally.merge(gain.tally)
+    count_failed(failed, tally)
     for line in (*describe_drops(tally, of="inputs"), *_unmet(config, tally)):
         say(line)
     _require_text(written, tally, config)

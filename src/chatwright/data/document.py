@@ -29,7 +29,7 @@ RECIPE_SAYS = "recipe"  # the licence's only evidence is the source's `licence` 
 class Document:
     """One text and where it is from. An empty field means: not known, or not a page.
 
-    `cluster`, `quality` and `split` are known after cleaning. Nothing here is the time of collecting: the same inputs
+    What stands from `cluster` on is known after cleaning. Nothing here is the time of collecting: the same inputs
     give the same bytes whenever they are read.
     """
 
@@ -48,9 +48,13 @@ class Document:
     robots: str = ""  # verdict of robots.txt and robots tags on a page: "allowed" or "disallowed"
     tdm: str = ""  # text and data mining (TDM Reservation Protocol): "reserved" or "not_reserved"
     raw_sha256: str = ""  # of the text as collected, before cleaning; equal for equal copies
-    cluster: str = ""  # id of the document that stands for its near duplicates
+    cluster: str = ""  # of near copies, see `duplicates.corpus`: the leader's content hash, often this document's own
     quality: float = 0.0  # 0 to 1, see `clean.quality_of`
     split: str = ""  # "train" or "heldout"
+    characters: int = 0  # this and the following: see `scores`
+    compression: float = 0.0
+    flesch: float = 0.0
+    mtld: float = 0.0
 
 
 _ORIGIN = [(name, pa.string()) for name in ("id", "text", "source", "path", "domain", "title")]
@@ -58,8 +62,9 @@ _RIGHTS = [(name, pa.string()) for name in ("licence", "language")]
 PROVENANCE = ("url", "fetched", "licence_evidence", "robots", "tdm", "raw_sha256")
 _PROVENANCE = [(name, pa.string()) for name in PROVENANCE]
 _VERDICTS = [("cluster", pa.string()), ("quality", pa.float64()), ("split", pa.string())]
+_SCORES = [("characters", pa.int64()), *((name, pa.float64()) for name in ("compression", "flesch", "mtld"))]
 DOCUMENTS_SCHEMA = pa.schema([*_ORIGIN, ("media", pa.string()), *_RIGHTS, *_PROVENANCE])
-CORPUS_SCHEMA = pa.schema([*_ORIGIN, *_RIGHTS, *_PROVENANCE, *_VERDICTS])
+CORPUS_SCHEMA = pa.schema([*_ORIGIN, *_RIGHTS, *_PROVENANCE, *_VERDICTS, *_SCORES])
 
 
 def document_id(source: str, path: str) -> str:

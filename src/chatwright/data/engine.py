@@ -1,28 +1,24 @@
-"""Partitions over processes: each result published as one work file under the partition's key, in a fixed order.
+"""Partitions over processes or a cluster: each result one published work file under the partition's key, in order.
 
 A work file that stands is done: a run that was killed goes on behind it. Nothing depends on who finishes first.
 Not a cluster scheduler.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import json
-import multiprocessing
-import multiprocessing.connection
-import os
 import shutil
-import signal
-import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from chatwright.data.cluster import map_on_ray
 from chatwright.data.document import PartWriter
+from chatwright.data.pool import Outcome, map_in_processes, map_in_this_process
 from chatwright.data.report import Tally
 from chatwright.foundation import storage
 from chatwright.foundation.console import ProgressLine
@@ -31,7 +27,6 @@ from chatwright.foundation.stage import StageContext
 
 _WORK = "work"
 _TALLY = "chatwright.tally"
-_QUEUED_PER_WORKER = 2
 
 
 class Job(NamedTuple):
@@ -45,29 +40,94 @@ class Job(NamedTuple):
 Work = Callable[[Any, Path], None]
 
 
-def run_jobs(work: Work, jobs: Sequence[Job], *, context: StageContext, label: str) -> list[Path]:
-    """Do every job that is not done yet; returns the work files in the order of `jobs`.
+class Results(NamedTuple):
+    """What came of the jobs."""
+
+    paths: list[Path]  # work files of what was done, in the order of the jobs
+    failed: dict[str, str]  # label of each partition that was set aside, with its last failure
+
+
+def run_jobs(work: Work, jobs: Sequence[Job], *, context: StageContext, label: str) -> Results:
+    """Do every job that is not done yet. One that fails again and again is set aside, and the rest goes on.
 
     Args:
         work: function at module level that writes the result of a payload to a path.
         jobs: with keys of their own.
-        context: its `workers`, `stop` and `output` are used.
+        context: its `workers`, `engine`, `stop` and `output` are used.
         label: of the progress line.
 
     Raises:
-        DataError: a worker process died.
+        DataError: not one job could be done.
         StoppedError: a stop was asked for; what is finished is kept.
     """
+    directory = work_directory(context)
+    paths = [directory / f"{job.key}.parquet" for job in jobs]
+    todo = [_Task(work, job.payload, path) for job, path in zip(jobs, paths, strict=True) if not path.exists()]
+    label_of = {path: job.label for job, path in zip(jobs, paths, strict=True)}
+    progress = _Progress(label, len(jobs), start=len(jobs) - len(todo))
+    failed: dict[Path, str] = {}
+    for number, failure in _outcomes(todo, context):
+        path = todo[number].path
+        if failure is not None:
+            failed[path] = failure
+        progress.done(label_of[path], None if path in failed else path)
+    progress.close()
+    if failed and len(failed) == len(jobs):
+        path = min(failed, key=paths.index)
+        raise DataError(
+            f"none of {len(jobs)} partitions could be done, such as `{label_of[path]}`: {failed[path]}",
+            hint="see what that partition holds; what failed is tried again by the same command",
+        )
+    return Results(
+        [path for path in paths if path not in failed], {label_of[path]: failure for path, failure in failed.items()}
+    )
+
+
+def _outcomes(todo: "list[_Task]", context: StageContext) -> Iterator[Outcome]:
+    def check() -> None:
+        context.stop.check("the partitions finished so far")
+
+    workers = min(context.workers, len(todo))
+    if context.engine == "ray" and todo:
+        return map_on_ray(_publish_result, todo, check, workers=workers)
+    if workers > 1:
+        return map_in_processes(_publish_result, todo, check, workers=workers)
+    return map_in_this_process(_publish_result, todo, check)
+
+
+class _Task(NamedTuple):
+    work: Work
+    payload: Any
+    path: Path
+
+
+class _Progress:
+    """Partitions done, documents a second so far, time left."""
+
+    def __init__(self, label: str, total: int, *, start: int):
+        self._line = ProgressLine(label, total, start=start)
+        self._done = start
+        self._documents = 0
+        self._began = time.monotonic()
+
+    def done(self, label: str, path: Path | None) -> None:
+        """Count a partition that was done, or (without a path) set aside."""
+        self._done += 1
+        self._documents += read_tally(path).documents if path else 0
+        seconds = max(1e-3, time.monotonic() - self._began)
+        state = f"{self._documents / seconds:,.0f} documents/s | {label}" if path else f"set aside: {label}"
+        self._line.update(self._done, state)
+
+    def close(self) -> None:
+        """End the line."""
+        self._line.close()
+
+
+def work_directory(context: StageContext) -> Path:
+    """Where a stage keeps what is not published."""
     directory = context.output / _WORK
     directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / f"{job.key}.parquet" for job in jobs]
-    todo = [(job, path) for job, path in zip(jobs, paths, strict=True) if not path.exists()]
-    progress = ProgressLine(label, len(jobs), start=len(jobs) - len(todo))
-    run = _in_processes if context.workers > 1 and len(todo) > 1 else _in_this_process
-    for done, finished in enumerate(run(work, todo, context), start=len(jobs) - len(todo) + 1):
-        progress.update(done, finished.label)
-    progress.close()
-    return paths
+    return directory
 
 
 def discard_work(context: StageContext) -> None:
@@ -88,64 +148,12 @@ def read_tally(path: Path) -> Tally:
     return Tally(**json.loads(pq.read_metadata(path).metadata[_TALLY.encode()]))
 
 
-def _in_this_process(work: Work, todo: list[tuple[Job, Path]], context: StageContext) -> Iterator[Job]:
-    for job, path in todo:
-        context.stop.check("the partitions finished so far")
-        _publish_result(work, job.payload, path)
-        yield job
+def count_failed(failed: dict[str, str], tally: Tally) -> None:
+    """Count the partitions that were set aside, each with its last failure."""
+    for label, failure in sorted(failed.items()):
+        tally.drop("partition_failed", path=label, detail=failure)
 
 
-def _in_processes(work: Work, todo: list[tuple[Job, Path]], context: StageContext) -> Iterator[Job]:
-    spawn = multiprocessing.get_context("spawn")  # forking a process with threads can deadlock
-    workers = min(context.workers, len(todo))
-    waiting = iter(todo)
-    running: dict[concurrent.futures.Future[None], Job] = {}
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker) as pool:
-        try:
-            while True:
-                context.stop.check("the partitions finished so far")
-                for job, path in _take(waiting, workers * _QUEUED_PER_WORKER - len(running)):
-                    running[pool.submit(_publish_result, work, job.payload, path)] = job
-                if not running:
-                    return
-                finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-                for future in finished:
-                    job = running.pop(future)
-                    _raise_failure(future, job)
-                    yield job
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _take(jobs: Iterator[tuple[Job, Path]], count: int) -> list[tuple[Job, Path]]:
-    return [job for _, job in zip(range(count), jobs, strict=False)]
-
-
-def _raise_failure(future: "concurrent.futures.Future[None]", job: Job) -> None:
-    try:
-        future.result()
-    except BrokenProcessPool as error:
-        raise DataError(
-            f"a worker process died, probably while it worked on `{job.label}`",
-            cause="it was killed, or the machine ran out of memory",
-            kept="the partitions finished so far",
-            hint="run the same command again: it goes on there; with fewer workers it needs less memory",
-        ) from error
-
-
-def _publish_result(work: Work, payload: Any, path: Path) -> None:
-    with storage.publish_file(path) as scratch:
-        work(payload, scratch)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and never outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _die_with(sentinel: int) -> None:
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)
+def _publish_result(task: _Task) -> None:
+    with storage.publish_file(task.path) as scratch:
+        task.work(task.payload, scratch)

@@ -27,8 +27,7 @@ class HtmlExtractor:
     """
 
     def __init__(self, *, extractor: str, time_limit_s: float):
-        function = {"trafilatura": extract_with_trafilatura, "resiliparse": extract_with_resiliparse}[extractor]
-        self._sandbox = Sandbox(function, time_limit_s=time_limit_s, what="extraction")
+        self._sandbox = Sandbox(EXTRACTORS[extractor], time_limit_s=time_limit_s, what="extraction")
 
     def extract(self, html: str) -> Extracted:
         """Main text and title.
@@ -72,3 +71,6 @@ def _title(html: str) -> str:
     from resiliparse.parse.html import HTMLTree
 
     return " ".join((HTMLTree.parse(html).title or "").split())
+
+
+EXTRACTORS = {"trafilatura": extract_with_trafilatura, "resiliparse": extract_with_resiliparse}

@@ -11,6 +11,10 @@ import unicodedata
 from collections import Counter
 from typing import NamedTuple
 
+import numpy as np
+
+from chatwright.data.codes import ALONE, MARK, ODD, SUSPECT, Kinds, codes_of, damaged_places, kinds_of
+
 # A text is stable after two rounds but for constructed ones; these stop at the limit.
 _MAX_ROUNDS = 8
 # Runs of combining marks are cut at the length of Unicode's stream-safe format (UAX 15, section 13):
@@ -55,9 +59,25 @@ def normalise(text: str, *, repair: bool = True) -> Normalised:
 
 
 def _one_round(text: str, *, repair: bool, changes: Counter[str]) -> str:
+    kinds = kinds_of(codes_of(text))
+    present = int(np.bitwise_or.reduce(kinds)) if len(kinds) else 0
+    if repair and present & (SUSPECT | ALONE):
+        repaired = _repair_lines(text, kinds, changes)
+        if repaired != text:
+            text, present = repaired, -1  # it may hold anything now
+    if present & ODD:
+        text = _without_odd_characters(text, changes)
+    if present & MARK and not text.isascii():
+        text, count = _long_combining_runs().subn(r"\1", text)
+        changes["combining_marks_cut"] += count
+    if not text.isascii() and not unicodedata.is_normalized("NFC", text):
+        text = unicodedata.normalize("NFC", text)
+        changes["composed"] += 1
+    return _tidy_lines(text)
+
+
+def _without_odd_characters(text: str, changes: Counter[str]) -> str:
     if not text.isascii():
-        if repair:
-            text = _repair_lines(text, changes)
         text, count = _SPACES.subn(" ", text)
         changes["spaces"] += count
     text, count = _NEWLINE.subn("\n", text)
@@ -65,26 +85,26 @@ def _one_round(text: str, *, repair: bool, changes: Counter[str]) -> str:
     for name, pattern in _INVISIBLE.items():
         text, count = pattern.subn("", text)
         changes[name] += count
-    if not text.isascii():
-        text, count = _long_combining_runs().subn(r"\1", text)
-        changes["combining_marks_cut"] += count
-        if not unicodedata.is_normalized("NFC", text):
-            text = unicodedata.normalize("NFC", text)
-            changes["composed"] += 1
-    return _tidy_lines(text)
+    return text
 
 
-def _repair_lines(text: str, changes: Counter[str]) -> str:
+def _repair_lines(text: str, kinds: Kinds, changes: Counter[str]) -> str:
     """Repair by lines, so that a sound line beside a damaged one stays as it is.
 
-    ftfy costs ten times all other steps; its own test for damage is cheap and comes first.
+    ftfy costs ten times all other steps, its own test for damage as much as they do; a look at the classes of
+    neighbouring characters (`codes.damaged_places`) leaves few lines to it.
     """
+    places = damaged_places(kinds)
+    if not len(places):
+        return text
     import ftfy
     from ftfy.badness import is_bad
 
     lines = text.split("\n")
-    for position, line in enumerate(lines):
-        if not line.isascii() and is_bad(line):
+    ends = np.cumsum([len(line) + 1 for line in lines])
+    for position in np.unique(np.searchsorted(ends, places, side="right")).tolist():
+        line = lines[position]
+        if is_bad(line):
             repaired = ftfy.fix_encoding(line)
             if repaired != line:
                 lines[position] = repaired
@@ -95,8 +115,11 @@ def _repair_lines(text: str, changes: Counter[str]) -> str:
 def _tidy_lines(text: str) -> str:
     """No spaces at line ends, at most one blank line in a row, none at the ends."""
     # A pattern for trailing spaces would be quadratic on long runs of them: `rstrip` is not.
-    text = "\n".join(line.rstrip() for line in text.split("\n"))
-    return _BLANK_LINES.sub("\n\n", text).strip("\n")
+    if " \n" in text or "\t\n" in text or text[-1:] in {" ", "\t"}:
+        text = "\n".join(line.rstrip() for line in text.split("\n"))
+    if "\n\n\n" in text:
+        text = _BLANK_LINES.sub("\n\n", text)
+    return text.strip("\n")
 
 
 @functools.cache
@@ -116,3 +139,8 @@ def _long_combining_runs() -> "re.Pattern[str]":
 def strip_punctuation(text: str) -> str:
     """Remove every character of Unicode's punctuation classes."""
     return text.translate({ord(c): None for c in set(text) if unicodedata.category(c).startswith("P")})
+
+
+def strip_symbols(text: str) -> str:
+    """Remove every character of Unicode's symbol classes: currency, mathematics, arrows, emoji and the like."""
+    return text.translate({ord(c): None for c in set(text) if unicodedata.category(c).startswith("S")})

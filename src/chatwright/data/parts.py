@@ -1,6 +1,7 @@
 """From work files to published parts: documents in their stable order, cut into files of bounded size."""
 
-from collections.abc import Container, Iterator, Sequence
+import dataclasses
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,12 @@ from chatwright.foundation import storage
 
 
 def kept_documents(
-    paths: Sequence[Path], *, totals: Totals, by_source: Totals, without: Container[int] = ()
+    paths: Sequence[Path],
+    *,
+    totals: Totals,
+    by_source: Totals,
+    without: Container[int] = (),
+    clusters: Mapping[int, str] | None = None,
 ) -> Iterator[Document]:
     """Documents of work files in order, counted as they pass.
 
@@ -21,13 +27,17 @@ def kept_documents(
         totals: counts by domain.
         by_source: counts by source.
         without: positions over all files that are left out.
+        clusters: duplicate clusters of positions, where they are other than the document's own.
     """
+    clusters = clusters or {}
     position = 0
     for path in paths:
         with open_part(path) as file:
             for group in range(file.num_row_groups):
-                for document in read_row_group(file, group):
+                for stored in read_row_group(file, group):
                     if position not in without:
+                        cluster = clusters.get(position, stored.cluster)
+                        document = dataclasses.replace(stored, cluster=cluster)
                         totals.add(document.domain, document)
                         by_source.add(document.source, document)
                         yield document

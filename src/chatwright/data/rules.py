@@ -2,31 +2,20 @@
 
 After Rae et al. 2021 ("Scaling language models: methods, analysis and insights from training Gopher", appendix A.1),
 whose thresholds were set for web pages. `RuleConfig` has theirs beside ours; where they differ, documentation with
-code is why, and the field says how. Rules for one language (stop words) are left out: no language is assumed here.
+code is why, and the field says how. Rules for one language are in `rules_web`: none is assumed here.
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cached_property
-from operator import itemgetter
-from typing import NamedTuple
 
+from chatwright.data.rules_base import Shape, Verdict, above, share_of
+from chatwright.data.rules_web import WebRuleConfig, first_web_verdict
 from chatwright.foundation.config import Config
 
 _BULLETS = ("\u2022", "\u2023", "\u25cf", "\u25e6", "\u2043", "* ", "- ")
 _ELLIPSES = ("...", "\u2026")
-_LETTER = re.compile(r"[^\W\d_]")
-_TERM = re.compile(r"\w")
 # A hash that begins a word, or an ellipsis after one: `list[...]` and `C#` are no symbols of careless writing.
 _SYMBOL = re.compile(r"(?<!\S)#|\w(?:\.\.\.|\u2026)")
-# Lines that are code by their first characters: doctest prompts, shell prompts.
-_CODE_STARTS = (">>>", "... ", "$ ", "#!")
-_CODE_INDENT = 4
-# A line of one or two words is a heading of an API's documentation ("Returns", "-------", "x : int") more often
-# than boilerplate, so only longer ones count as repeated. Between functions that take the same parameters even whole
-# paragraphs repeat: with Gopher's limits a fifth of the bytes of Python's best libraries was dropped.
-_MIN_REPEATABLE_WORDS = 3
 _MIN_NGRAM_COUNT = 4
 
 
@@ -49,7 +38,7 @@ class RuleConfig(Config):
     max_top_3gram: float = 0.25  # Gopher: 0.18; tables of options repeat "optional, defaults to"
     max_top_4gram: float = 0.25  # Gopher: 0.16
     max_replacement_characters: float = 0.005  # ours: share of characters that were lost in decoding
-    c4_rules: bool = False  # Raffel et al. 2020: drops text with "lorem ipsum" or a curly bracket, so most code too
+    web: WebRuleConfig = WebRuleConfig()  # for English web pages; off, since code and other languages fail them
 
     def problems(self) -> Iterator[str]:
         """Shares lie between 0 and 1, and no lower limit is above its upper one."""
@@ -64,78 +53,6 @@ class RuleConfig(Config):
             yield "`min_mean_word_length` must not exceed `max_mean_word_length`"
 
 
-class Shape:
-    """What the rules ask of a text, each part computed once and only if asked for."""
-
-    def __init__(self, text: str):
-        self.text = text
-
-    @cached_property
-    def lines(self) -> list[str]:
-        """Lines with something in them, without outer spaces."""
-        return [stripped for line in self.text.split("\n") if (stripped := line.strip())]
-
-    @cached_property
-    def prose(self) -> list[str]:
-        """Lines that do not look like code: no prompt, no deep indentation."""
-        kept = []
-        for line in self.text.split("\n"):
-            stripped = line.strip()
-            indent = len(line) - len(line.lstrip())
-            if stripped and indent < _CODE_INDENT and not stripped.startswith(_CODE_STARTS) and stripped != "...":
-                kept.append(stripped)
-        return kept
-
-    @cached_property
-    def paragraphs(self) -> list[str]:
-        """Pieces between blank lines."""
-        return [stripped for piece in self.text.split("\n\n") if (stripped := piece.strip())]
-
-    @cached_property
-    def words(self) -> list[str]:
-        """Pieces between white space."""
-        return self.text.split()
-
-    @cached_property
-    def terms(self) -> list[str]:
-        """Words with a letter or a digit: borders of tables and operators are none."""
-        return [word for word in self.words if _TERM.search(word)]
-
-    @cached_property
-    def term_characters(self) -> int:
-        """Characters in terms."""
-        return sum(map(len, self.terms))
-
-    @cached_property
-    def alphabetic_share(self) -> float:
-        """Share of terms with at least one letter."""
-        return _share(sum(1 for term in self.terms if _LETTER.search(term)), len(self.terms))
-
-    @cached_property
-    def repeated_lines(self) -> "Repetition":
-        """Repetition among lines."""
-        return _repetition(self.lines)
-
-    @cached_property
-    def repeated_paragraphs(self) -> "Repetition":
-        """Repetition among paragraphs."""
-        return _repetition(self.paragraphs)
-
-
-class Repetition(NamedTuple):
-    """Shares of pieces, and of their characters, that stood in the text before."""
-
-    share: float
-    character_share: float
-
-
-class Verdict(NamedTuple):
-    """Why a text is dropped."""
-
-    reason: str
-    detail: str
-
-
 Rule = Callable[[Shape, RuleConfig], Verdict | None]
 
 
@@ -145,7 +62,7 @@ def first_verdict(shape: Shape, config: RuleConfig) -> Verdict | None:
         verdict = rule(shape, config)
         if verdict is not None:
             return verdict
-    return None
+    return first_web_verdict(shape, config.web)
 
 
 def word_count(shape: Shape, config: RuleConfig) -> Verdict | None:
@@ -158,13 +75,13 @@ def word_count(shape: Shape, config: RuleConfig) -> Verdict | None:
 
 def replacement_characters(shape: Shape, config: RuleConfig) -> Verdict | None:
     """Too much of the text was lost in decoding."""
-    share = _share(shape.text.count("\N{REPLACEMENT CHARACTER}"), len(shape.text))
-    return _above("replacement_characters", share, config.max_replacement_characters)
+    share = share_of(shape.text.count("\N{REPLACEMENT CHARACTER}"), len(shape.text))
+    return above("replacement_characters", share, config.max_replacement_characters)
 
 
 def mean_word_length(shape: Shape, config: RuleConfig) -> Verdict | None:
     """Words of an unlikely length: tables of digits, encoded data."""
-    mean = _share(shape.term_characters, len(shape.terms))
+    mean = share_of(shape.terms.characters, len(shape.terms))
     outside = not config.min_mean_word_length <= mean <= config.max_mean_word_length
     return Verdict("mean_word_length", f"{mean:.1f} characters") if outside else None
 
@@ -177,26 +94,30 @@ def alphabetic_words(shape: Shape, config: RuleConfig) -> Verdict | None:
 
 def symbols(shape: Shape, config: RuleConfig) -> Verdict | None:
     """Too many hashes and ellipses in prose."""
-    count = sum(len(_SYMBOL.findall(line)) for line in shape.prose)
-    return _above("symbols", _share(count, len(shape.words)), config.max_symbols_per_word)
+    text = shape.text
+    if "#" not in text and "..." not in text and "\u2026" not in text:
+        return None
+    lines = (line for line in shape.prose if "#" in line or "..." in line or "\u2026" in line)
+    count = sum(len(_SYMBOL.findall(line)) for line in lines)
+    return above("symbols", share_of(count, len(shape.words)), config.max_symbols_per_word)
 
 
 def bullet_lines(shape: Shape, config: RuleConfig) -> Verdict | None:
     """Nearly all lines are entries of lists."""
-    share = _share(sum(line.startswith(_BULLETS) for line in shape.lines), len(shape.lines))
-    return _above("bullet_lines", share, config.max_bullet_lines)
+    share = share_of(sum(line.startswith(_BULLETS) for line in shape.lines), len(shape.lines))
+    return above("bullet_lines", share, config.max_bullet_lines)
 
 
 def ellipsis_lines(shape: Shape, config: RuleConfig) -> Verdict | None:
     """Many lines of prose are cut off: teasers."""
-    share = _share(sum(line.endswith(_ELLIPSES) for line in shape.prose), len(shape.prose))
-    return _above("ellipsis_lines", share, config.max_ellipsis_lines)
+    share = share_of(sum(line.endswith(_ELLIPSES) for line in shape.prose), len(shape.prose))
+    return above("ellipsis_lines", share, config.max_ellipsis_lines)
 
 
 def repeated_lines(shape: Shape, config: RuleConfig) -> Verdict | None:
     """The same lines again and again."""
     found = shape.repeated_lines
-    return _above("repeated_lines", found.share, config.max_repeated_lines) or _above(
+    return above("repeated_lines", found.share, config.max_repeated_lines) or above(
         "repeated_line_characters", found.character_share, config.max_repeated_line_characters
     )
 
@@ -204,7 +125,7 @@ def repeated_lines(shape: Shape, config: RuleConfig) -> Verdict | None:
 def repeated_paragraphs(shape: Shape, config: RuleConfig) -> Verdict | None:
     """The same paragraphs again and again."""
     found = shape.repeated_paragraphs
-    return _above("repeated_paragraphs", found.share, config.max_repeated_paragraphs) or _above(
+    return above("repeated_paragraphs", found.share, config.max_repeated_paragraphs) or above(
         "repeated_paragraph_characters", found.character_share, config.max_repeated_paragraph_characters
     )
 
@@ -212,30 +133,20 @@ def repeated_paragraphs(shape: Shape, config: RuleConfig) -> Verdict | None:
 def top_ngrams(shape: Shape, config: RuleConfig) -> Verdict | None:
     """One phrase fills the text."""
     for size, limit in ((2, config.max_top_2gram), (3, config.max_top_3gram), (4, config.max_top_4gram)):
-        grams = Counter(zip(*(shape.terms[start:] for start in range(size)), strict=False))
-        gram, count = max(grams.items(), key=itemgetter(1), default=((), 0))
-        if count < _MIN_NGRAM_COUNT:
+        top = shape.terms.top_ngram(size)
+        if top.times < _MIN_NGRAM_COUNT:
             return None  # a longer phrase is no more frequent than a shorter one
-        share = count * sum(map(len, gram)) / shape.term_characters
+        share = top.times * top.characters / shape.terms.characters
         if share > limit:
-            return Verdict(f"top_{size}gram", f"{share:.2f} of characters are `{' '.join(gram)[:60]}`")
+            phrase = shape.terms.phrase(shape.text, top.first, size)
+            return Verdict(f"top_{size}gram", f"{share:.2f} of characters are `{phrase[:60]}`")
     return None
-
-
-def c4(shape: Shape, config: RuleConfig) -> Verdict | None:
-    """Placeholder text and curly brackets, where the configuration asks for it."""
-    if not config.c4_rules:
-        return None
-    if "lorem ipsum" in shape.text.lower():
-        return Verdict("lorem_ipsum", "")
-    return Verdict("curly_bracket", "") if "{" in shape.text else None
 
 
 RULES: tuple[Rule, ...] = (
     word_count,
     replacement_characters,
     mean_word_length,
-    c4,
     bullet_lines,
     ellipsis_lines,
     symbols,
@@ -244,23 +155,3 @@ RULES: tuple[Rule, ...] = (
     repeated_paragraphs,
     top_ngrams,
 )
-
-
-def _share(part: float, whole: int) -> float:
-    return part / whole if whole else 0.0
-
-
-def _above(reason: str, share: float, limit: float) -> Verdict | None:
-    return Verdict(reason, f"{share:.3f}, at most {limit:g}") if share > limit else None
-
-
-def _repetition(pieces: list[str]) -> Repetition:
-    seen: set[str] = set()
-    count = characters = 0
-    for piece in pieces:
-        if piece not in seen:
-            seen.add(piece)
-        elif len(piece.split(maxsplit=_MIN_REPEATABLE_WORDS - 1)) >= _MIN_REPEATABLE_WORDS:
-            count += 1
-            characters += len(piece)
-    return Repetition(_share(count, len(pieces)), _share(characters, sum(map(len, pieces))))

@@ -22,4 +22,5 @@ class StageContext:
     seed: int
     lineage: dict[str, Any] = field(default_factory=dict)  # this stage and its inputs back to the documents
     workers: int = 1  # processes for work that is spread over partitions
+    engine: str = "local"  # or "ray": where partitions are worked on; no result depends on it
     stop: StopFlag = field(default_factory=StopFlag)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import Field
@@ -41,6 +41,7 @@ class Recipe(Config):
     seed: int = Field(default=1, ge=0, lt=1 << 31)
     runs: str = "runs"  # folder for the run's folder, from where the command is called
     workers: int = Field(default=0, ge=0)  # processes for data; 0: one a core
+    engine: Literal["local", "ray"] = "local"  # for data; ray needs the extra and storage that all machines share
     base: BaseConfig | None = None
     collect: CollectConfig | None = None
     clean: CleanConfig = CleanConfig()
@@ -107,6 +108,10 @@ def _with_full_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         table = data.get(section)
         if isinstance(table, dict):
             _complete(table, key, folder)
+    clean = data.get("clean")
+    decontaminate = clean.get("decontaminate") if isinstance(clean, dict) else None
+    if isinstance(decontaminate, dict):
+        _complete_list(decontaminate, "sets", folder)
     collect = data.get("collect")
     sources = collect.get("sources") if isinstance(collect, dict) else None
     for source in sources if isinstance(sources, list) else []:
@@ -120,6 +125,14 @@ def _complete(table: dict[str, Any], key: str, folder: Path) -> None:
     value = table.get(key)
     if isinstance(value, str) and value and "://" not in value:
         table[key] = str((folder / Path(value).expanduser()).resolve())
+
+
+def _complete_list(table: dict[str, Any], key: str, folder: Path) -> None:
+    values = table.get(key)
+    if isinstance(values, list):
+        table[key] = [
+            str((folder / Path(value).expanduser()).resolve()) if isinstance(value, str) else value for value in values
+        ]
 
 
 def serve_section_of(model: Path) -> ServeConfig:

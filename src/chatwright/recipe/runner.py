@@ -151,6 +151,7 @@ def _context(plan: _Plan, recipe: Recipe, work: Path, stop: StopFlag) -> StageCo
         seed=recipe.seed,
         lineage={"stage": plan.stage.name, "run": recipe.name, "inputs": _ancestry(plan)},
         workers=recipe.workers or usable_threads(),
+        engine=recipe.engine,
         stop=stop,
     )
 

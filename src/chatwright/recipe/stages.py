@@ -89,12 +89,13 @@ STAGES = (
     ),
     Stage(
         name="corpus",
-        version=1,
+        version=2,
         command="clean",
         wanted=_has_documents,
         inputs=lambda recipe: {"documents": "documents"},  # noqa: ARG005
         config=lambda recipe: recipe.clean,
         run=clean_stage.run,
+        outside=lambda recipe: [_file_digest(path) for path in recipe.clean.decontaminate.sets] or None,
     ),
     Stage(
         name="tokenizer",

@@ -1,6 +1,6 @@
 """From text to token ids and back: a byte-level BPE by default, whole words as a choice.
 
-Training and encoding are Hugging Face tokenizers'; the ids of any other encoder must equal theirs.
+Training and encoding are Hugging Face tokenizers'; a faster encoder takes over where its ids equal theirs (`fast`).
 Text never becomes a special token here: whoever wants one inserts its id.
 """
 
@@ -17,6 +17,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from chatwright.foundation import storage
 from chatwright.foundation.config import Config
 from chatwright.foundation.errors import DataError, RefusedError
+from chatwright.tokens.fast import fast_encoder
 
 END_OF_TEXT = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -91,6 +92,7 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         self._backend = backend
+        self._fast = fast_encoder(backend, pattern=LLAMA3_PATTERN)
         self.settings = settings
         # Rows that a model needs: an id may lie beyond a gap in the vocabulary.
         self.size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
@@ -102,6 +104,8 @@ class Tokenizer:
         Raises:
             DataError: the text holds half of a surrogate pair, which no UTF-8 can express.
         """
+        if self._fast is not None and self._fast.takes(text):
+            return self._fast.encode(text)
         with _sound_text([text]):
             ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
@@ -112,6 +116,8 @@ class Tokenizer:
         Raises:
             DataError: as `encode`.
         """
+        if self._fast is not None and all(map(self._fast.takes, texts)):
+            return self._fast.encode_batch(texts)
         with _sound_text(texts):
             return [item.ids for item in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 

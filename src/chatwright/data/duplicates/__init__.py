@@ -1,0 +1,1 @@
+"""Duplicates over a whole corpus: shingles, MinHash signatures, verified pairs, clusters, repeats, decontamination."""

@@ -1,0 +1,72 @@
+"""A document that holds a passage of an evaluation set goes, and is counted; others stay."""
+
+import json
+
+import pytest
+
+from chatwright.data import clean_stage
+from chatwright.data.clean import CleanConfig
+from chatwright.data.document import DOCUMENTS_SCHEMA, PartWriter, iter_documents
+from chatwright.data.duplicates.decontaminate import DecontaminateConfig, EvaluationRuns, collect_runs
+from chatwright.data.duplicates.shingles import word_hashes
+from chatwright.foundation import storage
+from chatwright.foundation.errors import DataError
+
+LONG = "which of the two lighthouses on the northern coast was built before the great storm of that winter"
+SHORT = "how many baskets stand on the old quay"
+TINY = "what is it"
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    path = tmp_path / "test.jsonl"
+    rows = [{"messages": [{"role": "user", "content": LONG}]}, {"question": SHORT, "answers": [TINY]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_runs_of_long_texts_and_whole_short_ones_are_looked_for(evaluation):
+    runs, counts = collect_runs(DecontaminateConfig(sets=(str(evaluation),)))
+    assert counts == (4, 2, len(LONG.split()) - 12 + 1)
+    inside = LONG.upper().split()[3:16]
+    assert runs.found_in(word_hashes("Before, " + ", ".join(inside) + "; after.")) == 1
+    assert runs.found_in(word_hashes(" ".join(inside[:12]))) == 0
+    assert runs.found_in(word_hashes(f"He asked {SHORT}, and left.")) == 1
+    assert runs.found_in(word_hashes(TINY)) == runs.found_in(word_hashes("")) == 0
+
+
+def test_saved_runs_find_the_same(evaluation, tmp_path):
+    runs, _ = collect_runs(DecontaminateConfig(sets=(str(evaluation),)))
+    runs.save(tmp_path)
+    text = word_hashes(f"{LONG} {SHORT}")
+    assert EvaluationRuns.load(tmp_path).found_in(text) == runs.found_in(text) == 7
+
+
+def test_the_stage_drops_and_counts_what_is_contaminated(evaluation, tmp_path, stage, make_document, prose):
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    with PartWriter(documents / "part-00000.parquet", DOCUMENTS_SCHEMA) as writer:
+        writer.add(make_document(prose, number=0))
+        writer.add(
+            make_document(f"Somebody asked: {LONG}? Nobody on the quay knew it, and the boats came in.", number=1)
+        )
+    config = CleanConfig(decontaminate=DecontaminateConfig(sets=(str(evaluation),)))
+    context = stage(config, documents=documents)
+    clean_stage.run(context)
+    assert [document.path for document in iter_documents(context.output)] == ["0.txt"]
+    report = storage.read_json(context.output / "report.json")
+    assert report["dropped"]["contaminated"]["examples"][0]["path"] == "1.txt"
+    assert report["decontamination"] == {"texts": 4, "too_short": 2, "runs": 7}
+
+
+@pytest.mark.parametrize("content", ["", "{]\n", '{"a": "too short"}\n'])
+def test_a_set_without_use_is_refused(tmp_path, content):
+    path = tmp_path / "set.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError, match="set.jsonl"):
+        collect_runs(DecontaminateConfig(sets=(str(path),)))
+
+
+def test_a_missing_set_is_refused(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        collect_runs(DecontaminateConfig(sets=(str(tmp_path / "none.txt"),)))

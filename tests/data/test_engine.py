@@ -1,0 +1,160 @@
+"""Partitions are done once, tried again where they fail, set aside where they go on failing, wherever they run."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from engine_work import write_one
+
+from chatwright.data.document import DOCUMENTS_SCHEMA, Document, PartWriter
+from chatwright.data.engine import Job, count_failed, read_tally, run_jobs
+from chatwright.data.pool import MAX_ATTEMPTS
+from chatwright.data.report import Tally
+from chatwright.foundation.errors import DataError, RefusedError
+from chatwright.foundation.stage import StageContext
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs partitions of the kinds given; gives the results and how often each was tried."""
+
+    def make(kinds, *, workers=1, engine="local"):
+        marks = [tmp_path / f"{number}.mark" for number in range(len(kinds))]
+        jobs = [Job(f"{n:04}", f"partition {n}", (kind, str(marks[n]))) for n, kind in enumerate(kinds)]
+        output = tmp_path / "output"
+        output.mkdir(exist_ok=True)
+        context = StageContext(config=None, inputs={}, output=output, seed=0, workers=workers, engine=engine)
+        results = run_jobs(write_one, jobs, context=context, label="test")
+        return results, [len(mark.read_text()) if mark.exists() else 0 for mark in marks]
+
+    return make
+
+
+def test_what_fails_once_is_done_again_and_what_goes_on_failing_is_set_aside(run):
+    results, attempts = run(["good", "fails once", "fails", "good"])
+    assert attempts == [1, 2, MAX_ATTEMPTS, 1]
+    assert [path.stem for path in results.paths] == ["0000", "0001", "0003"]
+    assert results.failed == {"partition 2": f"ValueError: attempt {MAX_ATTEMPTS}"}
+    tally = Tally()
+    count_failed(results.failed, tally)
+    assert tally.dropped["partition_failed"]["examples"][0]["detail"] == f"ValueError: attempt {MAX_ATTEMPTS}"
+
+
+def test_what_is_done_is_not_done_again_and_what_failed_is_tried(run):
+    run(["good", "fails once", "fails"])
+    results, attempts = run(["good", "good", "good"])
+    assert attempts == [1, 2, MAX_ATTEMPTS + 1]
+    assert not results.failed
+    assert sum(read_tally(path).documents for path in results.paths) == 3
+
+
+def test_if_nothing_can_be_done_the_work_fails_with_the_cause(run):
+    with pytest.raises(DataError, match="none of 2 partitions.*`partition 0`: ValueError"):
+        run(["fails", "fails"])
+
+
+def test_an_error_of_the_whole_work_is_not_tried_again(run):
+    with pytest.raises(RefusedError, match="damaged input"):
+        run(["refused", "good"])
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_takes_nothing_with_it(run):
+    results, attempts = run(["good", "dies", "good", "dies once", "good", "good"], workers=2)
+    assert [path.stem for path in results.paths] == ["0000", "0002", "0003", "0004", "0005"]
+    assert list(results.failed) == ["partition 1"]
+    assert "its process died" in results.failed["partition 1"]
+    assert attempts[3] >= 2
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_same_files(run, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", f"{here.parents[1] / 'src'}:{here}")
+    try:
+        results, _ = run(["good", "fails once", "fails", "good"], workers=2, engine="ray")
+    finally:
+        ray.shutdown()
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert list(results.failed) == ["partition 2"]
+    files = [path.read_bytes() for path in results.paths]
+    for path in results.paths:
+        path.unlink()
+    again, _ = run(["good", "good", "fails", "good"])
+    assert [path.read_bytes() for path in again.paths] == files
+
+
+_STAGE = """
+import sys
+from pathlib import Path
+from chatwright.data import clean_stage, limits
+from chatwright.data.clean import CleanConfig
+from chatwright.foundation.stage import StageContext
+limits.PARTITION_BYTES = 1
+output = Path(sys.argv[2])
+output.mkdir(exist_ok=True)
+clean_stage.run(StageContext(config=CleanConfig(), inputs={"documents": Path(sys.argv[1])}, output=output, seed=0,
+                             workers=int(sys.argv[3]), engine=sys.argv[4]))
+"""
+
+
+@pytest.fixture
+def many_documents(tmp_path, prose):
+    """Raw documents in twelve row groups, some of them near copies."""
+    directory = tmp_path / "documents"
+    directory.mkdir()
+    generator = random.Random(3)
+    words = prose.split()
+    for part in range(12):
+        with PartWriter(directory / f"part-{part:05d}.parquet", DOCUMENTS_SCHEMA) as writer:
+            for number in range(60):
+                text = " ".join(generator.choices(words, k=200)) if number % 3 else f"{prose} {part} {number}"
+                writer.add(Document(id=f"{part}-{number}", text=text, source="s", path=f"{part}/{number}", domain="d"))
+    return directory
+
+
+def stage(documents, output, *, workers=1, engine="local"):
+    command = [sys.executable, "-c", _STAGE, str(documents), str(output), str(workers), engine]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+
+def files_in(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+
+@pytest.mark.slow
+def test_twenty_kills_and_a_resume_give_the_same_corpus(tmp_path, many_documents):
+    whole = tmp_path / "whole"
+    began = time.monotonic()
+    assert stage(many_documents, whole).wait() == 0
+    seconds = time.monotonic() - began
+    killed = tmp_path / "killed"
+    generator = random.Random(7)
+    kills = 0
+    for _ in range(20):
+        process = stage(many_documents, killed)
+        try:
+            process.wait(timeout=generator.uniform(0.4, 1.0) * seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert stage(many_documents, killed).wait() == 0
+    assert kills > 0
+    assert files_in(killed) == files_in(whole)
+
+
+@pytest.mark.slow
+def test_processes_and_ray_give_the_same_corpus(tmp_path, many_documents):
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    assert stage(many_documents, tmp_path / "one").wait() == 0
+    assert stage(many_documents, tmp_path / "two", workers=2).wait() == 0
+    assert stage(many_documents, tmp_path / "ray", workers=2, engine="ray").wait() == 0
+    assert files_in(tmp_path / "one") == files_in(tmp_path / "two") == files_in(tmp_path / "ray")

@@ -1,0 +1,96 @@
+"""Personal data goes by kind and is counted; what only looks like it stays; every pattern is linear."""
+
+import time
+
+import pytest
+
+from chatwright.data.clean import CleanConfig, Keep, clean_document
+from chatwright.data.pii import PiiConfig, is_card_number, redact
+from chatwright.foundation.config import validate
+from chatwright.foundation.errors import ConfigError
+
+ALL = PiiConfig(redact=("email", "phone", "ip", "card", "key"))
+
+FOUND = [
+    ("write to anna.maria+x@mail.example.co.uk now", "write to <EMAIL> now"),
+    ("(me_1@uni-x.de)", "(<EMAIL>)"),
+    ("from 8.8.8.8 and 2001:4860:4860::8888.", "from <IP> and <IP>."),
+    ("call +49 30 901820 or +1 (415) 555-2671", "call <PHONE> or <PHONE>"),
+    ("call (415) 555-2671, 415-555-2671", "call <PHONE>, <PHONE>"),
+    ("paid with 4111 1111 1111 1111.", "paid with <CARD>."),
+    ("card 5500-0000-0000-0004", "card <CARD>"),
+    ("key AKIAIOSFODNN7EXAMPLE!", "key <KEY>!"),
+    ("ghp_" + "a1B2" * 9, "<KEY>"),
+    ("-----BEGIN RSA PRIVATE KEY-----\nMIIabc+/=\n-----END RSA PRIVATE KEY-----", "<KEY>"),
+]
+
+LEFT = [
+    "an @decorator and a@b, user@localhost",
+    "192.168.1.1, 127.0.0.1, 10.0.0.7, ::1, fe80::1",
+    "version 1.2.3.4.5 and 999.8.8.8",
+    "std::vector<int> and a::b::c",
+    "order 4111 1111 1111 1112, id 1234567890123456",
+    "0000 0000 0000 0000",
+    "in 2024-11-23 at 12:34:56, 3.14159265358979",
+    "pages 100-200-3000, +1 point, 1 + 1 = 2",
+    "sk-learn and AKIA",
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), FOUND)
+def test_personal_data_is_replaced_by_its_kind(text, expected):
+    assert redact(text, ALL).text == expected
+
+
+@pytest.mark.parametrize("text", LEFT)
+def test_what_only_looks_like_it_stays(text):
+    assert redact(text, ALL) == (text, {})
+
+
+def test_places_are_counted_by_kind_and_other_kinds_stay():
+    text = "a@b.org c@d.org 8.8.8.8"
+    assert redact(text, PiiConfig(redact=("email",))) == ("<EMAIL> <EMAIL> 8.8.8.8", {"pii_email": 2})
+    assert redact(text, PiiConfig()) == (text, {})
+
+
+@pytest.mark.parametrize("number", ["4111111111111111", "378282246310005", "6011 0009 9013 9424"])
+def test_card_numbers_have_a_luhn_sum(number):
+    assert is_card_number(number)
+    assert not is_card_number(number[:-1] + str((int(number[-1]) + 1) % 10))
+
+
+def test_cleaning_counts_the_places(make_document, prose):
+    outcome = clean_document(make_document(f"{prose} Write to me@x.org."), CleanConfig(pii=ALL))
+    assert isinstance(outcome, Keep)
+    assert outcome.changes == {"pii_email": 1}
+    assert outcome.document.text.endswith("Write to <EMAIL>.")
+
+
+def test_a_kind_named_twice_is_refused():
+    with pytest.raises(ConfigError, match="twice"):
+        validate(PiiConfig, {"redact": ("ip", "ip")}, where="x")
+
+
+WORST = {
+    "local parts": "a." * 500_000,
+    "ats": "a@" * 500_000,
+    "labels": "a@" + "b." * 500_000,
+    "hyphens": ("a@" + "b-" * 60) * 8_000,
+    "digits": "1" * 1_000_000,
+    "spaced digits": "1 " * 500_000,
+    "dotted digits": "1." * 500_000,
+    "pluses": "+1" * 500_000,
+    "plus groups": "+1 (2) " * 140_000,
+    "colons": "a:" * 500_000,
+    "only colons": ":" * 1_000_000,
+    "key heads": "sk-" * 330_000,
+    "key openings": "-----BEGIN PRIVATE KEY-----" * 37_000,
+    "key bodies": "-----BEGIN PRIVATE KEY-----\n" + "A" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("name", WORST)
+def test_a_megabyte_of_the_worst_takes_a_second_at_most(name):
+    began = time.process_time()
+    redact(WORST[name], ALL)
+    assert time.process_time() - began < 1.0
