@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from chatwright.cli import evaluate
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
 
@@ -132,9 +133,11 @@ for _name, _text in (
     ("tokenize", "Learn the tokenizer and encode the corpus."),
     ("pretrain", "Train the base model; run again to resume."),
     ("finetune", "Fine-tune on conversations; run again to resume."),
-    ("evaluate", "Score the models of the run."),
 ):
     _stage_command(_name, f"{_text} Stages before it are done if they have to be.")
+
+
+evaluate.register(app, run_stage=_run)
 
 
 @app.command()
