@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from chatwright.cli import evaluate
+from chatwright.cli import compare, evaluate, rate
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
 
@@ -138,6 +138,8 @@ for _name, _text in (
 
 
 evaluate.register(app, run_stage=_run)
+rate.register(app)
+compare.register(app)
 
 
 @app.command()

@@ -5,7 +5,7 @@ Not for asking a model: whoever calls brings the answers. Every figure takes sev
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sacrebleu
@@ -74,7 +74,7 @@ class SystemScore(NamedTuple):
 
 
 def paired_bootstrap(
-    systems: dict[str, Sequence[str]], references: Sequence[Sequence[str]], *, resamples: int = RESAMPLES
+    systems: Mapping[str, Sequence[str]], references: Sequence[Sequence[str]], *, resamples: int = RESAMPLES
 ) -> dict[str, dict[str, SystemScore]]:
     """Whether systems differ from the first one: sacreBLEU's paired bootstrap (Koehn 2004), by metric and system.
 
