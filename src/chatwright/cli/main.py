@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from chatwright.cli import compare, evaluate, rate
+from chatwright.cli import compare, evaluate, rate, weak
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
 
@@ -140,6 +140,7 @@ for _name, _text in (
 evaluate.register(app, run_stage=_run)
 rate.register(app)
 compare.register(app)
+weak.register(app)
 
 
 @app.command()
