@@ -203,3 +203,20 @@ def test_a_missing_file_and_a_directory_are_refused_by_name(tmp_path: Path) -> N
         message = refused(path)
         assert f"`{path}` cannot be read" in message
         assert "next:" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tsv", 'source\ttarget\nA "dog\tUn "chien\nA cat\tUn chat\n'),
+        ("a.csv", 'source,target\n"A ""dog","Un ""chien"\nA cat,Un chat\n'),
+        ("a.jsonl", '{"source": "A \\"dog", "target": "Un \\"chien"}\n{"source": "A cat", "target": "Un chat"}\n'),
+    ],
+)
+def test_sentence_pairs_are_read_from_tables_and_lines(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    found = read_conversations(tmp_path / name)
+    assert [[turn.content for turn in conversation.messages] for conversation in found] == [
+        ['A "dog', 'Un "chien'],
+        ["A cat", "Un chat"],
+    ]

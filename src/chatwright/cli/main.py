@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from chatwright.cli import exchange
+from chatwright.cli import compare, evaluate, exchange, rate, weak
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
 
@@ -138,9 +138,14 @@ for _name, _text in (
     ("tokenize", "Learn the tokenizer and encode the corpus."),
     ("pretrain", "Train the base model; run again to resume."),
     ("finetune", "Fine-tune on conversations; run again to resume."),
-    ("evaluate", "Score the models of the run."),
 ):
     _stage_command(_name, f"{_text} Stages before it are done if they have to be.")
+
+
+evaluate.register(app, run_stage=_run)
+rate.register(app)
+compare.register(app)
+weak.register(app)
 
 
 @app.command()

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import sacrebleu
-
+from chatwright.evaluate.beam import beam_answers
+from chatwright.evaluate.metrics import text_scores, token_f1
 from chatwright.feedback.conversations import Conversation, Message
 from chatwright.model.chat import ChatModel
 
@@ -33,13 +33,19 @@ class Answered(NamedTuple):
         return self.conversation.messages[-2].content
 
 
-def ask(model: ChatModel, conversations: Sequence[Conversation], *, max_tokens: int, rows: int = 64) -> list[Answered]:
-    """Greedy answers to the last question of each conversation; what comes before is given as it stands."""
+def ask(
+    model: ChatModel, conversations: Sequence[Conversation], *, max_tokens: int, rows: int = 64, beams: int = 1
+) -> list[Answered]:
+    """Answers to the last question of each conversation, greedy or by beam search; what comes before it stands."""
     order = sorted(range(len(conversations)), key=lambda index: _length(conversations[index]))
     answers: dict[int, str] = {}
     for start in range(0, len(order), rows):
         group = order[start : start + rows]
-        texts = model.answers([_asked(conversations[index]) for index in group], max_tokens=max_tokens)
+        asked = [_asked(conversations[index]) for index in group]
+        if beams == 1:
+            texts = model.answers(asked, max_tokens=max_tokens)
+        else:
+            texts = beam_answers(model, asked, beams=beams, max_tokens=max_tokens)
         answers.update(zip(group, texts, strict=True))
     return [Answered(conversation, answers[index]) for index, conversation in enumerate(conversations)]
 
@@ -50,20 +56,6 @@ def _asked(conversation: Conversation) -> tuple[Message, ...]:
 
 def _length(conversation: Conversation) -> int:
     return sum(len(message.content) for message in _asked(conversation))
-
-
-def token_f1(answer: str, reference: str) -> float:
-    """Overlap of words, as in SQuAD (Rajpurkar et al. 2016): lower-cased, split at all but letters and digits."""
-    mine, theirs = _words(answer), _words(reference)
-    shared = sum((mine & theirs).values())
-    if not shared:
-        return 0.0
-    precision, recall = shared / sum(mine.values()), shared / sum(theirs.values())
-    return 2 * precision * recall / (precision + recall)
-
-
-def _words(text: str) -> Counter[str]:
-    return Counter("".join(c.lower() if c.isalnum() else " " for c in text).split())
 
 
 def references_by_label(conversations: Sequence[Conversation]) -> dict[str, str]:
@@ -86,19 +78,8 @@ def score(answered: Sequence[Answered], references: dict[str, str]) -> dict[str,
     """All figures over one set of answers."""
     if not answered:
         return {"questions": 0}
-    answers = [item.answer for item in answered]
-    wanted = [[item.reference for item in answered]]
-    bleu_metric, chrf_metric = sacrebleu.BLEU(), sacrebleu.CHRF()
-    bleu, chrf = bleu_metric.corpus_score(answers, wanted), chrf_metric.corpus_score(answers, wanted)
-    figures: dict[str, Any] = {
-        "questions": len(answered),
-        "exact": _share(item.answer.strip() == item.reference.strip() for item in answered),
-        "token_f1": round(sum(token_f1(item.answer, item.reference) for item in answered) / len(answered), 4),
-        "bleu": round(bleu.score, 2),
-        "bleu_signature": str(bleu_metric.get_signature()),
-        "chrf": round(chrf.score, 2),
-        "chrf_signature": str(chrf_metric.get_signature()),
-    }
+    scored = text_scores([item.answer for item in answered], [[item.reference] for item in answered])
+    figures: dict[str, Any] = {"questions": scored.pop("texts"), **scored}
     labelled = [item for item in answered if item.conversation.label is not None]
     if labelled and references:
         stated = [stated_label(item.answer, references) for item in labelled]

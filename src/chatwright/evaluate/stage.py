@@ -1,13 +1,15 @@
 """The stage `evaluate`: every model of the run on the same held-out documents and test questions."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from chatwright.data.document import iter_documents
+from chatwright.data.document import Document, iter_documents
 from chatwright.evaluate.answers import Answered, ask, references_by_label, score, stated_label
 from chatwright.evaluate.baselines import ByteTrigram, xz_bits_per_byte
+from chatwright.evaluate.perplexity import Windows, text_losses, worst_spans
+from chatwright.evaluate.texts import Text
 from chatwright.feedback.conversations import Conversation, read_conversations
 from chatwright.foundation import storage
 from chatwright.foundation.config import Config
@@ -47,7 +49,7 @@ class EvaluateInputs(Config):
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Score every model of the run; leaves `scores.json` and `samples.json`."""
+    """Score every model of the run; leaves `scores.json`, `samples.json` and `spans.json`."""
     inputs: EvaluateInputs = context.config
     config = inputs.evaluate
     placement = place(threads=config.threads, precision="float32")
@@ -67,7 +69,9 @@ def run(context: StageContext) -> dict[str, Any]:
     if config.baselines and "corpus" in context.inputs:
         context.stop.check("the stages before evaluation")
         scores["baselines"] = _baselines(context.inputs["corpus"], config)
+    spans = {name: sample.pop("spans") for name, sample in samples.items() if "spans" in sample}
     storage.write_json(context.output / SCORES, scores)
+    storage.write_json(context.output / "spans.json", spans)
     storage.write_json(context.output / "samples.json", samples)
     return scores
 
@@ -81,7 +85,9 @@ def _evaluate_model(
     if "tokens" in context.inputs:
         losses = _losses(context.inputs["tokens"], model, config)
         result["heldout"] = by_domain(losses)
-        result["worst_documents"] = _worst(losses, context.inputs.get("corpus"), config.worst_documents)
+        hardest = _hardest(losses, context.inputs.get("corpus"), config.worst_documents)
+        result["worst_documents"] = [_named(loss, document) for loss, document in hardest]
+        samples["spans"] = _spans(model, [document for _, document in hardest], config)
         say(f"  {model.name}: {result['heldout']['all']['bits_per_byte']:.3f} bits per byte on held-out documents")
     if tests:
         answered = ask(model, tests, max_tokens=config.max_answer_tokens)
@@ -95,28 +101,44 @@ def _evaluate_model(
     return result, samples
 
 
+def _stride(model: ChatModel, config: EvaluateConfig) -> int:
+    return max(1, int(model.context_length * config.stride_share))
+
+
 def _losses(tokens: Path, model: ChatModel, config: EvaluateConfig) -> list[DocumentLoss]:
-    stride = max(1, int(model.context_length * config.stride_share))
+    stride = _stride(model, config)
     split = TokenData(tokens).split("heldout")
     return document_losses(model.network, split.documents(), end_of_text=model.tokenizer.end_of_text, stride=stride)
 
 
-def _worst(losses: list[DocumentLoss], corpus: Path | None, count: int) -> list[dict[str, Any]]:
+class _Hard(NamedTuple):
+    loss: DocumentLoss
+    document: Document
+
+
+def _hardest(losses: list[DocumentLoss], corpus: Path | None, count: int) -> list[_Hard]:
     """The documents that the model finds hardest, a byte at a time, of those long enough to judge."""
     judged = [loss for loss in losses if loss.num_bytes >= 500]
     worst = sorted(judged, key=lambda loss: -loss.bits_per_byte)[:count]
     if corpus is None or not worst:
         return []
-    numbers = {loss.number: loss for loss in worst}
-    named = {
-        number: {"id": document.id, "path": document.path, "title": document.title}
-        for number, document in enumerate(iter_documents(corpus, split="heldout"))
-        if number in numbers
+    numbers = {loss.number for loss in worst}
+    documents = {
+        number: document for number, document in enumerate(iter_documents(corpus, split="heldout")) if number in numbers
     }
-    return [
-        {**named.get(loss.number, {}), "domain": loss.domain, "bits_per_byte": round(loss.bits_per_byte, 4)}
-        for loss in worst
-    ]
+    return [_Hard(loss, documents[loss.number]) for loss in worst]
+
+
+def _named(loss: DocumentLoss, document: Document) -> dict[str, Any]:
+    named = {"id": document.id, "path": document.path, "title": document.title}
+    return {**named, "domain": loss.domain, "bits_per_byte": round(loss.bits_per_byte, 4)}
+
+
+def _spans(model: ChatModel, documents: list[Document], config: EvaluateConfig) -> list[dict[str, Any]]:
+    """The hardest passage of each of these documents, with the loss of its tokens."""
+    windows = Windows.of(model, stride=_stride(model, config))
+    texts = [Text(document.path or document.id, document.domain, document.text) for document in documents]
+    return worst_spans(text_losses(model, texts, windows=windows), model.tokenizer, count=len(texts))
 
 
 def _shown(item: Answered, references: dict[str, str]) -> dict[str, Any]:

@@ -80,11 +80,12 @@ class _Shape(NamedTuple):
 
 
 def read_conversations(path: Path, *, max_conversations: int = MAX_CONVERSATIONS) -> list[Conversation]:
-    """Read every conversation of a file: CSV if its name ends in `.csv`, otherwise JSON Lines.
+    """Read every conversation of a file: CSV or TSV if its name ends in `.csv` or `.tsv`, otherwise JSON Lines.
 
     JSON Lines hold one object a line in one of these shapes, the same for the whole file: `messages` with `role` and
     `content` (OpenAI), `conversations` with `from` and `value` (ShareGPT), `instruction`, `input`, `output` (Alpaca),
-    `prompt` and `completion`, `question` and `answer`. CSV has a header with the columns `question` and `answer`.
+    `prompt` and `completion`, `question` and `answer`, `source` and `target` (sentence pairs). CSV and TSV have a
+    header with the columns `question` and `answer`, or `source` and `target`; TSV knows no quotes.
     `system` beside them becomes the first turn; `label` or `policy` becomes the label; other keys are passed over.
 
     Args:
@@ -97,7 +98,9 @@ def read_conversations(path: Path, *, max_conversations: int = MAX_CONVERSATIONS
     """
     problems = _Problems(path)
     lines = _text_lines(path, problems)
-    records = _csv_records(lines, problems) if path.suffix.lower() == ".csv" else _json_records(lines, problems)
+    kind = path.suffix.lower()
+    is_table = kind in (".csv", ".tsv")
+    records = _table_records(lines, problems, is_tsv=kind == ".tsv") if is_table else _json_records(lines, problems)
     found: list[Conversation] = []
     try:
         for line, record, shape in records:
@@ -164,9 +167,12 @@ def _json_records(lines: Iterator[str], problems: _Problems) -> Iterator[tuple[i
         yield number, record, shape
 
 
-def _csv_records(lines: Iterator[str], problems: _Problems) -> Iterator[tuple[int, dict[str, Any], _Shape]]:
+def _table_records(
+    lines: Iterator[str], problems: _Problems, *, is_tsv: bool
+) -> Iterator[tuple[int, dict[str, Any], _Shape]]:
     """Rows with the number of the line on which each begins; a field in quotes may run over several lines."""
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if is_tsv else csv.reader(lines, strict=True)
+    shape = _QUESTION_ANSWER
     header: list[str] | None = None
     began = 1
     try:
@@ -176,7 +182,8 @@ def _csv_records(lines: Iterator[str], problems: _Problems) -> Iterator[tuple[in
                 continue
             if header is None:
                 header = [name.strip().lower() for name in row]
-                if not {"question", "answer"} <= set(header) or len(set(header)) != len(header):
+                shape = next((known for known in _TABLE_SHAPES if set(known.keys) <= set(header)), shape)
+                if not set(shape.keys) <= set(header) or len(set(header)) != len(header):
                     met = ", ".join(f"`{name}`" for name in header)[:200]
                     problems.add(
                         line, f"expected a header with the columns `question` and `answer`, each once, met {met}"
@@ -189,8 +196,8 @@ def _csv_records(lines: Iterator[str], problems: _Problems) -> Iterator[tuple[in
                 cells = zip(header, row, strict=True)
                 yield (
                     line,
-                    {name: cell for name, cell in cells if cell or name in _QUESTION_ANSWER.keys},
-                    _QUESTION_ANSWER,
+                    {name: cell for name, cell in cells if cell or name in shape.keys},
+                    shape,
                 )
     except csv.Error as error:
         problems.add(began, f"expected sound CSV: {error}; the rest of the file was not read")
@@ -293,6 +300,10 @@ def _pair(record: dict[str, Any], *, question: str, answer: str) -> list[Message
 _QUESTION_ANSWER = _Shape(
     "question and answer", ("question", "answer"), lambda record: _pair(record, question="question", answer="answer")
 )
+_SOURCE_TARGET = _Shape(
+    "source and target", ("source", "target"), lambda record: _pair(record, question="source", answer="target")
+)
+_TABLE_SHAPES = (_QUESTION_ANSWER, _SOURCE_TARGET)
 # In order of how much they can say: a record with both `messages` and `prompt` is read as messages.
 _SHAPES = (
     _Shape("messages", ("messages",), _openai),
@@ -304,4 +315,5 @@ _SHAPES = (
         lambda record: _pair(record, question="prompt", answer="completion"),
     ),
     _QUESTION_ANSWER,
+    _SOURCE_TARGET,
 )

@@ -136,7 +136,7 @@ STAGES = (
     ),
     Stage(
         name="evaluate",
-        version=1,
+        version=2,
         command="evaluate",
         wanted=lambda recipe: (
             recipe.evaluate is not None and bool(_evaluate_inputs(recipe).keys() & {"pretrain", "finetune"})

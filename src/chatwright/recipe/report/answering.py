@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from chatwright.recipe.report.facts import RunFacts
+from chatwright.recipe.report.heatmap import spans_part
 from chatwright.recipe.report.markup import (
     Child,
     Html,
@@ -123,7 +124,8 @@ def _said(item: dict[str, Any]) -> str:
 
 def weak_section(run: RunFacts) -> Section | None:
     """Where the models are worst: domains, documents, labels and what was said instead."""
-    parts = [part for part in (_weak_labels(run), _weak_domains(run), _weak_documents(run)) if part is not None]
+    makers = (_weak_labels, _weak_domains, _weak_documents, _weak_spans)
+    parts = [part for part in (make(run) for make in makers) if part is not None]
     return Section("weak", "Weak areas", join(parts)) if parts else None
 
 
@@ -192,6 +194,13 @@ def _weak_documents(run: RunFacts) -> Html | None:
     caption = f"Held-out documents hardest for the {MODEL_NAMES[name]}"
     shown = table(["document", "bits per byte"], rows, caption=caption)
     return join([shown, note("Of those with at least 500 bytes, which are long enough to judge.")])
+
+
+def _weak_spans(run: RunFacts) -> Html | None:
+    scored = _last_scored(run)
+    if scored is None:
+        return None
+    return spans_part(run.read("evaluate", "spans.json").get(scored[0], []), whose=MODEL_NAMES[scored[0]])
 
 
 def _named(item: dict[str, Any]) -> Html:

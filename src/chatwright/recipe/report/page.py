@@ -7,12 +7,13 @@ from pathlib import Path
 
 import chatwright
 from chatwright.foundation import storage
-from chatwright.recipe.report.facts import RECIPE, RunFacts, manifest_paths, read_run
+from chatwright.recipe.report.facts import EVALUATIONS, RECIPE, RunFacts, manifest_paths, read_run
+from chatwright.recipe.report.heatmap import HEAT_STYLE
 from chatwright.recipe.report.look import SCRIPT, STYLE
 from chatwright.recipe.report.markup import Html, Section, element, join, paragraph, script, text
 
 REPORT = "report.html"
-_VERSION = 1  # raised when the same run would give another page
+_VERSION = 2  # raised when the same run would give another page
 _META = "chatwright-made-from"
 _HEAD_BYTES = 4096
 
@@ -40,7 +41,7 @@ def write_report(run_dir: Path) -> Path:
 
 def _digest(run_dir: Path) -> str:
     """Of everything the page depends on: the stages' manifests name all files below them by their SHA-256."""
-    paths = [*manifest_paths(run_dir), run_dir / RECIPE]
+    paths = [*manifest_paths(run_dir), run_dir / RECIPE, *sorted((run_dir / EVALUATIONS).glob("*.json"))]
     found = {path.relative_to(run_dir).as_posix(): storage.digest_file(path) for path in paths if path.is_file()}
     return storage.digest_json([_VERSION, chatwright.__version__, found])
 
@@ -60,6 +61,7 @@ def render(run: RunFacts, *, digest: str = "") -> str:
     from plotly.offline import get_plotlyjs
 
     from chatwright.recipe.report.answering import samples_section, weak_section
+    from chatwright.recipe.report.evaluations import evaluations_section
     from chatwright.recipe.report.origin import lineage_section, making_section
     from chatwright.recipe.report.overview import data_section, summary_section
     from chatwright.recipe.report.scoring import scores_section
@@ -70,6 +72,7 @@ def render(run: RunFacts, *, digest: str = "") -> str:
         scores_section,
         samples_section,
         weak_section,
+        evaluations_section,
         training_section,
         data_section,
         lineage_section,
@@ -93,7 +96,7 @@ def _head(title: str, digest: str, *, scripts: tuple[str, ...]) -> list[Html]:
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("link", rel="icon", href="data:,"),
         element("title", title),
-        Html(f"<style>{STYLE}</style>"),
+        Html(f"<style>{STYLE}{HEAT_STYLE}</style>"),
     ]
 
 

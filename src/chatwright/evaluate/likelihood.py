@@ -1,0 +1,117 @@
+"""Log-probabilities of given tokens, many rows at once: what perplexity, multiple choice and the harness stand on.
+
+Not for making text, and not for windows: whoever calls decides what a row reads and which of its tokens count.
+Legend: B rows, T positions, N scored positions of a batch, V vocabulary, D width.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from chatwright.foundation.errors import UsageError
+from chatwright.model.network import Network
+
+BATCH_TOKENS = 8_192  # padded positions read at once; more is not faster on a CPU and takes more memory
+_SCORES = 2 << 20  # scores held at once: few enough to stay in a processor's cache
+
+
+class Row(NamedTuple):
+    """What the network reads, and the tokens that follow its last `len(targets)` positions."""
+
+    inputs: Sequence[int]
+    targets: Sequence[int]
+
+
+class Scored(NamedTuple):
+    """One row's figures."""
+
+    logprobs: NDArray[np.float32]  # natural logarithm, of each target
+    is_greedy: bool  # every target is the likeliest token; False where it was not asked for
+
+
+class _Flat(NamedTuple):
+    """The same for all scored positions of a batch, one after the other."""
+
+    logprobs: NDArray[np.float32]
+    is_likeliest: NDArray[np.bool_] | None
+
+
+@torch.inference_mode()
+def score_rows(
+    network: Network, rows: Sequence[Row], *, with_greedy: bool = False, batch_tokens: int = BATCH_TOKENS
+) -> list[Scored]:
+    """Score every row, in the order given; each as it would be alone.
+
+    Only scored positions cost an output projection, and scores never stand in memory for more than a few hundred of
+    them.
+
+    Args:
+        network: the model, in evaluation mode.
+        rows: what to score.
+        with_greedy: also find out whether the targets are the likeliest tokens.
+        batch_tokens: padded positions read at once.
+
+    Raises:
+        UsageError: a row exceeds the model's context, or has no target or more targets than inputs.
+    """
+    _require_sound(rows, network.config.context_length)
+    found: list[Scored | None] = [None] * len(rows)
+    for group in _groups(rows, batch_tokens):
+        flat = _score_group(network, [rows[index] for index in group], with_greedy=with_greedy)
+        begin = 0
+        for index in group:
+            end = begin + len(rows[index].targets)
+            likeliest = flat.is_likeliest is not None and bool(flat.is_likeliest[begin:end].all())
+            found[index] = Scored(flat.logprobs[begin:end], likeliest)
+            begin = end
+    return [scored for scored in found if scored is not None]
+
+
+def _require_sound(rows: Sequence[Row], context: int) -> None:
+    for row in rows:
+        if len(row.inputs) > context:
+            raise UsageError(f"a row of {len(row.inputs)} tokens exceeds the model's context of {context}")
+        if not 1 <= len(row.targets) <= len(row.inputs):
+            raise UsageError(f"a row of {len(row.inputs)} tokens cannot have {len(row.targets)} scored ones")
+
+
+def _groups(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[int]]:
+    """Rows of like length together, longest first: whether the memory suffices shows at once."""
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index].inputs))
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // len(rows[order[start]].inputs))
+        yield order[start : start + size]
+        start += size
+
+
+def _score_group(network: Network, rows: Sequence[Row], *, with_greedy: bool) -> _Flat:
+    device = network.lm_head.weight.device
+    width = max(len(row.inputs) for row in rows)
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    for number, row in enumerate(rows):
+        ids[number, : len(row.inputs)] = row.inputs
+    hidden_BTD = network.hidden(torch.from_numpy(ids).to(device))
+    places = [
+        number * width + position
+        for number, row in enumerate(rows)
+        for position in range(len(row.inputs) - len(row.targets), len(row.inputs))
+    ]
+    hidden_ND = hidden_BTD.flatten(0, 1)
+    if len(places) < len(hidden_ND):
+        hidden_ND = hidden_ND[torch.tensor(places, device=device)]
+    targets_N = torch.tensor([token for row in rows for token in row.targets], device=device)
+    step = max(1, _SCORES // network.config.vocabulary_size)
+    logprobs, likeliest = [], []
+    for start in range(0, len(targets_N), step):
+        scores_NV = network.lm_head(hidden_ND[start : start + step]).float()
+        wanted_N = targets_N[start : start + step]
+        logprobs.append(-F.cross_entropy(scores_NV, wanted_N, reduction="none"))
+        if with_greedy:
+            likeliest.append(scores_NV.argmax(-1) == wanted_N)
+    flags = torch.cat(likeliest).cpu().numpy() if with_greedy else None
+    return _Flat(torch.cat(logprobs).cpu().numpy(), flags)

@@ -1,0 +1,118 @@
+"""Items for people to judge: from the answers that a run's models gave, or from a file; with attention checks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chatwright.feedback.study import StudyItem
+from chatwright.foundation import storage
+from chatwright.foundation.errors import DataError, UsageError
+from chatwright.foundation.streams import Permutation, seed_for
+
+
+def items_of_run(run: Path, *, count: int, as_pairs: bool, seed: int = 1) -> list[StudyItem]:
+    """Test questions with the answers of the run's models, drawn at random.
+
+    Args:
+        run: a run with `evaluate/samples.json`.
+        count: questions at most.
+        as_pairs: two models' answers side by side, where they differ; otherwise each answer by itself.
+        seed: of the draw.
+
+    Raises:
+        UsageError: the run has no answers, or pairs are asked for and only one model answered.
+    """
+    path = run / "evaluate" / "samples.json"
+    if not path.is_file():
+        raise UsageError(f"`{run}` has no answers to rate", hint="run its stage `evaluate` with test questions first")
+    told = storage.read_json(path)
+    answered = {name: value["answers"] for name, value in told.items() if value.get("answers")}
+    if not answered or (as_pairs and len(answered) < 2):
+        raise UsageError(f"`{run}` has answers of {len(answered)} models", hint="pairs need two, scales one")
+    size = min(len(answers) for answers in answered.values())
+    order = Permutation(size, seed_for(seed, "rated questions"))
+    items: list[StudyItem] = []
+    names = list(answered)
+    for position in range(size):
+        number = order[position]
+        given = [answered[name][number] for name in names]
+        asked = "\n\n".join(message["content"] for message in given[0]["messages"])
+        topic = str(given[0].get("expected") or "")
+        if as_pairs:
+            answers = (given[0]["answer"], given[1]["answer"])
+            if answers[0] != answers[1]:
+                models = (names[0], names[1])
+                items.append(StudyItem(id=f"q{number}", asked=asked, answers=answers, models=models, topic=topic))
+        else:
+            items += [
+                StudyItem(
+                    id=f"q{number}-{place}",
+                    asked=asked,
+                    answers=(item["answer"],),
+                    models=(name,),
+                    topic=topic,
+                    reference=str(item.get("reference", "")),
+                )
+                for place, (name, item) in enumerate(zip(names, given, strict=True))
+            ]
+        if len(items) >= count:
+            break
+    return items[:count]
+
+
+def items_of_file(path: Path) -> list[StudyItem]:
+    """Items from JSON Lines: `asked`, `answers` (one or two), `models`, optionally `id`, `topic`, `check`, `reference`.
+
+    Raises:
+        DataError: a line that is no item, with its number.
+    """
+    items = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            items.append(_item(json.loads(line), f"item{number}"))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise DataError(f"`{path}:{number}` is no item: {error}") from error
+    return items
+
+
+def _item(value: Any, number: str) -> StudyItem:
+    if not isinstance(value, dict) or not isinstance(value.get("asked"), str):
+        raise ValueError("expected an object with `asked`, a text")
+    answers, models = value["answers"], value["models"]
+    for name, texts in (("answers", answers), ("models", models)):
+        if not isinstance(texts, list) or len(texts) not in (1, 2) or not all(isinstance(t, str) for t in texts):
+            raise ValueError(f"`{name}` must be one or two texts")
+    return StudyItem(
+        id=str(value.get("id", number)),
+        asked=value["asked"],
+        answers=tuple(answers),
+        models=tuple(models),
+        check=value.get("check"),
+        topic=str(value.get("topic", "")),
+        reference=str(value.get("reference", "")),
+    )
+
+
+def with_checks(items: list[StudyItem], *, count: int, seed: int = 1) -> list[StudyItem]:
+    """The items and `count` attention checks among them: an answer whose words are shuffled.
+
+    Whoever reads gives it a coherence of 2 at most, or prefers the answer as it was.
+    """
+    long_enough = [item for item in items if len(item.answers[0].split()) >= 6]
+    checks = []
+    for number, item in enumerate(long_enough[:count]):
+        words = item.answers[0].split()
+        shuffled = np.random.Generator(np.random.PCG64(seed_for(seed, "check", number))).permutation(words)
+        broken = " ".join(str(word) for word in shuffled)
+        if len(item.answers) == 1:
+            answers: tuple[str, ...] = (broken,)
+            models: tuple[str, ...] = ("(check)",)
+            check: dict[str, Any] = {"at_most": {"coherence": 2}}
+        else:
+            answers, models, check = (broken, item.answers[0]), ("(check)", "(check)"), {"choice": "second"}
+        checks.append(StudyItem(id=f"c{number}", asked=item.asked, answers=answers, models=models, check=check))
+    return [*items, *checks]
