@@ -56,6 +56,10 @@ class Preferences(NamedTuple):
     pairs: list[Pair]
     verdicts: list[Verdict]
 
+    def conversations(self) -> list[tuple[Message, ...]]:
+        """What was asked, of each."""
+        return [pair.messages for pair in self.pairs] + [verdict.messages for verdict in self.verdicts]
+
     def as_verdicts(self) -> list[Verdict]:
         """All as single answers: a pair is a good one and a bad one."""
         both = [
