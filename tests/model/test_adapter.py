@@ -7,7 +7,15 @@ import torch
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError, UsageError
-from chatwright.model.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, LoraConfig, load_adapter
+from chatwright.model.adapter import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    ALL_LINEAR,
+    EMBEDDING,
+    Adapter,
+    LoraConfig,
+    load_adapter,
+)
 
 IDS = torch.arange(3, 35).reshape(2, 16)
 SAME = {"atol": 1e-5, "rtol": 0}
@@ -50,6 +58,39 @@ def test_merged_equals_attached(make_network, fields, tokens):
     assert not torch.allclose(base, expected, atol=1e-2)
     adapter.merge(network)
     torch.testing.assert_close(network(IDS).detach(), expected, **SAME)
+
+
+@shapes
+@pytest.mark.parametrize("targets", [ALL_LINEAR, (*ALL_LINEAR, EMBEDDING)])
+def test_folded_equals_beside(make_network, monkeypatch, fields, targets):
+    """Scores and gradients do not depend on whether an update is folded into the weights or computed beside them."""
+    network = make_network(std=0.1, **fields).requires_grad_(False)
+    adapter = trained(network, LoraConfig(rank=2, targets=targets), trained_tokens=(1, 5))
+    found = []
+    for folds in (True, False):
+        monkeypatch.setattr(Adapter, "_folds", lambda self, rows, columns, folds=folds: folds)
+        handles = adapter.attach(network)
+        scores = network(IDS)
+        gradients = torch.autograd.grad(scores.square().mean(), list(adapter.parameters()))
+        found.append((scores.detach(), gradients))
+        for handle in handles:
+            handle.remove()
+    torch.testing.assert_close(found[0][0], found[1][0], **SAME)
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rank", [1, 8])  # beside the layers, folded into them
+def test_switched_off_the_network_is_its_base_and_detached_it_is_again(make_network, rank):
+    network = make_network()
+    base = network(IDS).detach()
+    adapter = trained(network, LoraConfig(rank=rank, targets=(*ALL_LINEAR, EMBEDDING)), trained_tokens=(3,))
+    handles = adapter.attach(network)
+    with adapter.switched_off():
+        assert torch.equal(network(IDS).detach(), base)
+    assert not torch.equal(network(IDS).detach(), base)
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(network(IDS).detach(), base)
 
 
 def test_the_update_is_that_of_the_paper_and_of_peft(make_network):

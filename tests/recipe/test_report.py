@@ -1,5 +1,6 @@
 """The report: whole from a known run, safe whatever stands in the documents, and not written again for nothing."""
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ from chatwright.recipe.report.answering import Verdict, choose
 from chatwright.recipe.report.facts import STAGE_NAMES, key_figures, read_run
 from chatwright.recipe.report.figures import curve_of
 from chatwright.recipe.report.markup import Html, data_block, element, table
+from chatwright.recipe.report.scoring import scores_section
 
 CHROMIUM = "/usr/bin/chromium"
 CHROMIUM_ARGUMENTS = [
@@ -102,6 +104,17 @@ def test_gain_and_forgetting_stand_in_one_picture(page):
     before, after = page.data["balance"]["data"]
     assert (before["y"][0], before["x"][0], after["x"][0]) == ("test answers", 3.0, 1.0)
     assert (before["y"][1], before["x"][1], after["x"][1]) == ("all documents", 2.0, 2.031)
+
+
+@pytest.mark.parametrize(("lost", "is_explained"), [(0.031, False), (0.291, True)])
+def test_much_forgetting_is_explained(tmp_path, lost, is_explained):
+    run = read_run(write_run(tmp_path / "run"))
+    stage = run.stages["finetune"]
+    summary = {**stage.summary, "forgetting": {"all": lost}}
+    changed = dataclasses.replace(stage, facts={**stage.facts, "summary": summary})
+    text = str(scores_section(dataclasses.replace(run, stages={**run.stages, "finetune": changed})).body)
+    assert ("forgot 0.291 bits per byte" in text) is is_explained
+    assert ("A larger" in text) is is_explained
 
 
 def test_text_of_documents_and_models_stays_text(page):

@@ -85,7 +85,7 @@ data = "chats/train.jsonl"
 test = "chats/test.jsonl"
 epochs = 2
 batch_rows = 4
-micro_rows = 4
+micro_tokens = 64
 replay_length = 32
 checkpoint_every = 2
 lora = { rank = 2 }

@@ -48,3 +48,22 @@ def test_masked_positions_cost_no_output_projection():
     batch = masked_batch()
     next_token(network, batch)
     assert sum(rows) == batch.num_targets < batch.targets_BT.numel()
+
+
+def test_documents_that_share_a_row_are_read_as_if_each_stood_alone():
+    network = new_network(deep=True)
+    ids = torch.randint(VOCABULARY, (2, 7), generator=torch.Generator().manual_seed(5))
+    row = torch.cat([ids[0, :4], ids[1, :3]]).unsqueeze(0)
+    together = network.hidden(row, documents_BT=torch.tensor([[0, 0, 0, 0, 1, 1, 1]]))
+    torch.testing.assert_close(together[:, :4], network.hidden(ids[:1, :4]))
+    torch.testing.assert_close(together[:, 4:], network.hidden(ids[1:, :3]))
+
+
+def test_packed_documents_lose_what_they_lose_in_rows_of_their_own():
+    network = new_network(deep=True)
+    batch = full_batch()
+    ids, targets = batch.ids_BT[:2], batch.targets_BT[:2]
+    documents = torch.arange(2).repeat_interleave(ids.shape[1]).unsqueeze(0)
+    packed = MicroBatch(ids.reshape(1, -1), targets.reshape(1, -1), targets.numel(), documents_BT=documents)
+    apart = MicroBatch(ids, targets, targets.numel())
+    torch.testing.assert_close(next_token(network, packed), next_token(network, apart))

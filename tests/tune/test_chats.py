@@ -1,14 +1,17 @@
 """Conversations as batches: what is learned, what is left out, and an order that the step alone decides."""
 
+import itertools
+
 import numpy as np
 import pytest
+import torch
 
 from chatwright.feedback.conversations import Conversation, Message, read_conversations
 from chatwright.foundation.errors import DataError
 from chatwright.model.prompts import ChatEncoder
 from chatwright.tokens.order import WindowOrder
 from chatwright.train.batches import IGNORED
-from chatwright.tune.chats import ChatSource, Sample, collate, encode_samples, leave_out, opening
+from chatwright.tune.chats import ChatSource, Sample, collate, encode_samples, leave_out, opening, pack
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +96,24 @@ def samples(count):
 
 
 def source(count=7, **fields):
-    settings = {"rows": 3, "micro_rows": 2, "seed": 4, "fingerprint": "f"} | fields
+    settings = {"rows": 3, "micro_tokens": 8, "seed": 4, "fingerprint": "f"} | fields
     return ChatSource(samples(count), **settings)
 
 
 def numbers(batches):
-    return [int(row[0]) for batch in batches for row in batch.ids_BT]
+    """The samples of a step, each found by its number once."""
+    rows = [
+        zip(*pair, strict=True)
+        for batch in batches
+        for pair in zip(batch.ids_BT.tolist(), documents(batch), strict=True)
+    ]
+    return [number for row in rows for number, _ in dict.fromkeys(place for place in row if place[1] >= 0)]
+
+
+def documents(batch):
+    if batch.documents_BT is not None:
+        return batch.documents_BT.tolist()
+    return torch.where(batch.targets_BT == IGNORED, -1, 0).tolist()
 
 
 def test_a_step_is_a_pure_function_of_its_number():
@@ -109,7 +124,7 @@ def test_a_step_is_a_pure_function_of_its_number():
 
 
 def test_every_sample_comes_once_in_each_epoch():
-    seen = [number for step in range(14) for number in sorted(numbers(source(rows=1, micro_rows=1).step(step)))]
+    seen = [number for step in range(14) for number in sorted(numbers(source(rows=1).step(step)))]
     assert sorted(seen[:7]) == sorted(seen[7:]) == list(range(7))
     assert seen[:7] != seen[7:]  # and in another order
 
@@ -120,14 +135,36 @@ def test_epochs_that_end_within_a_step_lose_no_sample():
 
 
 def test_rows_of_a_micro_batch_are_padded_at_the_right_without_a_target():
-    batch = collate([Sample([5, 6], [IGNORED, 7]), Sample([1, 2, 3, 4], [2, 3, 4, 5])])
+    batch = collate([[Sample([5, 6], [IGNORED, 7])], [Sample([1, 2, 3, 4], [2, 3, 4, 5])]])
     assert batch.ids_BT.tolist() == [[5, 6, 0, 0], [1, 2, 3, 4]]
     assert batch.targets_BT.tolist() == [[IGNORED, 7, IGNORED, IGNORED], [2, 3, 4, 5]]
     assert batch.num_targets == 5
 
 
-def test_micro_batches_hold_at_most_their_rows():
-    assert [len(batch.ids_BT) for batch in source(rows=5, micro_rows=2).step(0)] == [2, 2, 1]
+def test_samples_that_share_a_row_are_told_apart():
+    batch = collate([[Sample([5, 6], [IGNORED, 7]), Sample([1], [2])], [Sample([8], [9])]])
+    assert batch.ids_BT.tolist() == [[5, 6, 1], [8, 0, 0]]
+    assert batch.targets_BT.tolist() == [[IGNORED, 7, 2], [9, IGNORED, IGNORED]]
+    assert batch.documents_BT.tolist() == [[0, 0, 1], [0, -1, -1]]
+
+
+def test_packing_keeps_every_sample_and_wastes_little():
+    drawn = np.random.default_rng(3).integers(1, 60, 200)
+    rows = pack([Sample([1] * int(length), [1] * int(length)) for length in drawn], length=128)
+    lengths = [[len(sample.inputs) for sample in row] for row in rows]
+    assert sorted(itertools.chain(*lengths)) == sorted(drawn.tolist())
+    assert all(sum(row) <= 128 for row in lengths)
+    assert sum(drawn) / (128 * len(rows)) > 0.97
+
+
+def test_a_sample_longer_than_a_row_gets_one_of_its_length():
+    rows = pack([Sample([1] * 9, [1] * 9), Sample([1], [1]), Sample([1] * 8, [1] * 8)], length=4)
+    assert [[len(sample.inputs) for sample in row] for row in rows] == [[9], [8, 1]]
+
+
+def test_micro_batches_hold_at_most_their_tokens():
+    assert all(batch.ids_BT.numel() <= 8 for batch in source(rows=5, micro_tokens=8).step(0))
+    assert len(source(rows=5, micro_tokens=1000).step(0)) == 1
 
 
 class Stream:
@@ -154,7 +191,8 @@ def test_base_text_is_replayed_beside_the_conversations_with_every_token_learned
 
 def test_replayed_windows_move_on_from_step_to_step():
     mixed = source(replay=WindowOrder(Stream(), length=8, seed=1), replay_rows=2)
-    firsts = [number for step in range(8) for number in numbers(mixed.step(step)) if number >= 1000]
+    windows = [batch.ids_BT.reshape(-1, 8) for step in range(8) for batch in mixed.step(step) if batch.keeps_base]
+    firsts = torch.cat(windows)[:, 0].tolist()
     assert len(set(firsts)) == len(firsts) == 16
 
 

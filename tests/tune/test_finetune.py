@@ -59,7 +59,14 @@ def material(tmp_path_factory, make_network, tiny_tokenizer):
 
 def context(material, output, *, stop=None, with_tokens=True, **fields):
     output.mkdir(exist_ok=True)
-    settings = {"epochs": 4, "batch_rows": 4, "micro_rows": 4, "device": "cpu", "precision": "float32", "threads": 1}
+    settings = {
+        "epochs": 4,
+        "batch_rows": 4,
+        "micro_tokens": 128,
+        "device": "cpu",
+        "precision": "float32",
+        "threads": 1,
+    }
     settings |= {"test": str(material / "test.jsonl"), "checkpoint_every": 3, "lora": {"rank": 4}} | fields
     if settings.get("method") == "all":
         del settings["lora"]

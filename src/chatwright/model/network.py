@@ -106,8 +106,9 @@ class Attention(nn.Module):
         x_BTD: Float[Tensor, "B T D"],
         angles: Angles,
         cache: LayerCache | None = None,
+        mask_B1TT: Tensor | None = None,  # noqa: N803 - the shape suffix of this file's legend
     ) -> Float[Tensor, "B T D"]:
-        """Each position reads itself and what came before, in `cache` too."""
+        """Each position reads itself and what came before, in `cache` too, or what a mask of its own allows."""
         batch, time, _ = x_BTD.shape
         shape = (batch, time, -1, self._config.head_width)
         q_BHTK = self.q_proj(x_BTD).view(shape)
@@ -117,7 +118,7 @@ class Attention(nn.Module):
             q_BHTK, k_BGTK = self.q_norm(q_BHTK), self.k_norm(k_BGTK)
         q_BHTK = rotate(q_BHTK.transpose(1, 2), *angles)
         k_BGTK = rotate(k_BGTK.transpose(1, 2), *angles)
-        mask = None
+        mask = mask_B1TT
         if cache is not None:
             k_BGTK, v_BGTK, mask = cache.append(k_BGTK, v_BGTK)
         y_BHTK = F.scaled_dot_product_attention(
@@ -156,10 +157,14 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(
-        self, x_BTD: Float[Tensor, "B T D"], angles: Angles, cache: LayerCache | None = None
+        self,
+        x_BTD: Float[Tensor, "B T D"],
+        angles: Angles,
+        cache: LayerCache | None = None,
+        mask_B1TT: Tensor | None = None,
     ) -> Float[Tensor, "B T D"]:
         """One layer."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), angles, cache)
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), angles, cache, mask_B1TT)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))  # type: ignore[no-any-return]
 
 
@@ -171,6 +176,20 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocabulary_size, config.width)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = Norm(config.width, config.norm_epsilon)
+
+
+def _starts(documents_BT: Tensor) -> Tensor:
+    """For each position, where its document begins in its row."""
+    index_T = torch.arange(documents_BT.shape[1], device=documents_BT.device)
+    begins_BT = torch.ones_like(documents_BT, dtype=torch.bool)
+    begins_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    return torch.where(begins_BT, index_T, 0).cummax(1).values
+
+
+def _same_document(documents_BT: Tensor) -> Tensor:
+    """Who may read whom: earlier positions of the same document."""
+    same_BTT = documents_BT.unsqueeze(2) == documents_BT.unsqueeze(1)
+    return same_BTT.tril().unsqueeze(1)
 
 
 class Network(nn.Module):
@@ -199,16 +218,32 @@ class Network(nn.Module):
             else:
                 nn.init.normal_(parameter, std=INITIAL_STD, generator=generator)
 
-    def hidden(self, ids_BT: Int[Tensor, "B T"], cache: NetworkCache | None = None) -> Float[Tensor, "B T D"]:
-        """The normalised state at each position. With a cache, positions continue each row's own length."""
+    def hidden(
+        self,
+        ids_BT: Int[Tensor, "B T"],
+        cache: NetworkCache | None = None,
+        documents_BT: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """The normalised state at each position. With a cache, positions continue each row's own length.
+
+        Args:
+            ids_BT: tokens.
+            cache: what the rows have read before.
+            documents_BT: which document of its row each position belongs to, where several share one. Each is read as
+                if it stood alone: positions count from its start, and no other is seen. Not with a cache.
+        """
         batch, time = ids_BT.shape
         positions_BT = torch.arange(time, device=ids_BT.device).expand(batch, time)
+        mask_B1TT = None
         if cache is not None:
             positions_BT = positions_BT + cache.lengths_B.unsqueeze(1)
+        elif documents_BT is not None:
+            positions_BT = positions_BT - _starts(documents_BT)
+            mask_B1TT = _same_document(documents_BT)
         x_BTD = self.model.embed_tokens(ids_BT)
         angles = self._rotary(positions_BT, x_BTD.dtype)
         for number, block in enumerate(self.model.layers):
-            x_BTD = block(x_BTD, angles, None if cache is None else cache.layer(number))
+            x_BTD = block(x_BTD, angles, None if cache is None else cache.layer(number), mask_B1TT)
         if cache is not None:
             cache.advance(time)
         return self.model.norm(x_BTD)  # type: ignore[no-any-return]

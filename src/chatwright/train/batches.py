@@ -19,13 +19,21 @@ class MicroBatch(NamedTuple):
     targets_BT: Tensor  # noqa: N815 - IGNORED where nothing is learned
     num_targets: int
     weight: float = 1.0  # of its targets in the step's mean, beside those of other micro-batches
+    keeps_base: bool = False  # it guards what the base predicts, rather than teaching its targets
+    documents_BT: Tensor | None = None  # noqa: N815 - which document of its row a position belongs to, where many share
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on a device."""
         if device.type == "cpu":
             return self
-        ids, targets = (tensor.pin_memory().to(device, non_blocking=True) for tensor in self[:2])
-        return MicroBatch(ids, targets, self.num_targets, self.weight)
+        documents_BT = self.documents_BT if self.documents_BT is None else _moved(self.documents_BT, device)
+        return self._replace(
+            ids_BT=_moved(self.ids_BT, device), targets_BT=_moved(self.targets_BT, device), documents_BT=documents_BT
+        )
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class BatchSource(Protocol):

@@ -24,7 +24,7 @@ class Objective(Protocol):
 
 def next_token(network: Network, batch: MicroBatch) -> Tensor:
     """Cross-entropy of each target, summed. Positions without a target cost no output projection."""
-    hidden_ND = network.hidden(batch.ids_BT).flatten(0, 1)
+    hidden_ND = network.hidden(batch.ids_BT, documents_BT=batch.documents_BT).flatten(0, 1)
     targets_N = batch.targets_BT.flatten()
     if batch.num_targets < targets_N.numel():
         kept_N = targets_N != IGNORED

@@ -9,7 +9,7 @@ from pydantic import Field
 from chatwright.foundation import storage
 from chatwright.foundation.config import Config
 from chatwright.foundation.console import say
-from chatwright.foundation.devices import Placement, PrecisionName, settled_placement
+from chatwright.foundation.devices import Placement
 from chatwright.foundation.errors import RefusedError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.streams import seed_for
@@ -21,14 +21,15 @@ from chatwright.tokens.shards import TokenData
 from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
 from chatwright.train.batches import WindowSource
 from chatwright.train.heldout import HeldoutCheck, sample_documents
-from chatwright.train.loop import LoopConfig, Trainer
+from chatwright.train.loop import Trainer
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.ranks import Ranks
 from chatwright.train.schedule import ScheduleConfig
+from chatwright.train.settings import TrainingConfig
 
 
-class PretrainConfig(Config):
+class PretrainConfig(TrainingConfig):
     """Length, batch and learning of the pretraining."""
 
     steps: int = Field(default=500, ge=1)
@@ -36,14 +37,6 @@ class PretrainConfig(Config):
     micro_rows: int = Field(default=16, ge=1)  # windows at once; gradients are accumulated over the batch
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    device: str = "auto"
-    precision: PrecisionName = "auto"
-    threads: int = Field(default=0, ge=0)  # 0: all usable cores
-    evaluate_every: int = Field(default=100, ge=1)  # steps
-    heldout_tokens: int = Field(default=8192, ge=1)  # of each domain, for the measurements during training
-    checkpoint_every: int = Field(default=100, ge=1)  # steps
-    keep_checkpoints: int = Field(default=2, ge=1)
-    log_every: int = Field(default=10, ge=1)
 
 
 class PretrainInputs(Config):
@@ -62,28 +55,13 @@ def run(context: StageContext) -> dict[str, Any]:
     if data.tokenizer_digest != tokenizer.digest:
         raise RefusedError("the token shards were made with another tokenizer", hint="delete `tokens/` and run again")
     network = build_network(config.model, tokenizer, seed=context.seed, base=context.inputs.get("base"))
-    with Ranks().first_ahead():  # one probe decides for all
-        placement = settled_placement(
-            context.output,
-            device=settings.device,
-            precision=settings.precision,
-            threads=settings.threads,
-            width=network.config.width,
-        )
+    placement = settings.settle(context.output, width=network.config.width)
     _introduce(network, settings, placement)
     train = data.split("train")
     order = WindowOrder(train, length=network.config.context_length, seed=context.seed)
     fingerprint = storage.digest_json([train.digest, context.seed, settings.batch_rows, network.config.context_length])
     heldout = sample_documents(data.split("heldout"), tokens_per_domain=settings.heldout_tokens)
     check = HeldoutCheck(network, heldout, end_of_text=tokenizer.end_of_text) if heldout else None
-    loop = LoopConfig(
-        steps=settings.steps,
-        checkpoint_every=settings.checkpoint_every,
-        keep_checkpoints=settings.keep_checkpoints,
-        evaluate_every=settings.evaluate_every,
-        log_every=settings.log_every,
-        seed=context.seed,
-    )
     trainer = Trainer(
         network=network,
         trained=network,
@@ -91,7 +69,7 @@ def run(context: StageContext) -> dict[str, Any]:
         source=WindowSource(
             order=order, rows=settings.batch_rows, micro_rows=settings.micro_rows, fingerprint=fingerprint
         ),
-        config=loop,
+        config=settings.loop(steps=settings.steps, seed=context.seed),
         optimizer=settings.optimizer,
         schedule=settings.schedule,
         placement=placement,

@@ -17,6 +17,9 @@ from chatwright.model.prompts import ChatEncoder
 from chatwright.tokens.order import WindowOrder
 from chatwright.train.batches import IGNORED, MicroBatch
 
+# Samples share rows of this length: attention inside a row costs its square, much padding costs as well.
+_ROW_TOKENS = 128
+
 
 class Sample(NamedTuple):
     """Inputs, and at each position the id to predict or IGNORED."""
@@ -94,7 +97,7 @@ class ChatSource:
     Args:
         samples: what to learn.
         rows: samples a step.
-        micro_rows: rows at once.
+        micro_tokens: tokens at once; more where a single sample has more.
         seed: of the order.
         fingerprint: of samples, order and replay.
         replay: base text, or None.
@@ -108,7 +111,7 @@ class ChatSource:
         samples: Sequence[Sample],
         *,
         rows: int,
-        micro_rows: int,
+        micro_tokens: int,
         seed: int,
         fingerprint: str,
         replay: WindowOrder | None = None,
@@ -119,7 +122,7 @@ class ChatSource:
         self._samples = samples
         self._variation = variation
         self._rows = rows
-        self._micro_rows = micro_rows
+        self._micro_tokens = micro_tokens
         self._seed = seed
         self._replay = replay
         self._replay_rows = replay_rows if replay is not None else 0
@@ -127,14 +130,20 @@ class ChatSource:
         self.fingerprint = fingerprint
 
     def step(self, number: int) -> list[MicroBatch]:
-        """The step's samples, rows of like length together so that little is padding; base text by itself."""
+        """The step's samples, packed so that little is padding; base text by itself."""
         chosen = [self._sample(number * self._rows + row) for row in range(self._rows)]
-        chosen.sort(key=lambda sample: len(sample.inputs))
-        replayed = self._collated(self._replayed(number))
-        return [*self._collated(chosen), *(batch._replace(weight=self._replay_weight) for batch in replayed)]
+        replayed = self._packed(self._replayed(number))
+        return [
+            *self._packed(chosen),
+            *(batch._replace(weight=self._replay_weight, keeps_base=True) for batch in replayed),
+        ]
 
-    def _collated(self, rows: Sequence[Sample]) -> list[MicroBatch]:
-        return [collate(rows[start : start + self._micro_rows]) for start in range(0, len(rows), self._micro_rows)]
+    def _packed(self, samples: Sequence[Sample]) -> list[MicroBatch]:
+        if not samples:
+            return []
+        rows = pack(samples, length=min(_ROW_TOKENS, self._micro_tokens))
+        rows_at_once = max(1, self._micro_tokens // sum(len(sample.inputs) for sample in rows[0]))
+        return [collate(rows[start : start + rows_at_once]) for start in range(0, len(rows), rows_at_once)]
 
     def _replayed(self, number: int) -> list[Sample]:
         if self._replay is None or not self._replay_rows:
@@ -151,9 +160,42 @@ class ChatSource:
         return sample if draw < self._variation.whole_share else opening(sample, self._variation.num_targets)
 
 
-def collate(samples: Sequence[Sample]) -> MicroBatch:
-    """Rows padded at the right: causal attention never reads the padding, and no target stands on it."""
-    width = max(len(sample.inputs) for sample in samples)
-    ids_BT = torch.tensor([[*s.inputs, *[0] * (width - len(s.inputs))] for s in samples])
-    targets_BT = torch.tensor([[*s.targets, *[IGNORED] * (width - len(s.targets))] for s in samples])
-    return MicroBatch(ids_BT, targets_BT, int((targets_BT != IGNORED).sum()))
+def pack(samples: Sequence[Sample], *, length: int) -> list[list[Sample]]:
+    """Rows of several samples each, at most `length` tokens long or as long as the longest sample.
+
+    Best-fit decreasing (Johnson 1973): the longest first, each into the fullest row that still takes it.
+    """
+    length = max(length, *(len(sample.inputs) for sample in samples))
+    rows: list[list[Sample]] = []
+    space: list[int] = []
+    for sample in sorted(samples, key=lambda sample: -len(sample.inputs)):
+        fitting = [row for row, left in enumerate(space) if left >= len(sample.inputs)]
+        if not fitting:
+            fitting = [len(rows)]
+            rows.append([])
+            space.append(length)
+        row = min(fitting, key=lambda row: space[row])
+        rows[row].append(sample)
+        space[row] -= len(sample.inputs)
+    return rows
+
+
+def collate(rows: Sequence[Sequence[Sample]]) -> MicroBatch:
+    """Rows of samples that do not see each other, padded at the right: no target stands on the padding."""
+    width = max(sum(len(sample.inputs) for sample in row) for row in rows)
+    ids_BT = torch.zeros(len(rows), width, dtype=torch.int64)
+    targets_BT = torch.full_like(ids_BT, IGNORED)
+    documents_BT = torch.full_like(ids_BT, -1)
+    for number, row in enumerate(rows):
+        start = 0
+        for index, sample in enumerate(row):
+            place = slice(start, start + len(sample.inputs))
+            ids_BT[number, place] = torch.tensor(sample.inputs)
+            targets_BT[number, place] = torch.tensor(sample.targets)
+            documents_BT[number, place] = index
+            start = place.stop
+    # Where each row holds one sample, causal attention alone keeps the padding unread, and is faster than a mask.
+    shared = any(len(row) > 1 for row in rows)
+    return MicroBatch(
+        ids_BT, targets_BT, int((targets_BT != IGNORED).sum()), documents_BT=documents_BT if shared else None
+    )

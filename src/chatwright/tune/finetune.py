@@ -11,9 +11,7 @@ from torch import nn
 
 from chatwright.feedback.conversations import Conversation, read_conversations
 from chatwright.foundation import storage
-from chatwright.foundation.config import Config
 from chatwright.foundation.console import say
-from chatwright.foundation.devices import PrecisionName, settled_placement
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.streams import seed_for
 from chatwright.model.adapter import Adapter, LoraConfig
@@ -21,15 +19,17 @@ from chatwright.model.directory import LoadedModel, load_model, save_model
 from chatwright.model.network import Network
 from chatwright.model.prompts import ChatEncoder
 from chatwright.tokens.order import WindowOrder
-from chatwright.tokens.shards import TokenData
+from chatwright.tokens.shards import TokenData, TokenDocument
 from chatwright.tokens.tokenizer import TURN_END, TURN_START
-from chatwright.train.heldout import by_domain, document_losses
-from chatwright.train.loop import LoopConfig, Trainer
+from chatwright.train.heldout import by_domain, document_losses, sample_documents
+from chatwright.train.loop import Trainer
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.ranks import Ranks
 from chatwright.train.schedule import ScheduleConfig
+from chatwright.train.settings import TrainingConfig
 from chatwright.tune.chats import ChatSource, Sample, Variation, collate, encode_samples
+from chatwright.tune.keeping import KeepingBase
 
 REPORT = "report.json"
 
@@ -40,6 +40,7 @@ class TuneOptimizerConfig(OptimizerConfig):
     kind: Literal["muon", "adamw"] = "adamw"
     learning_rate: float = Field(default=2e-3, gt=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
+    beta2: float = Field(default=0.99, ge=0, lt=1)  # a fine-tune's few targets a step are noisy
 
 
 class TuneScheduleConfig(ScheduleConfig):
@@ -49,7 +50,7 @@ class TuneScheduleConfig(ScheduleConfig):
     cooldown_share: float = Field(default=0.95, ge=0, le=1)
 
 
-class FinetuneConfig(Config):
+class FinetuneConfig(TrainingConfig):
     """What is learned, by how few parameters, and what guards the rest."""
 
     data: str  # conversations: JSON Lines or CSV
@@ -58,7 +59,7 @@ class FinetuneConfig(Config):
     lora: LoraConfig = LoraConfig()
     epochs: float = Field(default=4.0, gt=0)  # passes over the conversations
     batch_rows: int = Field(default=16, ge=1)  # conversations a step
-    micro_rows: int = Field(default=8, ge=1)  # rows at once
+    micro_tokens: int = Field(default=4096, ge=1)  # at once; the result does not depend on it, the memory does
     whole_share: float = Field(default=1.0, gt=0, le=1)  # of samples learned to the end; for answers that recur: less
     opening_tokens: int = Field(default=12, ge=1)  # of the answer, that the other samples are learned to
     word_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of the user's tokens left out, anew in each pass
@@ -67,12 +68,8 @@ class FinetuneConfig(Config):
     replay_length: int = Field(default=128, ge=2)  # tokens of a row of base text
     optimizer: TuneOptimizerConfig = TuneOptimizerConfig()
     schedule: TuneScheduleConfig = TuneScheduleConfig()
-    device: str = "auto"
-    precision: PrecisionName = "auto"
-    threads: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=200, ge=1)  # steps
-    checkpoint_every: int = Field(default=100, ge=1)  # steps
-    log_every: int = Field(default=10, ge=1)
+    heldout_tokens: int = Field(default=16_384, ge=1)  # of each domain, to see what is forgotten
 
     def problems(self) -> Iterator[str]:
         """What would have no effect is not accepted."""
@@ -87,7 +84,7 @@ class _Task(NamedTuple):
 
     test: list[Conversation]
     samples: list[Sample]
-    heldout: Any  # TokenSplit of the base's documents, or None
+    heldout: list[TokenDocument]  # of the base's documents, a sample of each domain
     end_of_text: int
 
 
@@ -99,14 +96,7 @@ def run(context: StageContext) -> dict[str, Any]:
     encoder = ChatEncoder(tokenizer)
     length = network.config.context_length
     samples = encode_samples(read_conversations(Path(config.data)), encoder, context_length=length)
-    with Ranks().first_ahead():  # one probe decides for all
-        placement = settled_placement(
-            context.output,
-            device=config.device,
-            precision=config.precision,
-            threads=config.threads,
-            width=network.config.width,
-        )
+    placement = config.settle(context.output, width=network.config.width)
     network.to(placement.device)
     data = TokenData(context.inputs["tokens"]) if "tokens" in context.inputs else None
     task = _task(config, encoder, data, tokenizer.end_of_text, length)
@@ -118,15 +108,9 @@ def run(context: StageContext) -> dict[str, Any]:
     trainer = Trainer(
         network=network,
         trained=trained,
-        objective=next_token,
+        objective=KeepingBase(network, trained),
         source=_source(config, samples, data, length=length, seed=context.seed),
-        config=LoopConfig(
-            steps=_num_steps(config, len(samples)),
-            checkpoint_every=config.checkpoint_every,
-            evaluate_every=config.evaluate_every,
-            log_every=config.log_every,
-            seed=context.seed,
-        ),
+        config=config.loop(steps=_num_steps(config, len(samples)), seed=context.seed),
         optimizer=config.optimizer,
         schedule=config.schedule,
         placement=placement,
@@ -157,7 +141,8 @@ def _num_steps(config: FinetuneConfig, samples: int) -> int:
 def _task(config: FinetuneConfig, encoder: ChatEncoder, data: TokenData | None, end_of_text: int, length: int) -> _Task:
     test = read_conversations(Path(config.test)) if config.test else []
     samples = encode_samples(test, encoder, context_length=length)
-    return _Task(test, samples, None if data is None else data.split("heldout"), end_of_text)
+    heldout = [] if data is None else sample_documents(data.split("heldout"), tokens_per_domain=config.heldout_tokens)
+    return _Task(test, samples, heldout, end_of_text)
 
 
 def _trained_part(config: FinetuneConfig, base: LoadedModel, *, seed: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -197,7 +182,7 @@ def _source(
     return ChatSource(
         samples,
         rows=config.batch_rows,
-        micro_rows=config.micro_rows,
+        micro_tokens=config.micro_tokens,
         seed=seed,
         fingerprint=fingerprint,
         replay=replay,
@@ -213,7 +198,7 @@ def _test_figures(network: Network, task: _Task, *, rows: int = 64) -> dict[str,
     device = network.lm_head.weight.device
     ordered = sorted(task.samples, key=lambda sample: len(sample.inputs))
     nats = sum(
-        float(next_token(network, collate(ordered[start : start + rows]).to(device)))
+        float(next_token(network, collate([[sample] for sample in ordered[start : start + rows]]).to(device)))
         for start in range(0, len(ordered), rows)
     )
     num_bytes = sum(
@@ -228,9 +213,9 @@ def _measure(network: Network, task: _Task) -> dict[str, Any]:
     result: dict[str, Any] = {}
     if task.samples:
         result["test_bits_per_byte"] = _test_figures(network, task)["test_bits_per_byte"]
-    if task.heldout is not None and len(task.heldout):
+    if task.heldout:
         length = network.config.context_length
-        losses = document_losses(network, task.heldout.documents(), end_of_text=task.end_of_text, stride=length)
+        losses = document_losses(network, task.heldout, end_of_text=task.end_of_text, stride=length)
         result["heldout"] = by_domain(losses)
     return result
 

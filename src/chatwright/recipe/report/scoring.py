@@ -192,5 +192,33 @@ def _balance(run: RunFacts) -> Html | None:
             drawn,
             table(["measured on", "before", "after", "change"], rows, caption="Bits per byte before and after"),
             note(how),
+            *_why_forgotten(run),
         ]
     )
+
+
+# Bits per byte; what a fine-tune may cost on the base's documents without a word of explanation.
+_FORGETTING_ALLOWED = 0.05
+
+
+def _why_forgotten(run: RunFacts) -> list[Html]:
+    """Where more was forgotten than is usual: how much, what guarded the base, and what would guard it better."""
+    stage = run.stages["finetune"]
+    lost = (stage.summary.get("forgetting") or {}).get("all")
+    if lost is None or lost <= _FORGETTING_ALLOWED:
+        return []
+    share, replay = stage.summary.get("share"), stage.config.get("replay_share")
+    guard = (
+        f"the base's predictions on replayed text were guarded (`replay_share = {replay}`, "
+        f"`replay_weight = {stage.config.get('replay_weight')}`)"
+        if replay and "tokens" in stage.inputs
+        else "nothing of the base's text was replayed"
+    )
+    return [
+        note(
+            f"This fine-tune forgot {decimal(lost)} bits per byte of the base's documents. It trained {percent(share)} "
+            f"of the parameters over {count(stage.summary.get('steps', 0))} steps, and {guard}. Small models forget "
+            "most, for what they learn has to share few parameters with what they know. A larger `replay_weight`, "
+            "a lower learning rate or fewer steps forget less, and learn less of the task in the same time.",
+        )
+    ]
