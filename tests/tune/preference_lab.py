@@ -81,13 +81,13 @@ def make_base(folder: Path) -> Path:
     write_documents(folder / "tokens", documents, tokenizer)
     samples = [(question, manner.format(topic)) for question in QUESTIONS for manner in MANNERS for topic in TOPICS if topic in question]  # fmt: skip
     chats = [Conversation(messages=(Message("user", asked), Message("assistant", said)), source="lab") for asked, said in samples]  # fmt: skip
-    shape = {"width": 64, "layers": 2, "heads": 4, "key_heads": 4, "head_width": 16, "mlp_width": 128, "context_length": 64}  # fmt: skip
+    shape = {"width": 64, "layers": 2, "heads": 4, "key_heads": 4, "head_width": 16, "mlp_width": 128, "context_length": 128}  # fmt: skip
     network = Network(ModelConfig(**shape, vocabulary_size=tokenizer.size))
     network.initialise(torch.Generator().manual_seed(1))
     source = ChatSource(
-        encode_samples(chats, ChatEncoder(tokenizer), context_length=64),
+        encode_samples(chats, ChatEncoder(tokenizer), context_length=128),
         rows=32,
-        micro_rows=32,
+        micro_tokens=4096,
         seed=1,
         fingerprint="lab",
         replay=WindowOrder(TokenData(folder / "tokens").split("train"), length=48, seed=1),

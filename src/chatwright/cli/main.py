@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from chatwright.cli import improving
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
 
@@ -262,6 +263,9 @@ def lineage(model: ModelPath, as_json: AsJson = False) -> None:
 
     chain = lineage_of(model)
     typer.echo(json.dumps(chain, indent=2) if as_json else "\n".join(as_lines(chain)))
+
+
+improving.register(app, run=_run)
 
 
 def main() -> None:

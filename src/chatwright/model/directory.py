@@ -97,6 +97,15 @@ def load_model(directory: Path, *, device: torch.device | str = "cpu") -> Loaded
     return LoadedModel(network, tokenizer, lineage.get("lineage", {}), str(digest))
 
 
+def digest_of(directory: Path) -> str:
+    """The digest of a model directory, without reading its weights if it is one of ours."""
+    path = directory / LINEAGE
+    value = storage.read_json(path) if path.is_file() else {}
+    if isinstance(value, dict) and isinstance(value.get("digest"), str):
+        return str(value["digest"])
+    return storage.digest_json(_file_digests(directory))
+
+
 def _verified_lineage(directory: Path) -> dict[str, Any]:
     path = directory / LINEAGE
     if not path.is_file():

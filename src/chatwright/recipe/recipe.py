@@ -15,7 +15,9 @@ from chatwright.foundation.config import Config
 from chatwright.model.config import ModelConfig
 from chatwright.tokens.tokenizer import TokenizerConfig
 from chatwright.train.pretrain import PretrainConfig
+from chatwright.tune.distill.settings import DistillConfig
 from chatwright.tune.finetune import FinetuneConfig
+from chatwright.tune.preferences.settings import AlignConfig
 
 
 class BaseConfig(Config):
@@ -48,6 +50,8 @@ class Recipe(Config):
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig | None = None
     finetune: FinetuneConfig | None = None
+    align: AlignConfig | None = None
+    distill: DistillConfig | None = None
     evaluate: EvaluateConfig | None = None
     serve: ServeConfig = ServeConfig()
 
@@ -59,6 +63,7 @@ class Recipe(Config):
             yield "`pretrain` needs documents: add `[[collect.sources]]`"
         if self.finetune is not None and self.pretrain is None and self.base is None:
             yield "`finetune` needs a model: add `[pretrain]`, or `[base]` with `model`"
+        yield from self._problems_of_improving()
         if self.evaluate is not None and self.pretrain is None and self.finetune is None:
             yield "`evaluate` has no model of this run to measure: add `[pretrain]` or `[finetune]`"
         if self.base is not None:
@@ -74,6 +79,15 @@ class Recipe(Config):
                 f"{self.pretrain.batch_rows} and {self.pretrain.micro_rows}"
             )
 
+    def _problems_of_improving(self) -> Iterator[str]:
+        has_model = self.pretrain is not None or self.base is not None
+        if self.align is not None and not has_model:
+            yield "`align` needs a model: add `[pretrain]`, or `[base]` with `model`"
+        if self.distill is not None and self.distill.teacher is None and not has_model:
+            yield "`distill` needs a teacher: add `distill.teacher`, `[pretrain]`, or `[base]` with `model`"
+        if self.distill is not None and self.distill.data is None and self.collect is None:
+            yield "`distill` has nothing to learn from: add `[[collect.sources]]`, or `distill.data`"
+
     @property
     def run_dir(self) -> Path:
         """Where this recipe's results are."""
@@ -85,6 +99,11 @@ _PATH_KEYS = (
     ("base", "model"),
     ("finetune", "data"),
     ("finetune", "test"),
+    ("align", "data"),
+    ("align", "test"),
+    ("distill", "data"),
+    ("distill", "teacher"),
+    ("distill", "begin"),
     ("evaluate", "answers"),
     ("evaluate", "references"),
 )

@@ -54,15 +54,12 @@ class Learner:
     def reference(self) -> Iterator[Network]:
         """The network as it was, without gradients."""
         with torch.no_grad():
-            if self._adapter is None:
-                assert self._copy is not None, "the learner was made to keep its reference"  # noqa: S101
-                yield self._copy.to(self.network.lm_head.weight.device)
+            if self._adapter is not None:
+                with self._adapter.switched_off():
+                    yield self.network
                 return
-            self._detach()
-            try:
-                yield self.network
-            finally:
-                self._handles = self._adapter.attach(self.network)
+            assert self._copy is not None, "the learner was made to keep its reference"  # noqa: S101
+            yield self._copy.to(self.network.lm_head.weight.device)
 
     @contextlib.contextmanager
     def policy(self) -> Iterator[Network]:
@@ -75,7 +72,9 @@ class Learner:
     def finish(self) -> None:
         """Take the updates into the weights."""
         if self._adapter is not None:
-            self._detach()
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
             self._adapter.merge(self.network)
 
     def facts(self) -> dict[str, Any]:
@@ -88,8 +87,3 @@ class Learner:
             "total": total,
             "share": trained / total,
         }
-
-    def _detach(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []

@@ -3,10 +3,13 @@
 The loop asks of a micro-batch only its count, its weight and `to`; the rest is between a source and its objective.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from chatwright.train.batches import MicroBatch
+from chatwright.tune.chats import Sample, collate
 
 
 class TaskBatch(MicroBatch):
@@ -28,6 +31,11 @@ class TaskBatch(MicroBatch):
         plain = super().to(device)
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.extras.items()}
         return TaskBatch.of(plain.ids_BT, plain.targets_BT, count=self.num_targets, extras=moved)
+
+
+def one_a_row(samples: Sequence[Sample]) -> MicroBatch:
+    """Each sample in a row of its own, for losses that are of rows and not of tokens."""
+    return collate([[sample] for sample in samples])
 
 
 def extras_of(batch: MicroBatch) -> dict[str, Tensor]:

@@ -5,20 +5,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from chatwright.foundation.config import Config
-from chatwright.foundation.devices import PrecisionName
 from chatwright.foundation.errors import UsageError
 from chatwright.model.adapter import LoraConfig
 from chatwright.model.config import ModelConfig
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.schedule import ScheduleConfig
+from chatwright.train.settings import TrainingConfig
 from chatwright.tune.distill.losses import DistilSettings
 
 By = Literal["scores", "kept", "own", "text"]
 _HEAD_WIDTH = 32
 
 
-class DistillConfig(Config):
+class DistillConfig(TrainingConfig):
     """How a student learns from a teacher."""
 
     teacher: str | None = None  # a model directory; absent: the model that the run has made so far
@@ -40,13 +39,6 @@ class DistillConfig(Config):
     micro_rows: int = Field(default=16, ge=1)  # rows at once
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    heldout_tokens: int = Field(default=8192, ge=1)  # of each domain, for the measurements
-    device: str = "auto"
-    precision: PrecisionName = "auto"
-    threads: int = Field(default=0, ge=0)
-    evaluate_every: int = Field(default=100, ge=1)  # steps
-    checkpoint_every: int = Field(default=100, ge=1)  # steps
-    log_every: int = Field(default=10, ge=1)
 
     def problems(self) -> Iterator[str]:
         """One student, and no setting without effect."""

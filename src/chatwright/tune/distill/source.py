@@ -13,11 +13,11 @@ from chatwright.foundation.streams import Permutation, seed_for
 from chatwright.model.network import Network
 from chatwright.tokens.shards import TokenSplit
 from chatwright.train.batches import MicroBatch
-from chatwright.tune.chats import Sample, collate
+from chatwright.tune.chats import Sample
 from chatwright.tune.distill.teacher import KeptShares, SampleRows
 from chatwright.tune.preferences.source import as_sample
 from chatwright.tune.rollouts import WritingRules, write_answers
-from chatwright.tune.tasks import TaskBatch
+from chatwright.tune.tasks import TaskBatch, one_a_row
 
 
 class Windows:
@@ -73,7 +73,7 @@ class LessonSource:
         return [self._batch(rows[start : start + self._plan.micro_rows]) for start in starts]
 
     def _batch(self, rows: Sequence[tuple[int, Sample]]) -> MicroBatch:
-        plain = collate([sample for _, sample in rows])
+        plain = one_a_row([sample for _, sample in rows])
         if self._shares is None:
             return plain
         shares = [self._shares.of(index) for index, _ in rows]
@@ -101,4 +101,4 @@ class OwnSource:
         written = write_answers(self._student, prompts, self._writing, seed=seed_for(self._plan.seed, "own", number))
         samples = sorted((as_sample(answer) for answer in written), key=lambda sample: len(sample.inputs))
         starts = range(0, len(samples), self._plan.micro_rows)
-        return [collate(samples[start : start + self._plan.micro_rows]) for start in starts]
+        return [one_a_row(samples[start : start + self._plan.micro_rows]) for start in starts]

@@ -15,7 +15,7 @@ import torch
 from chatwright.feedback.conversations import Conversation, Message, read_conversations
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
-from chatwright.foundation.devices import Placement, settled_placement
+from chatwright.foundation.devices import Placement
 from chatwright.foundation.errors import DataError, RefusedError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.streams import seed_for
@@ -26,7 +26,7 @@ from chatwright.tokens.shards import TokenData
 from chatwright.tokens.tokenizer import Tokenizer
 from chatwright.train.batches import BatchSource
 from chatwright.train.heldout import HeldoutCheck, sample_documents
-from chatwright.train.loop import LoopConfig, Trainer
+from chatwright.train.loop import Trainer
 from chatwright.train.objectives import Objective, next_token
 from chatwright.train.ranks import Ranks
 from chatwright.tune.chats import encode_samples
@@ -65,14 +65,7 @@ def run(context: StageContext) -> dict[str, Any]:
     if config.by != "text":
         require_same_tokens(teacher, pupil.tokenizer, name=str(place))
     student = pupil.learner.network
-    with Ranks().first_ahead():  # one probe decides for all
-        placement = settled_placement(
-            context.output,
-            device=config.device,
-            precision=config.precision,
-            threads=config.threads,
-            width=student.config.width,
-        )
+    placement = config.settle(context.output, width=student.config.width)
     student.to(placement.device)
     teacher.network.to(placement.device).requires_grad_(False).eval()
     data = _tokens(context, pupil.tokenizer)
@@ -252,13 +245,7 @@ def _trainer(
         trained=pupil.learner.trained,
         objective=lesson.objective,
         source=lesson.source,
-        config=LoopConfig(
-            steps=config.steps,
-            checkpoint_every=config.checkpoint_every,
-            evaluate_every=config.evaluate_every,
-            log_every=config.log_every,
-            seed=context.seed,
-        ),
+        config=config.loop(steps=config.steps, seed=context.seed),
         optimizer=config.optimizer,
         schedule=config.schedule,
         placement=placement,

@@ -20,8 +20,9 @@ from chatwright.model.directory import LoadedModel
 from chatwright.model.network import Network
 from chatwright.tokens.tokenizer import Tokenizer
 from chatwright.train.batches import IGNORED
-from chatwright.tune.chats import Sample, collate
+from chatwright.tune.chats import Sample
 from chatwright.tune.distill.losses import TopShares, top_shares
+from chatwright.tune.tasks import one_a_row
 
 _FORMAT = "chatwright.teacher"
 _FACTS = "teacher.json"
@@ -145,7 +146,7 @@ def keep_shares(
 @torch.no_grad()
 def _shares(teacher: Network, samples: Sequence[Sample], *, kept: int, temperature: float) -> TopShares:
     """Of all targets of some samples, in their order."""
-    batch = collate(samples).to(teacher.lm_head.weight.device)
+    batch = one_a_row(samples).to(teacher.lm_head.weight.device)
     hidden_ND = teacher.hidden(batch.ids_BT)[batch.targets_BT != IGNORED]
     parts = []
     rows = max(1, (16 << 20) // teacher.config.vocabulary_size)

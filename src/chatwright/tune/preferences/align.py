@@ -11,14 +11,14 @@ import torch
 
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
-from chatwright.foundation.devices import Placement, settled_placement
+from chatwright.foundation.devices import Placement
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.streams import seed_for
 from chatwright.model.directory import LoadedModel, load_model, save_model
 from chatwright.model.prompts import ChatEncoder
 from chatwright.tokens.shards import TokenData
 from chatwright.train.batches import BatchSource
-from chatwright.train.loop import LoopConfig, Trainer
+from chatwright.train.loop import Trainer
 from chatwright.train.objectives import Objective
 from chatwright.train.ranks import Ranks
 from chatwright.tune.forgetting import BEFORE, forgotten, heldout_bits, kept
@@ -48,8 +48,7 @@ def run(context: StageContext) -> dict[str, Any]:
     config: AlignConfig = context.config
     base = load_model(context.inputs["base"])
     network, end = base.network, base.tokenizer.end_of_text
-    with Ranks().first_ahead():  # one probe decides for all
-        placement = _placement(context, network.config.width)
+    placement = config.settle(context.output, width=network.config.width)
     encoder = ChatEncoder(base.tokenizer)
     length = network.config.context_length
     with Ranks().first_ahead():
@@ -83,13 +82,6 @@ def run(context: StageContext) -> dict[str, Any]:
     return report
 
 
-def _placement(context: StageContext, width: int) -> Placement:
-    config: AlignConfig = context.config
-    return settled_placement(
-        context.output, device=config.device, precision=config.precision, threads=config.threads, width=width
-    )
-
-
 def _trainer(context: StageContext, placement: Placement, learner: Learner, lesson: _Lesson, size: int) -> Trainer:
     config: AlignConfig = context.config
     return Trainer(
@@ -97,13 +89,7 @@ def _trainer(context: StageContext, placement: Placement, learner: Learner, less
         trained=learner.trained,
         objective=lesson.objective,
         source=lesson.source,
-        config=LoopConfig(
-            steps=max(1, math.ceil(config.epochs * size / config.batch_rows)),
-            checkpoint_every=config.checkpoint_every,
-            evaluate_every=config.evaluate_every,
-            log_every=config.log_every,
-            seed=context.seed,
-        ),
+        config=config.loop(steps=max(1, math.ceil(config.epochs * size / config.batch_rows)), seed=context.seed),
         optimizer=config.optimizer,
         schedule=config.schedule,
         placement=placement,
@@ -120,7 +106,9 @@ def _lesson(
     config: AlignConfig, material: Material, learner: Learner, base: LoadedModel, encoder: ChatEncoder, *, seed: int
 ) -> _Lesson:
     """The source, the objective and the measurement of an objective's kind."""
-    strengths = Strengths(config.strength, config.margin, config.label_smoothing, config.good_weight, config.bad_weight)
+    strengths = Strengths(
+        config.strength, config.margin, config.label_smoothing, config.anchor, config.good_weight, config.bad_weight
+    )
     fingerprint = fingerprint_of(material, config, seed)
     if config.objective == "grpo":
         return _policy_lesson(config, material, learner, base, encoder, seed=seed, fingerprint=fingerprint)

@@ -101,6 +101,18 @@ def _preferences(config: AlignConfig, dropped: Counter[str], output: Path) -> Pr
     return found.preferences
 
 
+def store_digest(place: str) -> str:
+    """Digest of everything that a feedback store would give, so that new feedback makes the stage be done again.
+
+    Raises:
+        DataError: there is no such store.
+    """
+    if "://" not in place and not Path(place).is_file():
+        raise DataError(f"there is no feedback store `{place}`", hint="set `align.store` to the server's `--store`")
+    with contextlib.closing(FeedbackStore(place)) as store:
+        return storage.digest_json(list(store.export_lines()))
+
+
 def _test_questions(config: AlignConfig) -> frozenset[str]:
     if config.test is None:
         return frozenset()

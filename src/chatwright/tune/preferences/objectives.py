@@ -24,6 +24,7 @@ class Strengths(NamedTuple):
     beta: float
     margin: float = 0.0
     label_smoothing: float = 0.0
+    anchor: float = 0.0
     good_weight: float = 1.0
     bad_weight: float = 1.0
 
@@ -57,7 +58,10 @@ _PAIR_LOSSES: dict[ObjectiveKind, Callable[[AnswerScores, Tensor, Strengths], Te
 
 
 class PairObjective:
-    """Weighted loss of pairs, summed."""
+    """Weighted loss of pairs, summed; with an anchor also the preferred answers' mean nats (Pang et al. 2024, eq. 1).
+
+    A preference loss asks only that the preferred answer gains more than the other: both may fall. The anchor holds it.
+    """
 
     def __init__(self, kind: ObjectiveKind, strengths: Strengths):
         self._loss = _PAIR_LOSSES[kind]
@@ -67,7 +71,10 @@ class PairObjective:
         """A scalar with a gradient."""
         extras = extras_of(batch)
         scores = answer_scores(network, batch.ids_BT, batch.targets_BT)
-        return (self._loss(scores, extras["reference_B"], self._strengths) * extras["weights_P"]).sum()
+        value_P = self._loss(scores, extras["reference_B"], self._strengths)
+        if self._strengths.anchor:
+            value_P = value_P - self._strengths.anchor * scores.means_B.chunk(2)[0]
+        return (value_P * extras["weights_P"]).sum()
 
 
 class VerdictObjective:

@@ -11,13 +11,12 @@ import torch
 
 from chatwright.foundation.streams import Permutation, seed_for
 from chatwright.train.batches import MicroBatch
-from chatwright.tune.chats import collate
 from chatwright.tune.preferences.losses import group_advantages
 from chatwright.tune.preferences.scoring import token_logprobs
 from chatwright.tune.preferences.source import as_sample
 from chatwright.tune.reference import Learner
 from chatwright.tune.rollouts import Answered, WritingRules, write_answers
-from chatwright.tune.tasks import TaskBatch
+from chatwright.tune.tasks import TaskBatch, one_a_row
 
 Judge = Callable[[int, Answered], float]  # the task's number and the answer to it: a reward
 
@@ -79,7 +78,7 @@ class RolloutSource:
             device = network.lm_head.weight.device
             batches = []
             for part in parts:
-                rows = collate([as_sample(written[row]) for row in part])
+                rows = one_a_row([as_sample(written[row]) for row in part])
                 moved = rows.to(device)
                 reference_BT = token_logprobs(network, moved.ids_BT, moved.targets_BT).cpu()
                 extras = {"advantages_B": advantages_B[part], "reference_BT": reference_BT}

@@ -5,11 +5,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from chatwright.foundation.config import Config
-from chatwright.foundation.devices import PrecisionName
 from chatwright.model.adapter import LoraConfig
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.schedule import ScheduleConfig
+from chatwright.train.settings import TrainingConfig
 from chatwright.tune.preferences.harvest import HarvestConfig
 from chatwright.tune.preferences.objectives import ObjectiveKind
 from chatwright.tune.preferences.rewards import RewardConfig
@@ -18,6 +17,7 @@ from chatwright.tune.preferences.rewards import RewardConfig
 _READ_BY: dict[str, tuple[str, ...]] = {
     "margin": ("simpo",),
     "label_smoothing": ("dpo",),
+    "anchor": ("dpo", "ipo", "simpo"),
     "good_weight": ("kto",),
     "bad_weight": ("kto",),
     "harvest": ("dpo", "ipo", "simpo", "orpo", "kto"),
@@ -44,7 +44,7 @@ class AlignScheduleConfig(ScheduleConfig):
     cooldown_share: float = Field(default=0.9, ge=0, le=1)
 
 
-class AlignConfig(Config):
+class AlignConfig(TrainingConfig):
     """What is preferred, and how it is learned."""
 
     objective: ObjectiveKind = "dpo"
@@ -58,6 +58,7 @@ class AlignConfig(Config):
     beta: float | None = Field(default=None, gt=0)  # strength of the pull towards the reference; absent: the loss's own
     margin: float = Field(default=1.0, ge=0)  # `simpo`
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)  # `dpo`: share of labels that are taken to be wrong
+    anchor: float = Field(default=0.0, ge=0)  # `dpo`, `ipo`, `simpo`: of the plain loss on the preferred answers
     good_weight: float = Field(default=1.0, gt=0)  # `kto`
     bad_weight: float = Field(default=1.0, gt=0)  # `kto`
     rewards: tuple[RewardConfig, ...] = ()  # `grpo`: rules that judge an answer
@@ -68,15 +69,9 @@ class AlignConfig(Config):
     epochs: float = Field(default=1.0, gt=0)  # passes over the data
     batch_rows: int = Field(default=16, ge=1)  # pairs, verdicts or prompts a step
     micro_rows: int = Field(default=8, ge=1)  # pairs, verdicts or answers at once
-    heldout_tokens: int = Field(default=65_536, ge=1)  # of each domain, for what is forgotten
+    heldout_tokens: int = Field(default=16_384, ge=1)  # of each domain, to see what is forgotten
     optimizer: AlignOptimizerConfig = AlignOptimizerConfig()
     schedule: AlignScheduleConfig = AlignScheduleConfig()
-    device: str = "auto"
-    precision: PrecisionName = "auto"
-    threads: int = Field(default=0, ge=0)
-    evaluate_every: int = Field(default=100, ge=1)  # steps
-    checkpoint_every: int = Field(default=100, ge=1)  # steps
-    log_every: int = Field(default=10, ge=1)
 
     def problems(self) -> Iterator[str]:
         """What would have no effect, or miss something, is not accepted."""

@@ -14,12 +14,12 @@ from chatwright.foundation.streams import Permutation, seed_for
 from chatwright.model.network import Network
 from chatwright.model.prompts import ChatEncoder
 from chatwright.train.batches import IGNORED, MicroBatch
-from chatwright.tune.chats import Sample, collate
+from chatwright.tune.chats import Sample
 from chatwright.tune.preferences.losses import kto_baseline
 from chatwright.tune.preferences.scoring import answer_scores
 from chatwright.tune.reference import Learner
 from chatwright.tune.rollouts import Answered
-from chatwright.tune.tasks import TaskBatch
+from chatwright.tune.tasks import TaskBatch, one_a_row
 
 
 class EncodedPair(NamedTuple):
@@ -60,7 +60,7 @@ def sums_of(network: Network, answers: Sequence[Answered], *, rows: int) -> Tens
     with torch.no_grad():
         for start in range(0, len(order), rows):
             part = order[start : start + rows]
-            batch = collate([as_sample(answers[index]) for index in part]).to(device)
+            batch = one_a_row([as_sample(answers[index]) for index in part]).to(device)
             sums_N[part] = answer_scores(network, batch.ids_BT, batch.targets_BT).sums_B.cpu()
     return sums_N
 
@@ -104,7 +104,7 @@ class PairSource:
 
     def _batch(self, indices: Sequence[int]) -> MicroBatch:
         pairs = [self._pairs[index] for index in indices]
-        rows = collate([as_sample(side) for side in (*(p.chosen for p in pairs), *(p.rejected for p in pairs))])
+        rows = one_a_row([as_sample(side) for side in (*(p.chosen for p in pairs), *(p.rejected for p in pairs))])
         extras = {
             "weights_P": torch.tensor([pair.weight for pair in pairs]),
             "reference_B": self._reference_sums[list(indices)].T.flatten(),
@@ -159,7 +159,7 @@ class VerdictSource:
 
     def _batch(self, indices: Sequence[int], baseline: Tensor) -> MicroBatch:
         verdicts = [self._verdicts[index] for index in indices]
-        rows = collate([as_sample(verdict.answered) for verdict in verdicts])
+        rows = one_a_row([as_sample(verdict.answered) for verdict in verdicts])
         extras = {
             "weights_N": torch.tensor([verdict.weight for verdict in verdicts]),
             "is_good_N": torch.tensor([verdict.is_good for verdict in verdicts]),
