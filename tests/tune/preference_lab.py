@@ -57,7 +57,7 @@ PLACES = ("hill", "valley", "wood", "lake", "road", "field", "sea", "coast")
 QUESTIONS = tuple(wording.format(topic) for wording, topic in itertools.product(WORDINGS, TOPICS))
 HELDOUT = tuple(question for number, question in enumerate(QUESTIONS) if number % 4 == 1)
 TRAIN = tuple(question for question in QUESTIONS if question not in HELDOUT)
-NUM_PAIRS = 600
+NUM_PAIRS = 1500
 
 
 def judged(question: str, answer: str) -> float:
