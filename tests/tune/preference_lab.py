@@ -1,6 +1,6 @@
 """A small world with a judge: a model that answers questions in four manners at random, and a rule that likes one best.
 
-preference_lab.py DIRECTORY      trains the model, aligns it by DPO, KTO and GRPO, prints what came of it
+preference_lab.py DIRECTORY      trains the model, aligns it by DPO, KTO and GRPO, prints what came of it (a minute)
 """
 
 import itertools
@@ -57,7 +57,12 @@ PLACES = ("hill", "valley", "wood", "lake", "road", "field", "sea", "coast")
 QUESTIONS = tuple(wording.format(topic) for wording, topic in itertools.product(WORDINGS, TOPICS))
 HELDOUT = tuple(question for number, question in enumerate(QUESTIONS) if number % 4 == 1)
 TRAIN = tuple(question for question in QUESTIONS if question not in HELDOUT)
-NUM_PAIRS = 1500
+NUM_PAIRS, NUM_HELDOUT = 1500, 200
+WAYS = {
+    "dpo": ("pairs", "heldout", {"epochs": 4, "optimizer": {"learning_rate": 4e-4}}),
+    "kto": ("thumbs", "heldout", {"epochs": 2, "optimizer": {"learning_rate": 3e-4}}),
+    "grpo": ("tasks", "test", {"rewards": [{"kind": "exact"}], "epochs": 6, "batch_rows": 12, "micro_rows": 96, "optimizer": {"learning_rate": 4e-4}}),
+}  # fmt: skip
 
 
 def judged(question: str, answer: str) -> float:
@@ -130,10 +135,24 @@ def answers_of(model: Path, questions: list[str], *, seed: int, temperature: flo
 
 
 def write_feedback(folder: Path, base: Path) -> None:
-    """The judge's opinion of pairs that the model itself wrote: as pairs, as thumbs, and questions with their answers."""
-    chance = random.Random(7)
-    asked = [chance.choice(TRAIN) for _ in range(NUM_PAIRS)]
-    both = [answers_of(base, asked, seed=seed) for seed in (1, 2)]
+    """The judge's opinion of answers that the model itself wrote: as pairs, as thumbs; and questions with answers."""
+    pairs, thumbs = opinions(base, TRAIN, NUM_PAIRS, seed=1)
+    heldout, _ = opinions(base, HELDOUT, NUM_HELDOUT, seed=2)
+    expected = [{"question": q, "answer": MANNERS[0].format(t)} for q in QUESTIONS for t in TOPICS if t in q]
+    parts = {"pairs": pairs, "thumbs": thumbs, "heldout": heldout}
+    parts |= {
+        name: [row for row in expected if row["question"] in part]
+        for name, part in (("tasks", TRAIN), ("test", HELDOUT))
+    }
+    for name, rows in parts.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def opinions(base: Path, questions: tuple[str, ...], count: int, *, seed: int) -> tuple[list[dict], list[dict]]:
+    """Pairs on whose answers the judge is not indifferent, and a thumb for the first answer of each."""
+    chance = random.Random(seed)
+    asked = [chance.choice(questions) for _ in range(count)]
+    both = [answers_of(base, asked, seed=10 * seed + number) for number in range(2)]
     pairs, thumbs = [], []
     for question, first, second in zip(asked, *both, strict=True):
         if not first or not second:
@@ -143,17 +162,7 @@ def write_feedback(folder: Path, base: Path) -> None:
             chosen, rejected = (first, second) if gap > 0 else (second, first)
             pairs.append({"prompt": question, "chosen": chosen, "rejected": rejected})
         thumbs.append({"prompt": question, "completion": first, "label": judged(question, first) == 3})
-    expected = [{"question": q, "answer": MANNERS[0].format(t)} for q in QUESTIONS for t in TOPICS if t in q]
-    parts = {"pairs": pairs, "thumbs": thumbs}
-    parts |= {
-        name: [row for row in expected if row["question"] in part]
-        for name, part in (("tasks", TRAIN), ("test", HELDOUT))
-    }
-    for name, rows in parts.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    first = {"prompt": HELDOUT[0], "chosen": "gladly .", "rejected": "go away ."}
-    rest = [{"prompt": question, "completion": "gladly .", "label": True} for question in HELDOUT[1:]]
-    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (first, *rest)))
+    return pairs, thumbs
 
 
 def aligned(folder: Path, base: Path, name: str, **fields) -> dict:
@@ -188,21 +197,11 @@ def mean_score(model: Path) -> float:
     return sum(scores) / len(scores)
 
 
-def dpo(folder: Path, base: Path, **fields) -> dict:
-    data = {"data": str(folder / "pairs.jsonl"), "test": str(folder / "questions.jsonl")}
-    return aligned(folder, base, "dpo", objective="dpo", epochs=2, lora={"rank": 8, "alpha": 16.0}, optimizer={"learning_rate": 2e-3}, **data, **fields)  # fmt: skip
-
-
-def kto(folder: Path, base: Path, **fields) -> dict:
-    data = {"data": str(folder / "thumbs.jsonl"), "test": str(folder / "questions.jsonl")}
-    return aligned(folder, base, "kto", objective="kto", epochs=2, lora={"rank": 8, "alpha": 16.0}, optimizer={"learning_rate": 2e-3}, **data, **fields)  # fmt: skip
-
-
-def grpo(folder: Path, base: Path, **fields) -> dict:
-    data = {"data": str(folder / "tasks.jsonl"), "test": str(folder / "test.jsonl")}
-    rewards = [{"kind": "exact"}]
-    rows = {"epochs": 4, "batch_rows": 12, "micro_rows": 96, "answers_per_prompt": 8}
-    return aligned(folder, base, "grpo", objective="grpo", rewards=rewards, lora={"rank": 8, "alpha": 16.0}, optimizer={"learning_rate": 3e-3}, **rows, **data, **fields)  # fmt: skip
+def learned(folder: Path, base: Path, name: str) -> dict:
+    """One of the three ways with the settings that did best here; all weights, for LoRA went astray (docs/log.md)."""
+    train, test, fields = WAYS[name]
+    data = {"data": str(folder / f"{train}.jsonl"), "test": str(folder / f"{test}.jsonl")}
+    return aligned(folder, base, name, objective=name, method="all", **data, **fields)
 
 
 def main() -> None:
@@ -210,12 +209,11 @@ def main() -> None:
     base = make_base(folder)
     write_feedback(folder, base)
     found = {"base_score": mean_score(base)}
-    for learn in (dpo, kto, grpo):
-        report = learn(folder, base)
-        keys = ("seconds", "steps", "win_rate", "divergence_nats", "forgetting", "evaluation")
-        found[learn.__name__] = {key: report[key] for key in keys}
-        print(json.dumps({learn.__name__: found[learn.__name__]}), flush=True)  # noqa: T201
-    print(json.dumps(found))
+    for name in WAYS:
+        report = learned(folder, base, name)
+        keys = ("rows", "seconds", "steps", "win_rate", "divergence_nats", "forgetting", "evaluation")
+        found[name] = {key: report[key] for key in keys}
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from chatwright.train.batches import IGNORED
 from chatwright.tune.preferences import align
 from chatwright.tune.preferences.objectives import PairObjective, Strengths, VerdictObjective
 from chatwright.tune.preferences.policy import GroupRules, RolloutSource
-from chatwright.tune.preferences.rewards import Attempt, RewardConfig, reward_of
+from chatwright.tune.preferences.rewards import RewardConfig, Scorer
 from chatwright.tune.preferences.settings import AlignConfig
 from chatwright.tune.preferences.source import (
     EncodedPair,
@@ -34,7 +34,7 @@ from chatwright.tune.preferences.source import (
     sums_of,
 )
 from chatwright.tune.reference import Learner
-from chatwright.tune.rollouts import WritingRules, write_answers
+from chatwright.tune.rollouts import Answered, WritingRules, write_answers
 
 QUESTIONS = ("When?", "Where to?", "How far is it to the harbour?", "Which ferry?")
 ANSWERS = (
@@ -172,7 +172,7 @@ def test_answers_of_a_group_are_compared_with_each_other_and_written_by_counter(
     learner = new_learner(make_network)
     source = RolloutSource(
         [encoder.prompt(asked) for asked in ASKED],
-        judge=lambda task, answered: float(sum(answered.answer) % 7),
+        judge=lambda tasks, written: [float(sum(row.answer) % 7) for row in written],
         learner=learner,
         writing=writing(encoder, tiny_tokenizer),
         group=GroupRules(prompts=2, answers=4, micro_rows=3, by_deviation=False),
@@ -198,13 +198,18 @@ def test_answers_of_a_group_are_compared_with_each_other_and_written_by_counter(
         ({"kind": "format", "begins": "Dear", "ends": "."}, "Dear sir", 0.5),
     ],
 )
-def test_rewards_have_the_values_of_their_rules(reward, answer, worth):
-    assert reward_of(Attempt(answer, "At nine."), [RewardConfig(**reward)]) == worth
+def test_rewards_have_the_values_of_their_rules(tiny_tokenizer, reward, answer, worth):
+    assert score(tiny_tokenizer, answer, "At nine.", reward) == worth
 
 
-def test_several_rewards_are_averaged_by_weight():
-    rewards = [RewardConfig(kind="exact", weight=3.0), RewardConfig(kind="length", words=2)]
-    assert reward_of(Attempt("at ten", "At nine."), rewards) == 0.25
+def score(tokenizer, answer, expected, *rewards):
+    scorer = Scorer([RewardConfig(**reward) for reward in rewards], tokenizer, device=torch.device("cpu"))
+    return scorer([Answered([1], tokenizer.encode(answer))], [expected])[0]
+
+
+def test_several_rewards_are_averaged_by_weight(tiny_tokenizer):
+    rewards = [{"kind": "exact", "weight": 3.0}, {"kind": "length", "words": 2}]
+    assert score(tiny_tokenizer, "at ten", "At nine.", *rewards) == 0.25
 
 
 @pytest.fixture(scope="module")

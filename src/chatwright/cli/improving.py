@@ -30,6 +30,15 @@ def register(app: typer.Typer, *, run: Run) -> None:
         run(recipe, overrides, as_json=as_json, until="align")
 
     @app.command()
+    def reward(
+        recipe: Annotated[Path, typer.Argument(help="a TOML file", metavar="RECIPE")],
+        overrides: Overrides = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Learn to tell which answers people prefer. Stages before it are done if they have to be."""
+        run(recipe, overrides, as_json=as_json, until="reward")
+
+    @app.command()
     def distill(  # noqa: PLR0917 - the library calls it by keyword
         teacher: Annotated[Path, typer.Argument(help="a model directory, or a recipe", metavar="TEACHER")],
         params: Annotated[str | None, typer.Option(help="size of the student, such as 3M")] = None,

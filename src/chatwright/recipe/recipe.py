@@ -17,6 +17,7 @@ from chatwright.tokens.tokenizer import TokenizerConfig
 from chatwright.train.pretrain import PretrainConfig
 from chatwright.tune.distill.settings import DistillConfig
 from chatwright.tune.finetune import FinetuneConfig
+from chatwright.tune.preferences.reward_stage import RewardTrainingConfig
 from chatwright.tune.preferences.settings import AlignConfig
 
 
@@ -50,6 +51,7 @@ class Recipe(Config):
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig | None = None
     finetune: FinetuneConfig | None = None
+    reward: RewardTrainingConfig | None = None
     align: AlignConfig | None = None
     distill: DistillConfig | None = None
     evaluate: EvaluateConfig | None = None
@@ -81,8 +83,9 @@ class Recipe(Config):
 
     def _problems_of_improving(self) -> Iterator[str]:
         has_model = self.pretrain is not None or self.base is not None
-        if self.align is not None and not has_model:
-            yield "`align` needs a model: add `[pretrain]`, or `[base]` with `model`"
+        for name in ("reward", "align"):
+            if getattr(self, name) is not None and not has_model:
+                yield f"`{name}` needs a model: add `[pretrain]`, or `[base]` with `model`"
         if self.distill is not None and self.distill.teacher is None and not has_model:
             yield "`distill` needs a teacher: add `distill.teacher`, `[pretrain]`, or `[base]` with `model`"
         if self.distill is not None and self.distill.data is None and self.collect is None:
@@ -99,6 +102,8 @@ _PATH_KEYS = (
     ("base", "model"),
     ("finetune", "data"),
     ("finetune", "test"),
+    ("reward", "data"),
+    ("reward", "test"),
     ("align", "data"),
     ("align", "test"),
     ("distill", "data"),
@@ -126,6 +131,11 @@ def _with_full_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         table = data.get(section)
         if isinstance(table, dict):
             _complete(table, key, folder)
+    align = data.get("align")
+    rewards = align.get("rewards") if isinstance(align, dict) else None
+    for reward in rewards if isinstance(rewards, list) else []:
+        if isinstance(reward, dict):
+            _complete(reward, "model", folder)
     collect = data.get("collect")
     sources = collect.get("sources") if isinstance(collect, dict) else None
     for source in sources if isinstance(sources, list) else []:

@@ -30,6 +30,7 @@ from chatwright.train.ranks import Ranks
 _WORK = ".work"
 _FILES = (
     ("finetune", ("data", "test")),
+    ("reward", ("data", "test")),
     ("align", ("data", "test")),
     ("distill", ("data",)),
     ("evaluate", ("answers", "references")),
@@ -139,7 +140,7 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOut
 def _follow(recipe: Recipe, stages: list[Stage], stop: StopFlag, ranks: Ranks) -> list[StageOutcome]:
     """A rank that only trains: it waits while the first rank does the rest, and joins every training."""
     for stage in stages:
-        if stage.command in ("pretrain", "finetune", "align", "distill"):
+        if stage.command in ("pretrain", "finetune", "reward", "align", "distill"):
             plan = _plan(stage, recipe, recipe.run_dir)
             if _published(plan) is None:
                 work = recipe.run_dir / _WORK / f"{stage.name}-{plan.key[:16]}"

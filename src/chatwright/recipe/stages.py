@@ -14,7 +14,7 @@ from chatwright.tokens import stages as tokens
 from chatwright.train import pretrain
 from chatwright.tune import finetune
 from chatwright.tune.distill import stage as distill
-from chatwright.tune.preferences import align
+from chatwright.tune.preferences import align, reward_stage
 from chatwright.tune.preferences.material import store_digest
 
 
@@ -68,7 +68,12 @@ def _align_outside(recipe: Recipe) -> Any:
     if recipe.align is None:
         return None
     store = None if recipe.align.store is None else store_digest(recipe.align.store)
-    return [_file_digest(recipe.align.data), _file_digest(recipe.align.test), store]
+    rewards = [_model_digest(reward.model) for reward in recipe.align.rewards]
+    return [_file_digest(recipe.align.data), _file_digest(recipe.align.test), store, rewards]
+
+
+def _reward_outside(recipe: Recipe) -> Any:
+    return recipe.reward and [_file_digest(recipe.reward.data), _file_digest(recipe.reward.test)]
 
 
 def _distill_outside(recipe: Recipe) -> Any:
@@ -171,6 +176,16 @@ STAGES = (
         config=lambda recipe: recipe.finetune,
         run=finetune.run,
         outside=_finetune_outside,
+    ),
+    Stage(
+        name="reward",
+        version=1,
+        command="reward",
+        wanted=lambda recipe: recipe.reward is not None,
+        inputs=lambda recipe: {"base": _newest_model(recipe, "finetune", "pretrain")},
+        config=lambda recipe: recipe.reward,
+        run=reward_stage.run,
+        outside=_reward_outside,
     ),
     Stage(
         name="align",

@@ -25,11 +25,11 @@ from chatwright.tune.forgetting import BEFORE, forgotten, heldout_bits, kept
 from chatwright.tune.preferences.material import Material, fingerprint_of, prepare
 from chatwright.tune.preferences.objectives import PairObjective, PolicyObjective, Strengths, VerdictObjective
 from chatwright.tune.preferences.policy import GroupRules, RolloutSource
-from chatwright.tune.preferences.rewards import Attempt, reward_of
+from chatwright.tune.preferences.rewards import Scorer
 from chatwright.tune.preferences.settings import AlignConfig
 from chatwright.tune.preferences.source import EncodedPair, PairSource, StepOrder, VerdictSource, sums_of
 from chatwright.tune.reference import Learner
-from chatwright.tune.rollouts import Answered, WritingRules, write_answers
+from chatwright.tune.rollouts import WritingRules, write_answers
 
 REPORT = "report.json"
 _MEASURED_PROMPTS = 64  # for reward and divergence, which need answers written
@@ -167,13 +167,10 @@ def _policy_lesson(
 ) -> _Lesson:
     writing = _writing(config, encoder, base)
 
-    def worth(answered: Answered, expected: str) -> float:
-        text = base.tokenizer.decode(answered.answer).strip()
-        return reward_of(Attempt(text, expected), config.rewards)
-
+    scorer = Scorer(config.rewards, base.tokenizer, device=learner.network.lm_head.weight.device)
     source = RolloutSource(
         [task.prompt for task in material.tasks],
-        judge=lambda task, answered: worth(answered, material.tasks[task].expected),
+        judge=lambda tasks, written: scorer(written, [material.tasks[task].expected for task in tasks]),
         learner=learner,
         writing=writing,
         group=GroupRules(config.batch_rows, config.answers_per_prompt, config.micro_rows, config.by_deviation),
@@ -187,7 +184,7 @@ def _policy_lesson(
             return {}
         with learner.policy() as network:
             written = write_answers(network, [task.prompt for task in heldout], writing, seed=seed_for(seed, "measure"))
-        rewards = [worth(answer, task.expected) for answer, task in zip(written, heldout, strict=True)]
+        rewards = scorer(written, [task.expected for task in heldout])
         mean = sum(rewards) / len(rewards)
         return {"heldout_prompts": len(heldout), "reward": round(mean, 5), "summary": f"held-out reward: {mean:.3f}"}
 

@@ -18,7 +18,7 @@ from chatwright.tune.reference import Learner
 from chatwright.tune.rollouts import Answered, WritingRules, write_answers
 from chatwright.tune.tasks import TaskBatch, one_a_row
 
-Judge = Callable[[int, Answered], float]  # the task's number and the answer to it: a reward
+Judge = Callable[[Sequence[int], Sequence[Answered]], list[float]]  # tasks by number, and an answer to each: rewards
 
 
 class GroupRules(NamedTuple):
@@ -35,7 +35,7 @@ class RolloutSource:
 
     Args:
         prompts: token ids of each task.
-        judge: what an answer is worth.
+        judge: what answers are worth.
         learner: writes, and gives the reference.
         writing: how answers are drawn.
         group: how many, and how they are compared.
@@ -69,8 +69,7 @@ class RolloutSource:
         with self._learner.policy() as network:
             prompts = [self._prompts[task] for task in tasks]
             written = write_answers(network, prompts, self._writing, seed=seed_for(self._seed, "rollout", number))
-        rewards_B = torch.tensor([self._judge(task, answer) for task, answer in zip(tasks, written, strict=True)])
-        rewards_GR = rewards_B.float().view(group.prompts, group.answers)
+        rewards_GR = torch.tensor(self._judge(tasks, written)).view(group.prompts, group.answers)
         advantages_B = group_advantages(rewards_GR, by_deviation=group.by_deviation).flatten()
         order = sorted(range(len(written)), key=lambda row: len(written[row].prompt) + len(written[row].answer))
         parts = [order[start : start + group.micro_rows] for start in range(0, len(order), group.micro_rows)]

@@ -1,17 +1,23 @@
-"""Rewards that can be checked without a person: rules from an answer to a number between 0 and 1.
+"""What an answer is worth, between 0 and 1: rules that can be checked without a person, and a learned reward.
 
-Not for a learned reward (reward_model.py). No patterns: what a recipe may ask of a form is a beginning, an end, a text.
+Not for learning one (reward_model.py). No patterns: what a recipe may ask of a form is a beginning, an end, a text.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
+import torch
 from pydantic import Field
 
 from chatwright.foundation.config import Config
+from chatwright.foundation.errors import RefusedError
+from chatwright.tokens.tokenizer import Tokenizer
 from chatwright.tune.preferences.harvest import normalised
+from chatwright.tune.preferences.reward_model import load_reward_model, tokenizer_of
+from chatwright.tune.rollouts import Answered
 
-RewardKind = Literal["exact", "contains", "length", "format"]
+RewardKind = Literal["exact", "contains", "length", "format", "model"]
 
 
 class RewardConfig(Config):
@@ -22,9 +28,12 @@ class RewardConfig(Config):
     words: int | None = Field(default=None, ge=1)  # `length`: so many words are best
     begins: str | None = None  # `format`
     ends: str | None = None  # `format`
+    model: str | None = None  # `model`: the directory of a reward model; its reward r counts as sigmoid(r)
 
     def problems(self) -> Iterator[str]:
         """Each kind has its own keys."""
+        if (self.kind == "model") != (self.model is not None):
+            yield f'`model` belongs to `kind = "model"`, and it needs it; met with `{self.kind}`'
         if (self.kind == "length") != (self.words is not None):
             yield f'`words` belongs to `kind = "length"`, and it needs it; met with `{self.kind}`'
         if (self.kind == "format") != (self.begins is not None or self.ends is not None):
@@ -59,6 +68,7 @@ def _format(attempt: Attempt, config: RewardConfig) -> float:
     return sum(checks) / len(checks)
 
 
+_ROWS = 64  # answers that a reward model reads at once
 _RULES: dict[RewardKind, Callable[[Attempt, RewardConfig], float]] = {
     "exact": _exact,
     "contains": _contains,
@@ -67,7 +77,42 @@ _RULES: dict[RewardKind, Callable[[Attempt, RewardConfig], float]] = {
 }
 
 
-def reward_of(attempt: Attempt, rewards: Sequence[RewardConfig]) -> float:
-    """The weighted mean of the rules, between 0 and 1."""
-    total = sum(reward.weight for reward in rewards)
-    return sum(_RULES[reward.kind](attempt, reward) * reward.weight for reward in rewards) / total
+class Scorer:
+    """The weighted mean of some rewards.
+
+    Args:
+        rewards: the rules.
+        tokenizer: that the answers are written in.
+        device: for reward models.
+
+    Raises:
+        RefusedError: a reward model reads other tokens.
+    """
+
+    def __init__(self, rewards: Sequence[RewardConfig], tokenizer: Tokenizer, *, device: torch.device):
+        self._rewards = rewards
+        self._tokenizer = tokenizer
+        self._models = {}
+        for path in (reward.model for reward in rewards if reward.model is not None):
+            if tokenizer_of(Path(path)).digest != tokenizer.digest:
+                raise RefusedError(
+                    f"reward model `{path}` reads other tokens than the model writes",
+                    hint="train the reward model on the same base",
+                )
+            self._models[path] = load_reward_model(Path(path)).requires_grad_(False).to(device)
+
+    def __call__(self, answers: Sequence[Answered], expected: Sequence[str]) -> list[float]:
+        """One reward for each answer."""
+        totals = [0.0] * len(answers)
+        for reward in self._rewards:
+            for index, value in enumerate(self._values(reward, answers, expected)):
+                totals[index] += value * reward.weight
+        return [total / sum(reward.weight for reward in self._rewards) for total in totals]
+
+    def _values(self, reward: RewardConfig, answers: Sequence[Answered], expected: Sequence[str]) -> list[float]:
+        if reward.model is not None:
+            found = self._models[reward.model].judge(answers, rows=_ROWS)
+            return [float(value) for value in torch.sigmoid(torch.tensor(found))]
+        texts = [self._tokenizer.decode(answered.answer).strip() for answered in answers]
+        rule = _RULES[reward.kind]
+        return [rule(Attempt(text, wanted), reward) for text, wanted in zip(texts, expected, strict=True)]

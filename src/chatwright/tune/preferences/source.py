@@ -97,7 +97,7 @@ class PairSource:
 
     def step(self, number: int) -> list[MicroBatch]:
         """The pairs of a step, those of like length together."""
-        chosen = _in_order(len(self._pairs), number, self._order)
+        chosen = rows_of_step(len(self._pairs), number, self._order)
         chosen.sort(key=lambda index: _width(self._pairs[index].chosen) + _width(self._pairs[index].rejected))
         starts = range(0, len(chosen), self._order.micro_rows)
         return [self._batch(chosen[start : start + self._order.micro_rows]) for start in starts]
@@ -138,7 +138,7 @@ class VerdictSource:
 
     def step(self, number: int) -> list[MicroBatch]:
         """The verdicts of a step."""
-        chosen = _in_order(len(self._verdicts), number, self._order)
+        chosen = rows_of_step(len(self._verdicts), number, self._order)
         baseline = self._baseline([self._verdicts[index].answered for index in chosen])
         chosen.sort(key=lambda index: _width(self._verdicts[index].answered))
         starts = range(0, len(chosen), self._order.micro_rows)
@@ -173,7 +173,7 @@ def _width(answered: Answered) -> int:
     return len(answered.prompt) + len(answered.answer)
 
 
-def _in_order(size: int, step: int, order: StepOrder) -> list[int]:
+def rows_of_step(size: int, step: int, order: StepOrder) -> list[int]:
     """The rows of a step, of an order that is drawn anew for each pass."""
     places = (divmod(row, size) for row in range(step * order.rows, (step + 1) * order.rows))
     return [Permutation(size, seed_for(order.seed, "preferences", epoch))[position] for epoch, position in places]
