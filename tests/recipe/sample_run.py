@@ -21,7 +21,10 @@ _MADE_FROM = {
 }
 
 
-def write_run(run_dir: Path, *, stages: tuple[str, ...] = tuple(_MADE_FROM)) -> Path:
+STAGES = tuple(_MADE_FROM)
+
+
+def write_run(run_dir: Path, *, stages: tuple[str, ...] = STAGES) -> Path:
     """Publish the named stages in `run_dir`; returns it."""
     contents: dict[str, str] = {}
     for number, name in enumerate(stages):

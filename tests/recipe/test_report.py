@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from sample_run import HOSTILE, answered, write_run
+from sample_run import HOSTILE, STAGES, answered, write_run
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError, UsageError
@@ -143,9 +143,9 @@ def test_a_changed_stage_has_the_report_written_anew(tmp_path):
     assert "2.222" in path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("count", range(1, len(STAGE_NAMES)))
+@pytest.mark.parametrize("count", range(1, len(STAGES)))
 def test_a_run_that_has_only_its_first_stages_is_reported(tmp_path, count):
-    page = Page(write_report(write_run(tmp_path, stages=STAGE_NAMES[:count])).read_text(encoding="utf-8"))
+    page = Page(write_report(write_run(tmp_path, stages=STAGES[:count])).read_text(encoding="utf-8"))
     assert page.sections[0] == "summary"
     assert page.sections[-2:] == ["lineage", "making"]
 
@@ -178,9 +178,9 @@ def test_a_damaged_manifest_is_refused_and_the_old_report_stays(tmp_path):
 
 
 def test_the_names_of_stages_are_those_of_the_recipe():
-    from chatwright.recipe.stages import STAGES
+    from chatwright.recipe import stages
 
-    assert tuple(stage.name for stage in STAGES) == STAGE_NAMES
+    assert tuple(stage.name for stage in stages.STAGES) == STAGE_NAMES
 
 
 def test_without_evaluation_the_bits_per_byte_are_those_of_the_sample(tmp_path):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from chatwright.cli import compare, evaluate, exchange, rate, weak
+from chatwright.cli import compare, evaluate, exchange, improving, rate, weak
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
 
@@ -344,6 +344,7 @@ def lineage(
 
 
 exchange.register(app)
+improving.register(app, run=_run)
 
 
 def main() -> None:

@@ -129,6 +129,15 @@ def _read_template(directory: Path, tokenizer: Tokenizer) -> None:
         raise RefusedError(f"`{path}` is not text in UTF-8: {error.reason} at byte {error.start}") from error
 
 
+def digest_of(directory: Path) -> str:
+    """The digest of a model directory, without reading its weights if it is one of ours."""
+    path = directory / LINEAGE
+    value = storage.read_json(path) if path.is_file() else {}
+    if isinstance(value, dict) and isinstance(value.get("digest"), str):
+        return str(value["digest"])
+    return storage.digest_json(_file_digests(directory))
+
+
 def _verified_lineage(directory: Path) -> dict[str, Any]:
     path = directory / LINEAGE
     require_own_file(path)

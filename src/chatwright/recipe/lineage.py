@@ -14,6 +14,9 @@ _SUMMARY_KEYS = {
     "tokens": ("train", "heldout"),
     "pretrain": ("parameters", "steps", "target_tokens", "precision"),
     "finetune": ("method", "trained", "total", "steps", "target_tokens"),
+    "reward": ("rows", "steps", "calibration"),
+    "align": ("objective", "rows", "method", "trained", "steps", "divergence_nats"),
+    "distill": ("by", "teacher_parameters", "total", "steps", "target_tokens"),
 }
 
 

@@ -15,7 +15,10 @@ from chatwright.foundation.config import Config
 from chatwright.model.config import ModelConfig
 from chatwright.tokens.tokenizer import TokenizerConfig
 from chatwright.train.pretrain import PretrainConfig
+from chatwright.tune.distill.settings import DistillConfig
 from chatwright.tune.finetune import FinetuneConfig
+from chatwright.tune.preferences.reward_stage import RewardTrainingConfig
+from chatwright.tune.preferences.settings import AlignConfig
 
 
 class BaseConfig(Config):
@@ -49,6 +52,9 @@ class Recipe(Config):
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig | None = None
     finetune: FinetuneConfig | None = None
+    reward: RewardTrainingConfig | None = None
+    align: AlignConfig | None = None
+    distill: DistillConfig | None = None
     evaluate: EvaluateConfig | None = None
     serve: ServeConfig = ServeConfig()
 
@@ -60,6 +66,7 @@ class Recipe(Config):
             yield "`pretrain` needs documents: add `[[collect.sources]]`"
         if self.finetune is not None and self.pretrain is None and self.base is None:
             yield "`finetune` needs a model: add `[pretrain]`, or `[base]` with `model`"
+        yield from self._problems_of_improving()
         if self.evaluate is not None and self.pretrain is None and self.finetune is None:
             yield "`evaluate` has no model of this run to measure: add `[pretrain]` or `[finetune]`"
         if self.base is not None:
@@ -75,6 +82,16 @@ class Recipe(Config):
                 f"{self.pretrain.batch_rows} and {self.pretrain.micro_rows}"
             )
 
+    def _problems_of_improving(self) -> Iterator[str]:
+        has_model = self.pretrain is not None or self.base is not None
+        for name in ("reward", "align"):
+            if getattr(self, name) is not None and not has_model:
+                yield f"`{name}` needs a model: add `[pretrain]`, or `[base]` with `model`"
+        if self.distill is not None and self.distill.teacher is None and not has_model:
+            yield "`distill` needs a teacher: add `distill.teacher`, `[pretrain]`, or `[base]` with `model`"
+        if self.distill is not None and self.distill.data is None and self.collect is None:
+            yield "`distill` has nothing to learn from: add `[[collect.sources]]`, or `distill.data`"
+
     @property
     def run_dir(self) -> Path:
         """Where this recipe's results are."""
@@ -86,6 +103,13 @@ _PATH_KEYS = (
     ("base", "model"),
     ("finetune", "data"),
     ("finetune", "test"),
+    ("reward", "data"),
+    ("reward", "test"),
+    ("align", "data"),
+    ("align", "test"),
+    ("distill", "data"),
+    ("distill", "teacher"),
+    ("distill", "begin"),
     ("evaluate", "answers"),
     ("evaluate", "references"),
 )
@@ -112,6 +136,11 @@ def _with_full_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     decontaminate = clean.get("decontaminate") if isinstance(clean, dict) else None
     if isinstance(decontaminate, dict):
         _complete_list(decontaminate, "sets", folder)
+    align = data.get("align")
+    rewards = align.get("rewards") if isinstance(align, dict) else None
+    for reward in rewards if isinstance(rewards, list) else []:
+        if isinstance(reward, dict):
+            _complete(reward, "model", folder)
     collect = data.get("collect")
     sources = collect.get("sources") if isinstance(collect, dict) else None
     for source in sources if isinstance(sources, list) else []:

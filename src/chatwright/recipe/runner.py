@@ -28,6 +28,13 @@ from chatwright.recipe.stages import Stage, stages_of
 from chatwright.train.ranks import Ranks
 
 _WORK = ".work"
+_FILES = (
+    ("finetune", ("data", "test")),
+    ("reward", ("data", "test")),
+    ("align", ("data", "test")),
+    ("distill", ("data",)),
+    ("evaluate", ("answers", "references")),
+)
 
 
 class StageOutcome(NamedTuple):
@@ -101,7 +108,7 @@ def _require_files(recipe: Recipe, stages: set[str]) -> None:
     """What a late stage would miss is told before the early ones have worked for hours."""
     problems = [
         f"`{section}.{key}`: there is no file `{path}`"
-        for section, keys in (("finetune", ("data", "test")), ("evaluate", ("answers", "references")))
+        for section, keys in _FILES
         for key in keys
         if section in stages and (path := getattr(getattr(recipe, section), key)) and not Path(path).is_file()
     ]
@@ -133,7 +140,7 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOut
 def _follow(recipe: Recipe, stages: list[Stage], stop: StopFlag, ranks: Ranks) -> list[StageOutcome]:
     """A rank that only trains: it waits while the first rank does the rest, and joins every training."""
     for stage in stages:
-        if stage.command in ("pretrain", "finetune"):
+        if stage.command in ("pretrain", "finetune", "reward", "align", "distill"):
             plan = _plan(stage, recipe, recipe.run_dir)
             if _published(plan) is None:
                 work = recipe.run_dir / _WORK / f"{stage.name}-{plan.key[:16]}"

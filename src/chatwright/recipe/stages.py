@@ -8,10 +8,14 @@ from chatwright.data import clean_stage, collect
 from chatwright.evaluate import stage as evaluate
 from chatwright.foundation import storage
 from chatwright.foundation.stage import StageContext
+from chatwright.model import directory
 from chatwright.recipe.recipe import Recipe
 from chatwright.tokens import stages as tokens
 from chatwright.train import pretrain
 from chatwright.tune import finetune
+from chatwright.tune.distill import stage as distill
+from chatwright.tune.preferences import align, reward_stage
+from chatwright.tune.preferences.material import store_digest
 
 
 class Stage(NamedTuple):
@@ -41,6 +45,46 @@ def _base_of_finetune(recipe: Recipe) -> dict[str, str]:
 
 def _finetune_inputs(recipe: Recipe) -> dict[str, str]:
     return _base_of_finetune(recipe) | ({"tokens": "tokens"} if _has_documents(recipe) else {})
+
+
+def _newest_model(recipe: Recipe, *names: str) -> str:
+    """The directory of the model that the run has made so far, or the one that it begins from."""
+    made = next((name for name in names if getattr(recipe, name) is not None), None)
+    return "base" if made is None else f"{made}/model"
+
+
+def _align_inputs(recipe: Recipe) -> dict[str, str]:
+    inputs = {"base": _newest_model(recipe, "finetune", "pretrain")}
+    return inputs | ({"tokens": "tokens"} if _has_documents(recipe) else {})
+
+
+def _distill_inputs(recipe: Recipe) -> dict[str, str]:
+    own_teacher = recipe.distill is not None and recipe.distill.teacher is not None
+    inputs = {} if own_teacher else {"teacher": _newest_model(recipe, "align", "finetune", "pretrain")}
+    return inputs | ({"tokens": "tokens"} if _has_documents(recipe) else {})
+
+
+def _align_outside(recipe: Recipe) -> Any:
+    if recipe.align is None:
+        return None
+    store = None if recipe.align.store is None else store_digest(recipe.align.store)
+    rewards = [_model_digest(reward.model) for reward in recipe.align.rewards]
+    return [_file_digest(recipe.align.data), _file_digest(recipe.align.test), store, rewards]
+
+
+def _reward_outside(recipe: Recipe) -> Any:
+    return recipe.reward and [_file_digest(recipe.reward.data), _file_digest(recipe.reward.test)]
+
+
+def _distill_outside(recipe: Recipe) -> Any:
+    if recipe.distill is None:
+        return None
+    models = (recipe.distill.teacher, recipe.distill.begin)
+    return [_file_digest(recipe.distill.data), *(_model_digest(path) for path in models)]
+
+
+def _model_digest(path: str | None) -> str | None:
+    return None if path is None or not Path(path).is_dir() else directory.digest_of(Path(path))
 
 
 def _evaluate_inputs(recipe: Recipe) -> dict[str, str]:
@@ -133,6 +177,36 @@ STAGES = (
         config=lambda recipe: recipe.finetune,
         run=finetune.run,
         outside=_finetune_outside,
+    ),
+    Stage(
+        name="reward",
+        version=1,
+        command="reward",
+        wanted=lambda recipe: recipe.reward is not None,
+        inputs=lambda recipe: {"base": _newest_model(recipe, "finetune", "pretrain")},
+        config=lambda recipe: recipe.reward,
+        run=reward_stage.run,
+        outside=_reward_outside,
+    ),
+    Stage(
+        name="align",
+        version=1,
+        command="align",
+        wanted=lambda recipe: recipe.align is not None,
+        inputs=_align_inputs,
+        config=lambda recipe: recipe.align,
+        run=align.run,
+        outside=_align_outside,
+    ),
+    Stage(
+        name="distill",
+        version=1,
+        command="distill",
+        wanted=lambda recipe: recipe.distill is not None,
+        inputs=_distill_inputs,
+        config=lambda recipe: recipe.distill,
+        run=distill.run,
+        outside=_distill_outside,
     ),
     Stage(
         name="evaluate",

@@ -11,7 +11,10 @@ from chatwright.foundation import storage
 from chatwright.foundation.errors import UsageError
 
 # In the order of a model's life. A tuple of its own, because the table of stages needs PyTorch to import.
-STAGE_NAMES = ("documents", "corpus", "tokenizer", "tokens", "pretrain", "finetune", "evaluate")
+STAGE_NAMES = (
+    *("documents", "corpus", "tokenizer", "tokens", "pretrain", "finetune"),
+    *("reward", "align", "distill", "evaluate"),
+)
 RECIPE = "recipe.toml"
 EVALUATIONS = "evaluations"  # records of single evaluations
 _MODEL_STAGES = ("pretrain", "finetune")

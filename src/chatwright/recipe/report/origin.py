@@ -26,6 +26,9 @@ _WHAT = {
     "tokens": "the corpus as token ids",
     "pretrain": "a model that continues text",
     "finetune": "a model that answers",
+    "reward": "a model that tells which answers people prefer",
+    "align": "a model that answers as people prefer",
+    "distill": "a student of the model before it",
     "evaluate": "scores and samples",
 }
 

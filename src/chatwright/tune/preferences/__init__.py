@@ -1,0 +1,1 @@
+"""Learning from what people prefer: losses, preference data, reward models, and the stage `align`."""

@@ -1,0 +1,149 @@
+"""Curricula: scores by hand, what is open when, controls that see as much, and a past that cannot be changed."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_training import VOCABULARY, new_network, new_trainer
+
+from chatwright.foundation.errors import RefusedError, StoppedError
+from chatwright.foundation.stopping import StopFlag
+from chatwright.tokens.shards import ShardWriter, TokenData, write_index
+from chatwright.train.curriculum import (
+    Curriculum,
+    CurriculumConfig,
+    CurriculumSource,
+    LengthConfig,
+    compression_score,
+    flesch_score,
+    length_score,
+    open_share,
+    window_scores,
+)
+
+
+def test_repetitive_text_is_easier_than_text_without_pattern():
+    assert compression_score("the sea " * 50) < compression_score(
+        "Quartz jugs vex nymphs who blink from dark, foggy piers."
+    )
+
+
+def test_reading_ease_is_turned_around():
+    # Two sentences, six words, seven syllables.
+    assert flesch_score("The cat sat. It was heavy.") == pytest.approx(1.015 * 3 + 84.6 * 7 / 6 - 206.835)
+    assert flesch_score("The cat sat.") < flesch_score(
+        "Institutional heterogeneity complicates administrative generalisation."
+    )
+    assert length_score("abc") == 3
+
+
+@pytest.mark.parametrize("pacing", ["linear", "root", "steps"])
+@given(start=st.floats(0.01, 1.0), warmup=st.floats(0.05, 1.0))
+def test_more_and_more_is_open_until_all_is(pacing, start, warmup):
+    config = CurriculumConfig(score="length", pacing=pacing, open_at_start=start, warmup_share=warmup)
+    shares = [open_share(config, step, steps=100) for step in range(101)]
+    assert shares[0] == pytest.approx(start)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def split_of(folder, *, documents=12, length=30):
+    folder.mkdir()
+    writer = ShardWriter(vocabulary_size=VOCABULARY, end_of_text=0)
+    for number in range(documents):
+        writer.add([1 + number] * length, domain=0, num_bytes=length)
+    shards = {name: [writer.save(folder / f"{name}-00000")] for name in ("train",)}
+    write_index(folder, shards, tokenizer="t", vocabulary=VOCABULARY, domains=["d"])
+    return TokenData(folder).split("train")
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    return split_of(tmp_path_factory.mktemp("curriculum") / "tokens")
+
+
+def test_a_windows_score_is_that_of_its_documents_by_tokens(split):
+    scores = window_scores(split, list(range(12)), length=31)
+    assert scores.tolist() == list(range(11))  # each window is one document with its end; the last has no next token
+    halves = window_scores(split, list(range(12)), length=62)
+    assert halves.tolist() == [0.5 + 2 * number for number in range(5)]
+    with pytest.raises(ValueError, match="expected 12 scores"):
+        window_scores(split, [1.0], length=31)
+
+
+def order(direction, **fields):
+    config = CurriculumConfig(score="length", direction=direction, open_at_start=0.1, warmup_share=0.5, **fields)
+    return Curriculum(config=config, scores=np.arange(100.0), steps=100, rows=8, seed=1)
+
+
+def test_easy_comes_first_hard_in_the_control_and_any_in_the_other():
+    early = {}
+    for direction in ("forward", "reverse", "random"):
+        curriculum = order(direction)
+        ranking = curriculum.ranking()
+        assert sorted(ranking) == list(range(100))
+        seen = [window for step in range(3) for window in curriculum.windows(step, ranking)]
+        early[direction] = set(seen)
+    assert max(early["forward"]) < 16
+    assert min(early["reverse"]) > 83
+    assert len(early["random"]) <= 16  # the control has no more to see than the others
+    assert max(early["random"]) > 16
+
+
+def test_after_the_warm_up_each_pass_visits_every_window_once():
+    curriculum = order("forward")
+    ranking = curriculum.ranking()
+    visits = [window for step in range(50, 100) for window in curriculum.windows(step, ranking)]
+    assert sorted(visits[:100]) == list(range(100))
+    assert sorted(visits[100:200]) == list(range(100))
+    assert visits[:100] != visits[100:200]
+
+
+def test_a_step_depends_on_its_number_alone():
+    curriculum = order("forward")
+    ranking = curriculum.ranking()
+    assert curriculum.windows(7, ranking) == order("forward").windows(7, order("forward").ranking())
+    assert curriculum.windows(7, ranking) != curriculum.windows(8, ranking)
+
+
+@given(step=st.integers(0, 200))
+def test_lengths_grow_in_a_line_by_multiples_and_stay_whole(step):
+    growth = LengthConfig(start=8, warmup_share=0.5, multiple=4)
+    length = growth.length(step, steps=100, full=30)
+    assert 8 <= length <= 30
+    assert length == 30 if step >= 50 else length % 4 == 0
+    assert length <= growth.length(step + 1, steps=100, full=30)
+
+
+def source(split, **fields):
+    parts = {"curriculum": CurriculumConfig(score="length", warmup_share=0.5)} | fields
+    return CurriculumSource(split, full=15, steps=12, rows=4, micro_rows=2, seed=1, scores=list(range(12)), **parts)
+
+
+def test_short_windows_cover_the_same_tokens_in_more_rows(split):
+    growing = source(split, growth=LengthConfig(start=8, multiple=1, warmup_share=1.0))
+    first, last = growing.step(0), source(split).step(0)
+    assert first[0].ids_BT.shape[1] == 8
+    assert last[0].ids_BT.shape[1] == 15
+    assert all(torch.equal(batch.ids_BT[:, 1:], batch.targets_BT[:, :-1]) for batch in first)
+
+
+def test_a_run_by_curriculum_resumes_to_the_same_bits_and_refuses_another_past(split, tmp_path):
+    straight = new_network()
+    new_trainer(tmp_path / "straight", network=straight, source=source(split)).run()
+    flag = StopFlag()
+    flag.requested = True
+    with pytest.raises(StoppedError):
+        new_trainer(tmp_path / "halves", source=source(split)).run(flag)
+    resumed = new_network(seed=4)
+    new_trainer(tmp_path / "halves", network=resumed, source=source(split)).run()
+    assert all(torch.equal(one, other) for one, other in zip(straight.parameters(), resumed.parameters(), strict=True))
+    changed = CurriculumConfig(score="length", direction="reverse", warmup_share=0.5)
+    for other in (
+        source(split, curriculum=changed),
+        source(split, growth=LengthConfig(start=8)),
+        source(split, curriculum=None),
+    ):
+        with pytest.raises(RefusedError, match="other data"):
+            new_trainer(tmp_path / "halves", source=other).run()

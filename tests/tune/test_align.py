@@ -1,0 +1,337 @@
+"""Aligning whole: exact accumulation, the reference, resuming to the same bits, rewards, and settings that mean something."""
+
+import contextlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chatwright.feedback.conversations import Message
+from chatwright.feedback.store import Answer, FeedbackStore, Rating
+from chatwright.foundation.config import validate
+from chatwright.foundation.errors import ConfigError, DataError, StoppedError
+from chatwright.foundation.stage import StageContext
+from chatwright.foundation.stopping import StopFlag
+from chatwright.model.adapter import LoraConfig
+from chatwright.model.directory import load_model, save_model
+from chatwright.model.generation import greedy_batch
+from chatwright.model.prompts import ChatEncoder
+from chatwright.train.batches import IGNORED
+from chatwright.tune.preferences import align
+from chatwright.tune.preferences.objectives import PairObjective, Strengths, VerdictObjective
+from chatwright.tune.preferences.policy import GroupRules, RolloutSource
+from chatwright.tune.preferences.rewards import RewardConfig, Scorer
+from chatwright.tune.preferences.settings import AlignConfig
+from chatwright.tune.preferences.source import (
+    EncodedPair,
+    EncodedVerdict,
+    PairSource,
+    StepOrder,
+    VerdictSource,
+    as_sample,
+    encode_answer,
+    sums_of,
+)
+from chatwright.tune.reference import Learner
+from chatwright.tune.rollouts import Answered, WritingRules, write_answers
+
+QUESTIONS = ("When?", "Where to?", "How far is it to the harbour?", "Which ferry?")
+ANSWERS = (
+    ("At nine.", "No."),
+    ("To the island.", "Somewhere, perhaps."),
+    ("Twelve minutes.", "Far."),
+    ("The first.", "Any."),
+)
+ASKED = [(Message("user", question),) for question in QUESTIONS]
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_tokenizer):
+    return ChatEncoder(tiny_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def pairs(encoder):
+    return [
+        EncodedPair(*(encode_answer(asked, text, encoder) for text in both), weight)
+        for asked, both, weight in zip(ASKED, ANSWERS, (1.0, 0.5, 2.0, 0.5), strict=True)
+    ]
+
+
+def new_learner(make_network, *, method="lora", dropout=0.0):
+    return Learner(
+        make_network(), method=method, lora=LoraConfig(rank=2, dropout=dropout), seed=1, keeps_reference=True
+    )
+
+
+def moved(learner):
+    """The same after some training: the updates are no longer zero."""
+    generator = torch.Generator().manual_seed(5)
+    for parameter in learner.trained.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return learner
+
+
+def reference_sums(pairs, learner):
+    with learner.reference() as network:
+        return torch.stack([sums_of(network, side, rows=2) for side in ([p.chosen for p in pairs], [p.rejected for p in pairs])], dim=1)  # fmt: skip
+
+
+def pair_source(pairs, learner, *, micro_rows):
+    order = StepOrder(rows=4, micro_rows=micro_rows, seed=3, fingerprint="x")
+    return PairSource(pairs, reference_sums=reference_sums(pairs, learner), order=order)
+
+
+def gradient(learner, objective, batches):
+    learner.trained.zero_grad()
+    total = sum(objective(learner.network, batch) for batch in batches)
+    total.backward()
+    found = [p.grad for p in learner.trained.parameters() if p.grad is not None]
+    return total.detach(), torch.cat([part.flatten() for part in found])
+
+
+def test_an_answer_is_encoded_as_the_model_would_write_it(encoder, tiny_tokenizer):
+    answered = encode_answer(ASKED[0], "At nine.", encoder)
+    assert answered.prompt == encoder.prompt(ASKED[0])
+    assert answered.answer[-1] == encoder.end
+    assert tiny_tokenizer.decode(answered.answer) == "At nine."
+    sample = as_sample(answered)
+    assert [target for target in sample.targets if target != IGNORED] == answered.answer
+
+
+@pytest.mark.parametrize("method", ["lora", "all"])
+def test_before_training_policy_and_reference_are_one_and_a_pair_costs_log_two(make_network, pairs, method):
+    learner = new_learner(make_network, method=method)
+    batches = pair_source(pairs, learner, micro_rows=4).step(0)
+    total, _ = gradient(learner, PairObjective("dpo", Strengths(0.1)), batches)
+    assert total.item() == pytest.approx(4 * 0.693147, rel=1e-4)  # weights have a mean of one
+
+
+@pytest.mark.parametrize("method", ["lora", "all"])
+def test_the_reference_stays_while_the_policy_moves(make_network, pairs, method):
+    learner = new_learner(make_network, method=method)
+    before = reference_sums(pairs, learner)
+    moved(learner)
+    with learner.policy() as network:
+        assert not torch.allclose(sums_of(network, [pairs[0].chosen], rows=1), before[:1, 0], atol=1e-3)
+    assert torch.allclose(reference_sums(pairs, learner), before)
+
+
+@pytest.mark.parametrize("kind", ["dpo", "ipo", "simpo", "orpo"])
+def test_pairs_one_by_one_have_the_loss_and_the_gradient_of_all_at_once(make_network, pairs, kind):
+    learner = moved(new_learner(make_network))
+    objective = PairObjective(kind, Strengths(0.2, 0.5, 0.1 if kind == "dpo" else 0.0, 0.3))
+    whole = gradient(learner, objective, pair_source(pairs, learner, micro_rows=4).step(0))
+    parts = gradient(learner, objective, pair_source(pairs, learner, micro_rows=1).step(0))
+    assert parts[0].item() == pytest.approx(whole[0].item(), rel=1e-5)
+    assert float((parts[1] - whole[1]).norm() / whole[1].norm()) < 1e-4
+
+
+def verdict_source(pairs, learner, *, micro_rows):
+    verdicts = [EncodedVerdict(side, good, 1.0) for pair in pairs for side, good in ((pair.chosen, True), (pair.rejected, False))]  # fmt: skip
+    with learner.reference() as network:
+        sums = sums_of(network, [verdict.answered for verdict in verdicts], rows=8)
+    order = StepOrder(rows=8, micro_rows=micro_rows, seed=3, fingerprint="x")
+    return VerdictSource(verdicts, reference_sums=sums, learner=learner, order=order)
+
+
+def test_verdicts_share_the_reference_point_of_the_whole_step_however_they_are_split(make_network, pairs):
+    learner = moved(new_learner(make_network))
+    objective = VerdictObjective(Strengths(0.2))
+    whole = gradient(learner, objective, verdict_source(pairs, learner, micro_rows=8).step(0))
+    parts = gradient(learner, objective, verdict_source(pairs, learner, micro_rows=1).step(0))
+    assert parts[0].item() == pytest.approx(whole[0].item(), rel=1e-4)
+    assert float((parts[1] - whole[1]).norm() / whole[1].norm()) < 1e-3
+
+
+def writing(encoder, tiny_tokenizer, *, temperature=1.0, max_tokens=6):
+    return WritingRules(max_tokens, temperature, encoder.stop_ids(), tiny_tokenizer.end_of_text)
+
+
+def test_a_cold_draw_is_the_likeliest_answer_whatever_stands_beside_it(tiny_network, encoder, tiny_tokenizer):
+    prompts = [encoder.prompt(asked) for asked in ASKED]
+    rules = writing(encoder, tiny_tokenizer, temperature=1e-4)
+    wanted = greedy_batch(tiny_network, prompts, max_tokens=6, stop_ids=rules.stop_ids, end=rules.pad)
+    for chosen in (range(4), [2]):
+        written = write_answers(tiny_network, [prompts[row] for row in chosen], rules, seed=1)
+        ends = [[token for token in row.answer if token not in rules.stop_ids] for row in written]
+        assert ends == [wanted[row] for row in chosen]
+
+
+def test_answers_are_drawn_by_seed_and_end_at_their_limit(tiny_network, encoder, tiny_tokenizer):
+    prompts = [encoder.prompt(ASKED[0])] * 8
+    rules = writing(encoder, tiny_tokenizer)
+    first, again, other = (write_answers(tiny_network, prompts, rules, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert len({tuple(row.answer) for row in first}) > 4
+    assert all(len(row.answer) <= 6 for row in first)
+
+
+def test_answers_of_a_group_are_compared_with_each_other_and_written_by_counter(make_network, encoder, tiny_tokenizer):
+    learner = new_learner(make_network)
+    source = RolloutSource(
+        [encoder.prompt(asked) for asked in ASKED],
+        judge=lambda tasks, written: [float(sum(row.answer) % 7) for row in written],
+        learner=learner,
+        writing=writing(encoder, tiny_tokenizer),
+        group=GroupRules(prompts=2, answers=4, micro_rows=3, by_deviation=False),
+        seed=1,
+        fingerprint="x",
+    )
+    batches, again = source.step(0), source.step(0)
+    assert [batch.num_targets for batch in batches] == [3, 3, 2]
+    assert all(torch.equal(one.ids_BT, other.ids_BT) for one, other in zip(batches, again, strict=True))
+    advantages = torch.cat([batch.extras["advantages_B"] for batch in batches])
+    assert advantages.sum().item() == pytest.approx(0.0, abs=1e-5)
+    assert advantages.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("reward", "answer", "worth"),
+    [
+        ({"kind": "exact"}, " at NINE", 1.0),
+        ({"kind": "exact"}, "At nine, I think.", 0.0),
+        ({"kind": "contains"}, "I think at nine it is.", 1.0),
+        ({"kind": "length", "words": 4}, "one two three", 0.75),
+        ({"kind": "length", "words": 2}, "one two three four five", 0.0),
+        ({"kind": "format", "begins": "Dear", "ends": "."}, "Dear sir", 0.5),
+    ],
+)
+def test_rewards_have_the_values_of_their_rules(tiny_tokenizer, reward, answer, worth):
+    assert score(tiny_tokenizer, answer, "At nine.", reward) == worth
+
+
+def score(tokenizer, answer, expected, *rewards):
+    scorer = Scorer([RewardConfig(**reward) for reward in rewards], tokenizer, device=torch.device("cpu"))
+    return scorer([Answered([1], tokenizer.encode(answer))], [expected])[0]
+
+
+def test_several_rewards_are_averaged_by_weight(tiny_tokenizer):
+    rewards = [{"kind": "exact", "weight": 3.0}, {"kind": "length", "words": 2}]
+    assert score(tiny_tokenizer, "at ten", "At nine.", *rewards) == 0.25
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory, make_network, tiny_tokenizer):
+    folder = tmp_path_factory.mktemp("material")
+    save_model(folder / "base", make_network(std=0.1), tiny_tokenizer, lineage={"stage": "finetune"})
+    rows = [{"prompt": f"{q} {n}", "chosen": a, "rejected": b} for n in range(4) for q, (a, b) in zip(QUESTIONS, ANSWERS, strict=True)]  # fmt: skip
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = [{"question": row["prompt"], "answer": row["chosen"]} for row in rows]
+    (folder / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tasks))
+    return folder
+
+
+def context(material, output, *, objective="dpo", stop=None, **fields):
+    output.mkdir(exist_ok=True)
+    settings = {
+        "objective": objective,
+        "device": "cpu",
+        "precision": "float32",
+        "threads": 1,
+        "batch_rows": 4,
+        "micro_rows": 4,
+    }
+    settings |= {"checkpoint_every": 2, "max_answer_tokens": 6, "heldout_share": 0.25, "method": "all"}
+    settings |= {"data": str(material / ("tasks.jsonl" if objective == "grpo" else "pairs.jsonl"))}
+    if objective == "grpo":
+        settings |= {"rewards": [{"kind": "length", "words": 3}], "answers_per_prompt": 2}
+    config = validate(AlignConfig, {**settings, **fields}, where="recipe")
+    return StageContext(
+        config=config, inputs={"base": material / "base"}, output=output, seed=3, stop=stop or StopFlag()
+    )
+
+
+class StopAfter(StopFlag):
+    """Asked for at the n-th look."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self._looks = looks
+
+    @property
+    def requested(self):
+        self._looks -= 1
+        return self._looks < 0
+
+    @requested.setter
+    def requested(self, value):
+        pass
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto", "grpo"])
+def test_a_stage_stopped_and_called_again_gives_the_bits_of_an_unbroken_one(material, tmp_path, objective):
+    straight = align.run(context(material, tmp_path / "straight", objective=objective))
+    with pytest.raises(StoppedError):
+        align.run(context(material, tmp_path / "halves", objective=objective, stop=StopAfter(2)))
+    again = align.run(context(material, tmp_path / "halves", objective=objective))
+    assert again["steps"] == straight["steps"] > 2
+    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("straight", "halves")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert again["model_digest"] == straight["model_digest"]
+    assert any(
+        not torch.equal(load_file(material / "base" / "model.safetensors")[name], value)
+        for name, value in weights[0].items()
+    )
+
+
+def test_low_rank_updates_are_merged_and_kept_beside_the_model(material, tmp_path):
+    report = align.run(context(material, tmp_path / "out", method="lora", lora={"rank": 2}, epochs=3.0))
+    assert (tmp_path / "out" / "adapter" / "adapter.safetensors").is_file()
+    assert load_model(tmp_path / "out" / "model").lineage["base"] == load_model(material / "base").digest
+    assert 0 < report["share"] < 1
+    assert report["evaluation"]["heldout_pairs"] > 0
+    assert report["rows"] + report["evaluation"]["heldout_pairs"] == 16
+    assert isinstance(report["divergence_nats"], float)
+
+
+def test_a_feedback_store_is_learned_from_and_leaves_its_card(material, tmp_path):
+    with contextlib.closing(FeedbackStore(tmp_path / "feedback.db")) as store:
+        for number in range(8):
+            asked = (Message("user", f"When, number {number}?"),)
+            store.add_answer(
+                Answer(id=str(number), model="m", model_digest="d", messages=asked, answer="No.", finish="stop")
+            )
+            store.add_rating(Rating(answer_id=str(number), thumb=-1, better_answer="At nine."))
+    report = align.run(context(material, tmp_path / "out", data=None, store=str(tmp_path / "feedback.db")))
+    assert report["rows"] + report["evaluation"].get("heldout_pairs", 0) == 8
+    assert "| pair | edit | 8 |" in (tmp_path / "out" / "data_card.md").read_text()
+    assert report["dropped"]["verdicts without a pair"] > 0
+
+
+def test_test_questions_are_taken_out_of_what_is_learned(material, tmp_path):
+    (tmp_path / "test.jsonl").write_text(
+        json.dumps({"prompt": "when? 0", "chosen": "At nine.", "rejected": "No."}) + "\n"
+    )
+    report = align.run(
+        context(material, tmp_path / "out", test=str(tmp_path / "test.jsonl"), heldout_share=0.1, epochs=0.25)
+    )
+    assert report["rows"] == 15
+    assert report["dropped"]["a test prompt"] == 1
+
+
+def test_thumbs_alone_cannot_teach_a_loss_of_pairs(material, tmp_path):
+    rows = [{"prompt": f"When? {number}", "completion": "No.", "label": False} for number in range(20)]
+    (tmp_path / "thumbs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match="no preference is left") as caught:
+        align.run(context(material, tmp_path / "out", data=str(tmp_path / "thumbs.jsonl")))
+    assert "kto" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"objective": "dpo", "margin": 0.5}, "`margin` has no effect"),
+        ({"objective": "kto", "label_smoothing": 0.1}, "`label_smoothing` has no effect"),
+        ({"objective": "dpo", "rewards": [{"kind": "exact"}]}, "`rewards` has no effect"),
+        ({"objective": "grpo"}, "at least one of `rewards`"),
+        ({"objective": "dpo", "store": "x.db"}, "give either `data`"),
+        ({"objective": "grpo", "rewards": [{"kind": "length"}]}, "`words` belongs to"),
+        ({"objective": "dpo", "method": "all", "lora": {"rank": 3}}, "`lora` has no effect"),
+        ({"objective": "dpo", "harvest": {"agreement": 0.9}}, "`harvest` has no effect"),
+    ],
+)
+def test_settings_without_effect_are_refused(fields, told):
+    with pytest.raises(ConfigError, match=told):
+        validate(AlignConfig, {"data": "x.jsonl", **fields}, where="recipe")
