@@ -297,6 +297,8 @@ def test_the_openapi_document_names_every_endpoint(client):
     document = client.get("/openapi.json").json()
     assert {CHAT, "/v1/models", "/v1/feedback", "/health"} <= set(document["paths"])
     assert "ChatRequest" in document["components"]["schemas"]
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    assert not any("422" in operation["responses"] for operation in operations)
 
 
 @pytest.mark.parametrize(

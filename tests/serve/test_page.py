@@ -695,7 +695,7 @@ def test_a_megabyte_of_streamed_text_leaves_the_page_responsive(browser, tmp_pat
         context.close()
     assert length > 700_000
     print(f"{kind}: {len(durations)} long tasks, the longest {max(durations, default=0):.0f} ms")
-    limit_ms = float(os.environ.get("CHATWRIGHT_LONG_TASK_MS", "400"))  # 100 on a machine that nobody else uses
+    limit_ms = float(os.environ.get("CHATWRIGHT_LONG_TASK_MS", "1500"))  # set 100 on a machine that nobody else uses
     assert max(durations, default=0) < limit_ms
 
 

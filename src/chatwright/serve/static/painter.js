@@ -1,7 +1,7 @@
 // Brings text to the page once a frame, and not more of it than a frame has time for, however fast it comes.
 
 const MOST = 24000; // characters a frame
-const LEAST = 500;
+const LEAST = 4000; // a frame costs something however little it brings
 const GOAL_MS = 25; // what a frame may take; more text than that fits waits for the next one
 
 export class Painter {
