@@ -61,6 +61,7 @@ def test_the_report_adds_up(raw, stage):
     heldout = list(iter_documents(context.output, split="heldout"))
     assert report["by_domain"]["x"]["heldout_documents"] == len(heldout)
     assert report["changed"]["control_characters"]["documents"] == 9
+    assert report["by_language"]["und"] == report["by_domain"]["x"]
 
 
 def test_only_parts_and_the_report_are_left(raw, stage):

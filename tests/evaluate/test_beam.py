@@ -6,7 +6,7 @@ import torch
 from chatwright.evaluate.beam import beam_search
 from chatwright.evaluate.likelihood import Row, score_rows
 from chatwright.foundation.errors import UsageError
-from chatwright.model.generation import greedy_batch
+from chatwright.model.generation import GenerationRequest, Sampling
 
 TEXTS = ["The ferry", "Tickets are", "def area(", "Wie weit", "Opening hours:"]
 
@@ -29,8 +29,9 @@ def test_the_sequences_are_those_of_transformers(tiny_directory, tiny_model, bea
 def test_one_beam_is_greedy(tiny_model):
     prompts = [tiny_model.tokenizer.encode(text) for text in TEXTS]
     stops = tiny_model.encoder.stop_ids()
-    end = tiny_model.tokenizer.end_of_text
-    greedy = greedy_batch(tiny_model.network, prompts, max_tokens=8, stop_ids=stops, end=end)
+    sampling = Sampling(max_tokens=8, temperature=0.0)
+    asked = [GenerationRequest(prompt=tuple(prompt), sampling=sampling, stop_ids=stops) for prompt in prompts]
+    greedy = [written.ids for (written,) in tiny_model.engine.run(asked)]
     ours = beam_search(tiny_model.network, prompts, beams=1, max_tokens=8, stop_ids=stops)
     assert [list(hypothesis.ids) for hypothesis in ours] == greedy
 

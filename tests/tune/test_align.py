@@ -15,7 +15,8 @@ from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.adapter import LoraConfig
 from chatwright.model.directory import load_model, save_model
-from chatwright.model.generation import greedy_batch
+from chatwright.model.engine.engine import Engine
+from chatwright.model.generation import GenerationRequest, Sampling
 from chatwright.model.prompts import ChatEncoder
 from chatwright.train.batches import IGNORED
 from chatwright.tune.preferences import align
@@ -152,7 +153,9 @@ def writing(encoder, tiny_tokenizer, *, temperature=1.0, max_tokens=6):
 def test_a_cold_draw_is_the_likeliest_answer_whatever_stands_beside_it(tiny_network, encoder, tiny_tokenizer):
     prompts = [encoder.prompt(asked) for asked in ASKED]
     rules = writing(encoder, tiny_tokenizer, temperature=1e-4)
-    wanted = greedy_batch(tiny_network, prompts, max_tokens=6, stop_ids=rules.stop_ids, end=rules.pad)
+    greedy = Sampling(max_tokens=6, temperature=0.0)
+    asked = [GenerationRequest(prompt=tuple(prompt), sampling=greedy, stop_ids=rules.stop_ids) for prompt in prompts]
+    wanted = [answer.ids for (answer,) in Engine(tiny_network, tiny_tokenizer).run(asked)]
     for chosen in (range(4), [2]):
         written = write_answers(tiny_network, [prompts[row] for row in chosen], rules, seed=1)
         ends = [[token for token in row.answer if token not in rules.stop_ids] for row in written]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from chatwright.cli import compare, evaluate, exchange, improving, rate, weak
+from chatwright.cli import compare, evaluate, exchange, improving, rate, tokenizer, weak
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
 
@@ -44,6 +44,7 @@ app = typer.Typer(
 )
 feedback_app = typer.Typer(help="Ratings of answers, as data.", no_args_is_help=True)
 app.add_typer(feedback_app, name="feedback")
+tokenizer.register(app)
 
 RecipePath = Annotated[Path, typer.Argument(help="a TOML file", metavar="RECIPE")]
 ModelPath = Annotated[Path, typer.Argument(help="a model directory", metavar="MODEL")]

@@ -57,6 +57,7 @@ def run(context: StageContext) -> dict[str, Any]:
     report = _report(tally, totals, documents_out=written, characters_out=counted.characters)
     if evaluation is not None:
         report["decontamination"] = evaluation.counts._asdict()
+    report["by_language"] = counted.languages.to_json()
     report["near_duplicates"] = config.duplicates.model_dump(mode="json") | copies.counts()
     storage.write_json(context.output / REPORT, report)
     discard_work(context)
@@ -135,15 +136,17 @@ def _count_copies(paths: list[Path], resolution: Resolution, tally: Tally) -> No
 
 
 class _Counted:
-    """Counts the characters of documents on their way to the parts."""
+    """Counts characters and languages of documents on their way to the parts."""
 
     def __init__(self) -> None:
         self.characters = 0
+        self.languages = Totals()
 
     def through(self, documents: Any) -> Any:
         """The same documents."""
         for document in documents:
             self.characters += len(document.text)
+            self.languages.add(document.language, document)
             yield document
 
 

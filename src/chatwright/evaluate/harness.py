@@ -13,7 +13,7 @@ from typing import Any
 from chatwright.evaluate.likelihood import Row, score_rows
 from chatwright.foundation.errors import RefusedError, UsageError
 from chatwright.model.chat import ChatModel
-from chatwright.model.generation import Sampling, greedy_batch, stream_text
+from chatwright.model.generation import GenerationRequest, Sampling
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -22,7 +22,6 @@ except ModuleNotFoundError:  # the extra is not installed; `run_tasks` says so
     TemplateLM = object
     get_rolling_token_windows = make_disjoint_window = None
 
-_ROWS = 64  # answers written at once
 _DEFAULT_NEW_TOKENS = 256  # the harness's own, where a task says nothing
 
 
@@ -131,38 +130,33 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return [found[index] for index in range(len(requests))]
 
     def _greedy(self, requests: Sequence[Any], limit: int) -> list[str]:
-        prompts = [self._prompt(request.args[0], limit) for request in requests]
-        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        texts: dict[int, str] = {}
-        for start in range(0, len(order), _ROWS):
-            group = order[start : start + _ROWS]
-            rows = greedy_batch(
-                self._model.network,
-                [prompts[index] for index in group],
-                max_tokens=limit,
-                stop_ids=self._stop_ids(),
-                end=self._model.tokenizer.end_of_text,
-            )
-            texts.update((index, self._model.tokenizer.decode(row)) for index, row in zip(group, rows, strict=True))
-        return [_cut(texts[index], request.args[1].get("until")) for index, request in enumerate(requests)]
+        sampling = Sampling(max_tokens=limit, temperature=0.0)
+        return self._written(requests, [sampling] * len(requests), limit)
 
     def _sampled(self, requests: Sequence[Any], limit: int) -> list[str]:
-        texts = []
+        samplings = []
         for number, request in enumerate(requests):
             options = request.args[1]
-            sampling = Sampling(
-                max_tokens=limit,
-                temperature=float(options.get("temperature", 1.0)),
-                top_p=float(options.get("top_p", 1.0)),
-                top_k=int(options.get("top_k", 0)),
-                seed=number,
+            samplings.append(
+                Sampling(
+                    max_tokens=limit,
+                    temperature=float(options.get("temperature", 1.0)),
+                    top_p=float(options.get("top_p", 1.0)),
+                    top_k=int(options.get("top_k", 0)),
+                    seed=number,
+                )
             )
-            prompt = self._prompt(request.args[0], limit)
-            pieces = stream_text(
-                self._model.network, self._model.tokenizer, prompt, sampling, stop_ids=self._stop_ids()
+        return self._written(requests, samplings, limit)
+
+    def _written(self, requests: Sequence[Any], samplings: Sequence[Sampling], limit: int) -> list[str]:
+        asked = [
+            GenerationRequest(
+                prompt=tuple(self._prompt(request.args[0], limit)), sampling=sampling, stop_ids=self._stop_ids()
             )
-            texts.append(_cut("".join(piece.text for piece in pieces), options.get("until")))
-        return texts
+            for request, sampling in zip(requests, samplings, strict=True)
+        ]
+        texts = [written.text for (written,) in self._model.engine.run(asked)]
+        return [_cut(text, request.args[1].get("until")) for text, request in zip(texts, requests, strict=True)]
 
     def _prompt(self, text: str, limit: int) -> list[int]:
         return self.tok_encode(text)[-(self._length - limit) :] or [self.prefix_token_id]

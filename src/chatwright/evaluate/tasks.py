@@ -18,12 +18,11 @@ from chatwright.feedback.conversations import Message
 from chatwright.foundation import storage
 from chatwright.foundation.errors import DataError
 from chatwright.model.chat import ChatModel
-from chatwright.model.generation import greedy_batch
+from chatwright.model.generation import GenerationRequest, Sampling
 
 MAX_ITEMS = 1_000_000
 MAX_PROBLEMS_SHOWN = 20
 _KEYS = frozenset({"question", "prompt", "choices", "answer", "references", "topic", "id"})
-_ROWS = 64  # answers written at once
 
 Kind = Literal["choice", "exact", "text"]
 
@@ -194,18 +193,17 @@ def _continuation(model: ChatModel, item: Item, choice: str) -> list[int]:
 
 
 def _answers(model: ChatModel, items: Sequence[Item], *, max_tokens: int) -> list[str]:
-    prompts = [_prompt(model, item) for item in items]
-    end = model.tokenizer.end_of_text
-    order = sorted(range(len(items)), key=lambda index: len(prompts[index]))
-    found: dict[int, str] = {}
-    for start in range(0, len(order), _ROWS):
-        group = order[start : start + _ROWS]
-        stops = model.encoder.stop_ids() if items[group[0]].is_chat else frozenset({end})
-        ids = greedy_batch(
-            model.network, [prompts[index] for index in group], max_tokens=max_tokens, stop_ids=stops, end=end
+    sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
+    end = frozenset({model.tokenizer.end_of_text})
+    requests = [
+        GenerationRequest(
+            prompt=tuple(_prompt(model, item)),
+            sampling=sampling,
+            stop_ids=model.encoder.stop_ids() if item.is_chat else end,
         )
-        found.update((index, model.tokenizer.decode(row).strip()) for index, row in zip(group, ids, strict=True))
-    return [found[index] for index in range(len(items))]
+        for item in items
+    ]
+    return [written.text.strip() for (written,) in model.engine.run(requests)]
 
 
 def task_figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def open_database(place: str | Path) -> Engine:
         UsageError: a URL that SQLAlchemy does not know, or a database in memory.
         StoreError: it cannot be opened now.
     """
-    engine = _open_engine(place)
+    engine = open_engine(place)
     try:
         with engine.begin() as connection:
             version = _prepare_schema(connection)
@@ -57,7 +57,12 @@ def unavailable(error: sql.exc.DBAPIError) -> StoreError:
     )
 
 
-def _open_engine(place: str | Path) -> Engine:
+def open_engine(place: str | Path) -> Engine:
+    """A connection pool to a database as it is, whatever stands in it.
+
+    Raises:
+        UsageError: a URL that SQLAlchemy does not know, or a database in memory.
+    """
     url = place if isinstance(place, str) and "://" in place else f"sqlite:///{Path(place).absolute()}"
     try:
         engine = sql.create_engine(url, pool_pre_ping=True)

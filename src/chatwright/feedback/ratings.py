@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sql
 from sqlalchemy.engine import RowMapping
 
-from chatwright.feedback.store import StoreError, _open_engine, _unavailable
+from chatwright.feedback.database import StoreError, open_engine, unavailable
 from chatwright.feedback.study import (
     CHOICES,
     DIMENSIONS,
@@ -97,7 +97,7 @@ class Study:
 
     def __init__(self, place: str | Path, *, clock: Callable[[], float] = time.time):
         self._clock = clock
-        self._engine = _open_engine(place)
+        self._engine = open_engine(place)
         try:
             if "study" not in sql.inspect(self._engine).get_table_names():
                 raise UsageError(f"there is no study in `{place}`", hint="make one with `chatwright rate`")
@@ -233,7 +233,8 @@ class Study:
             (_judgements.c.rater == rater.number) & _judgements.c.retracted.is_(None)
         )
         with self._engine.connect().execution_options(chatwright_reads_only=True) as connection:
-            return connection.execute(query).scalar()
+            newest: int | None = connection.execute(query).scalar()
+        return newest
 
     def export(self) -> Iterator[dict[str, Any]]:
         """Every judgement that stands, oldest first, with its item, its models and its rater."""
@@ -269,7 +270,7 @@ class Study:
         try:
             return self._engine.begin()
         except sql.exc.DBAPIError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     def _require_sound(self, rater: Rater, judgement: Judgement) -> None:
         item = self.items.get(judgement.item)
@@ -302,7 +303,7 @@ def make_study(place: str | Path, items: Sequence[StudyItem], plan: StudyPlan) -
         problems.append(f"a study has between 1 and {MAX_ITEMS} items, this one {len(items)}")
     if problems:
         raise UsageError("; ".join(problems[:10]))
-    engine = _open_engine(place)
+    engine = open_engine(place)
     try:
         if "study" in sql.inspect(engine).get_table_names():
             raise UsageError(f"there is a study in `{place}` already", hint="open it, or name another file")

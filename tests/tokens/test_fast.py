@@ -1,0 +1,89 @@
+"""The faster encoder gives the ids of Hugging Face's, or is not taken."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as HfTokenizer
+
+from chatwright.foundation.errors import DataError
+from chatwright.tokens.fast import fast_encoder
+from chatwright.tokens.statistics import Text, as_lines, measure, sample_texts
+from chatwright.tokens.tokenizer import LLAMA3_PATTERN
+
+PIECES = [
+    "the",
+    " ferry",
+    "'LL",
+    "\r\n",
+    "  ",
+    "\u3000",
+    "1234567",
+    "é",
+    "e\u0301",
+    "漁",
+    "👩\u200d👩",
+    "<|im_end|>",
+    "\0",
+    "ſ",
+    "--",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=20).map("".join))
+def test_ids_are_those_of_hugging_face(tiny_tokenizer, text):
+    backend = tiny_tokenizer._backend
+    encoder = fast_encoder(backend, pattern=LLAMA3_PATTERN)
+    assert encoder is not None
+    assert encoder.encode(text) == backend.encode(text, add_special_tokens=False).ids
+
+
+def changed(tokenizer, change):
+    value = json.loads(tokenizer._backend.to_str())
+    change(value)
+    return HfTokenizer.from_str(json.dumps(value))
+
+
+def test_a_tokenizer_of_other_parts_keeps_its_own_encoder(tiny_tokenizer, word_tokenizer):
+    def other_pattern(value):
+        value["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\w+|\W+"
+
+    def other_order(value):
+        value["model"]["merges"][0], value["model"]["merges"][1] = (
+            value["model"]["merges"][1],
+            value["model"]["merges"][0],
+        )
+
+    def normalised(value):
+        value["normalizer"] = {"type": "NFC"}
+
+    assert fast_encoder(word_tokenizer._backend, pattern=LLAMA3_PATTERN) is None
+    for change in (other_pattern, other_order, normalised):
+        assert fast_encoder(changed(tiny_tokenizer, change), pattern=LLAMA3_PATTERN) is None
+
+
+def test_long_unbroken_text_goes_to_the_slower_encoder_with_the_same_ids(tiny_tokenizer):
+    text = "ab" * 15_000
+    assert not tiny_tokenizer._fast.takes(text)
+    assert tiny_tokenizer._fast.takes("ab " * 15_000)
+    assert tiny_tokenizer.encode(text) == tiny_tokenizer._backend.encode(text, add_special_tokens=False).ids
+
+
+def test_statistics_count_bytes_tokens_and_the_vocabulary_in_use(tiny_tokenizer):
+    texts = [Text("a", "the ferry"), Text("b", "zwölf")]
+    found = measure(tiny_tokenizer, texts)
+    ids = tiny_tokenizer.encode_batch([item.text for item in texts])
+    assert (found["bytes"], found["tokens"]) == (15, sum(map(len, ids)))
+    assert found["vocabulary_used"] == round(len({*ids[0], *ids[1]}) / tiny_tokenizer.size, 4)
+    assert list(found["bytes_per_token_by_domain"]) == ["a", "b"]
+    assert len(as_lines({"x": found})) == 4
+
+
+def test_a_file_is_one_text_and_an_empty_one_is_refused(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("the ferry")
+    assert sample_texts(path, documents=1) == [Text("text.txt", "the ferry")]
+    path.write_text("")
+    with pytest.raises(DataError, match="no text"):
+        sample_texts(path, documents=1)
