@@ -96,7 +96,7 @@ def samples(count):
 
 
 def source(count=7, **fields):
-    settings = {"rows": 3, "micro_tokens": 8, "seed": 4, "fingerprint": "f"} | fields
+    settings = {"rows": 3, "micro_tokens": 8, "context_length": 64, "seed": 4, "fingerprint": "f"} | fields
     return ChatSource(samples(count), **settings)
 
 
@@ -165,6 +165,11 @@ def test_a_sample_longer_than_a_row_gets_one_of_its_length():
 def test_micro_batches_hold_at_most_their_tokens():
     assert all(batch.ids_BT.numel() <= 8 for batch in source(rows=5, micro_tokens=8).step(0))
     assert len(source(rows=5, micro_tokens=1000).step(0)) == 1
+
+
+def test_rows_never_exceed_the_context():
+    batches = source(count=20, rows=20, micro_tokens=1000, context_length=24).step(0)
+    assert max(batch.ids_BT.shape[1] for batch in batches) <= 24
 
 
 class Stream:

@@ -98,6 +98,7 @@ class ChatSource:
         samples: what to learn.
         rows: samples a step.
         micro_tokens: tokens at once; more where a single sample has more.
+        context_length: the most positions of a row.
         seed: of the order.
         fingerprint: of samples, order and replay.
         replay: base text, or None.
@@ -112,6 +113,7 @@ class ChatSource:
         *,
         rows: int,
         micro_tokens: int,
+        context_length: int,
         seed: int,
         fingerprint: str,
         replay: WindowOrder | None = None,
@@ -123,6 +125,7 @@ class ChatSource:
         self._variation = variation
         self._rows = rows
         self._micro_tokens = micro_tokens
+        self._row_tokens = min(_ROW_TOKENS, micro_tokens, context_length)
         self._seed = seed
         self._replay = replay
         self._replay_rows = replay_rows if replay is not None else 0
@@ -141,7 +144,7 @@ class ChatSource:
     def _packed(self, samples: Sequence[Sample]) -> list[MicroBatch]:
         if not samples:
             return []
-        rows = pack(samples, length=min(_ROW_TOKENS, self._micro_tokens))
+        rows = pack(samples, length=self._row_tokens)
         rows_at_once = max(1, self._micro_tokens // sum(len(sample.inputs) for sample in rows[0]))
         return [collate(rows[start : start + rows_at_once]) for start in range(0, len(rows), rows_at_once)]
 

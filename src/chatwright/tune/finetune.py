@@ -190,6 +190,7 @@ def _source(
         samples,
         rows=config.batch_rows,
         micro_tokens=config.micro_tokens,
+        context_length=length,
         seed=seed,
         fingerprint=fingerprint,
         replay=replay,
