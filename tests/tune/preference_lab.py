@@ -93,6 +93,7 @@ def make_base(folder: Path) -> Path:
         encode_samples(chats, ChatEncoder(tokenizer), context_length=128),
         rows=32,
         micro_tokens=4096,
+        context_length=128,
         seed=1,
         fingerprint="lab",
         replay=WindowOrder(TokenData(folder / "tokens").split("train"), length=48, seed=1),
