@@ -182,20 +182,31 @@ def report(found: dict[tuple[str, int], dict[str, list[Any]]]) -> None:
 
 
 def measure_latency(model: Path, options: argparse.Namespace) -> None:
-    """Streaming clients over HTTP: until the first text, and between texts."""
-    command = [sys.executable, "-m", "chatwright", "serve", str(model), "--port", "0", "--store", "sqlite://"]
+    """Streaming clients over HTTP: until the first token, and between tokens."""
+    command = [
+        sys.executable,
+        "-m",
+        "chatwright",
+        "serve",
+        str(model),
+        "--port",
+        "0",
+        "--store",
+        f"sqlite:///{model.parent}/kept.sqlite",
+    ]
     if options.weights != "float32":
         command += ["--quantize", options.weights]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         address = next(word for line in server.stderr for word in line.split() if word.startswith("http://"))
+        name = httpx.get(f"{address}v1/models", trust_env=False).json()["data"][0]["id"]
         print(f"\n{options.weights}, {NEW} tokens an answer; milliseconds p50 / p99")
         for clients in BATCHES:
-            asyncio.run(ask_all(address, model.name, clients, rounds=1))  # warm
-            first, between, wall = asyncio.run(ask_all(address, model.name, clients, rounds=3))
+            asyncio.run(ask_all(address, name, clients, rounds=1))  # warm
+            first, between, wall = asyncio.run(ask_all(address, name, clients, rounds=3))
             print(
-                f"{clients:3} clients: first text {at(first, 50):.0f} / {at(first, 99):.0f}, between texts "
-                f"{at(between, 50):.1f} / {at(between, 99):.1f}, {(len(first) + len(between)) / wall:.0f} texts/s"
+                f"{clients:3} clients: first token {at(first, 50):.0f} / {at(first, 99):.0f}, between tokens "
+                f"{at(between, 50):.1f} / {at(between, 99):.1f}, {(len(first) + len(between)) / wall:.0f} tokens/s"
             )
     finally:
         server.terminate()
@@ -210,7 +221,7 @@ def at(values: list[float], percent: int) -> float:
 class Heard(NamedTuple):
     """Seconds that clients waited."""
 
-    first: list[float]  # until the first text
+    first: list[float]  # until the first token
     between: list[float]
     wall: float
 
@@ -224,14 +235,14 @@ async def ask_all(address: str, model: str, clients: int, *, rounds: int) -> Hea
             text = f"Question {number} of turn {turn}: when does the ferry leave, and how many may go? " * 3
             body = {
                 "model": model, "messages": [{"role": "user", "content": text}], "stream": True,
-                "max_tokens": NEW, "temperature": 0.8, "seed": number,
+                "max_tokens": NEW, "temperature": 0.8, "seed": number, "logprobs": True,
             }  # fmt: skip
             last = time.perf_counter()
             is_first = True
             async with client.stream("POST", "/v1/chat/completions", json=body) as response:
                 response.raise_for_status()
                 async for line in response.aiter_lines():
-                    if '"content":"' in line and '"content":""' not in line:
+                    if '"logprobs":{' in line:  # of a random model, few tokens are text, but each has its probability
                         now = time.perf_counter()
                         (first if is_first else between).append(now - last)
                         last, is_first = now, False

@@ -37,7 +37,7 @@ class ServeSettings:
     max_body_bytes: int = 1 << 20
     max_header_bytes: int = 16 << 10
     body_timeout_s: float = 30.0  # for a whole body, however slowly it drips
-    max_waiting: int = 16  # answers asked for and not begun; past that 429
+    max_waiting: int = 64  # answers asked for and not begun; past that 429. An engine begins 32 at once
     page: PageText = PageText()
 
     @property

@@ -114,6 +114,7 @@ class Runner:
         self._order_K = torch.arange(config.head_width, device=device).view(2, -1).t().reshape(-1)
         self._layers = [self._layer(cast(Block, block), n, weights) for n, block in enumerate(network.model.layers)]
         self._positions_SD = network.model.embed_positions.weight.detach() if config.is_gpt2 else None
+        self._epsilon = torch.tensor(config.norm_epsilon, device=device)
         self._last_norm = _norm_of(network.model.norm)
         self._head = hold(network.lm_head.weight, network.lm_head.bias, as_format=weights)
         positions = torch.arange(config.context_length, device=device)
@@ -182,10 +183,9 @@ class Runner:
         return self._head.times(states_ND.to(self._head.dtype)).float()
 
     def _norm(self, x_ND: Tensor, norm: Norm) -> Tensor:
-        shape, epsilon = (self._config.width,), self._config.norm_epsilon
         if norm.bias is None:
-            return F.rms_norm(x_ND, shape, norm.weight, epsilon)
-        return F.layer_norm(x_ND, shape, norm.weight, norm.bias, epsilon)
+            return _unit(x_ND, self._epsilon).mul_(norm.weight)
+        return F.layer_norm(x_ND, (self._config.width,), norm.weight, norm.bias, self._config.norm_epsilon)
 
     def _queries(self, joined: Tensor, layer: Layer, number: int, turns_N1R: Tensor, step: Step) -> Tensor:
         """Normalise and turn queries and keys, store keys and values, and give the queries: (N, H, K)."""
@@ -194,7 +194,7 @@ class Runner:
         qkv = joined.view(len(joined), split + config.key_heads, config.head_width).float()
         turned = qk = qkv[:, :split]
         if layer.heads_norm is not None:
-            qk = F.rms_norm(qk, (config.head_width,), None, config.norm_epsilon).mul_(layer.heads_norm)
+            qk = _unit(qk, self._epsilon).mul_(layer.heads_norm)
         if layer.is_rotated:
             torch.mul(_pairs(qk), turns_N1R, out=_pairs(turned))
         elif qk is not turned:
@@ -232,6 +232,12 @@ class Runner:
         y_GMK = F.scaled_dot_product_attention(q_GMK[None], kv[None, :heads], kv[None, heads:], attn_mask=mask_MS)
         y_TGQK = y_GMK.view(heads, -1, BLOCK, y_GMK.shape[-1]).permute(2, 0, 1, 3)
         return y_TGQK[:count].reshape(count, -1)
+
+
+def _unit(x_K: Tensor, epsilon: Tensor) -> Tensor:
+    """Divided by the root of the mean square: what `F.rms_norm` computes in more than twice as many calls."""
+    norm_1 = torch.linalg.vector_norm(x_K, dim=-1, keepdim=True)
+    return x_K * torch.addcmul(epsilon, norm_1, norm_1, value=1 / x_K.shape[-1]).rsqrt_()
 
 
 def _norm_of(norm: nn.Module) -> Norm:
