@@ -301,7 +301,7 @@ def test_settings_and_the_system_prompt_belong_to_the_conversation(page, server)
     button(page, "Save").click()
     send(page, "Tell me everything")
     wait_for_end(page)
-    assert "longest length" in page.locator(".assistant .note").inner_text()
+    page.locator(".assistant .note", has_text="longest length").wait_for()
     (entry,) = server.store.export()
     assert entry["messages"][0] == {"role": "system", "content": "Be brief."}
     assert (entry["sampling"]["max_tokens"], entry["sampling"]["temperature"]) == (3, 0.25)

@@ -77,8 +77,8 @@ def _stored(tensor: StoredTensor, state: dict[str, Tensor], dtype: torch.dtype) 
     return (whole.T if tensor.is_transposed else whole).to(dtype).contiguous()
 
 
-def read_config(directory: Path) -> ModelConfig:
-    """The shape of a model directory, without its weights."""
+def read_config(directory: Path, *, is_classifier: bool = False) -> ModelConfig:
+    """The shape of a model directory, without its weights; of one that scores whole texts where asked."""
     path = directory / "config.json"
     require_own_file(path)
     if not path.is_file():
@@ -89,7 +89,7 @@ def read_config(directory: Path) -> ModelConfig:
     value = storage.read_json(path, max_bytes=_MAX_CONFIG_BYTES)
     if not isinstance(value, dict):
         raise RefusedError(f"`{path}` is not an object")
-    return from_hugging_face(value, where=str(path))
+    return from_hugging_face(value, where=str(path), is_classifier=is_classifier)
 
 
 def load_model(directory: Path, *, device: torch.device | str = "cpu") -> LoadedModel:

@@ -212,8 +212,18 @@ _FIELDS: dict[str, Callable[[Value], Any]] = {
 }
 
 
-def from_hugging_face(value: Value, *, where: str) -> ModelConfig:
+def classifier_of(architecture: str) -> str:
+    """The name of the same network with a score for a whole text instead of one for each next token."""
+    return architecture.replace("ForCausalLM", "ForSequenceClassification")
+
+
+def from_hugging_face(value: Value, *, where: str, is_classifier: bool = False) -> ModelConfig:
     """Our shape of a Hugging Face configuration.
+
+    Args:
+        value: what `config.json` holds.
+        where: its place, for errors.
+        is_classifier: whether it must describe a network that scores whole texts.
 
     Raises:
         RefusedError: an architecture or an option that we would compute wrongly, all of them named.
@@ -230,8 +240,9 @@ def from_hugging_face(value: Value, *, where: str) -> ModelConfig:
         if value.get(key) is not None and not _is_one_of(value[key], allowed)
     ]
     named = value.get("architectures")
-    if named not in (None, [], [ARCHITECTURES[family]]):
-        wrong.append(f"architectures = {named!r} (only [{ARCHITECTURES[family]!r}])")
+    expected = classifier_of(ARCHITECTURES[family]) if is_classifier else ARCHITECTURES[family]
+    if named not in (None, [], [expected]):
+        wrong.append(f"architectures = {named!r} (only [{expected!r}])")
     fields, unread = _read_fields(_filled(value, family))
     wrong += unread
     if wrong:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError
 from chatwright.model.directory import LINEAGE, WEIGHTS, read_config
-from chatwright.model.families import to_hugging_face
+from chatwright.model.families import classifier_of, to_hugging_face
 from chatwright.model.network import Network
 from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
 from chatwright.train.batches import MicroBatch
@@ -100,7 +100,7 @@ def save_reward_model(directory: Path, model: RewardModel, tokenizer: Tokenizer,
         config = to_hugging_face(network.config, begin=end, ends=[end], pad=end)
         (architecture,) = config["architectures"]
         labels = {
-            "architectures": [architecture.replace("ForCausalLM", "ForSequenceClassification")],
+            "architectures": [classifier_of(architecture)],
             "id2label": {"0": "reward"},
             "label2id": {"reward": 0},
         }
@@ -133,7 +133,7 @@ def load_reward_model(directory: Path) -> RewardModel:
             or storage.digest_file(directory / name) != digest
         ):
             raise RefusedError(f"`{directory}` is damaged: `{name}` is missing or was changed")
-    model = RewardModel(Network(read_config(directory)))
+    model = RewardModel(Network(read_config(directory, is_classifier=True)))
     try:
         weights = load_file(directory / WEIGHTS)
         model.score.load_state_dict({"weight": weights.pop("score.weight")})
