@@ -28,7 +28,7 @@ demo: $(RUNTIME) ## the whole life of a model on documents that this machine alr
 	@$(BIN)/chatwright demo $(ARGS)
 
 test: lint ## lint, then every test; ends with what was skipped and why
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-fast: $(DEV) ## the tests that take about a minute
 	@$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
