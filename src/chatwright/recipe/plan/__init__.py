@@ -1,0 +1,25 @@
+"""What to train on this machine, in this time, from these documents: measured, chosen by scaling rules, predicted."""
+
+from chatwright.recipe.plan.choose import Budget, Candidate, Plan, choose, step_timer, vocabulary_for
+from chatwright.recipe.plan.corpus import CorpusSize, size_of_documents, size_of_run
+from chatwright.recipe.plan.machine import Machine, measure_machine
+from chatwright.recipe.plan.render import as_json, as_recipe
+from chatwright.recipe.plan.scaling import LossLaw, effective_tokens
+
+__all__ = [
+    "Budget",
+    "Candidate",
+    "CorpusSize",
+    "LossLaw",
+    "Machine",
+    "Plan",
+    "as_json",
+    "as_recipe",
+    "choose",
+    "effective_tokens",
+    "measure_machine",
+    "size_of_documents",
+    "size_of_run",
+    "step_timer",
+    "vocabulary_for",
+]
