@@ -136,6 +136,14 @@ def test_a_measured_step_decides_the_number_of_steps():
     assert plan.chosen.seconds == pytest.approx(600, abs=2)
 
 
+def test_probes_that_met_a_busy_machine_are_corrected_by_the_chosen_step():
+    honest = choose(TWO_CORES, corpus(10**9), Budget(seconds=3600))
+    busy = TWO_CORES.slowed(10)
+    corrected = choose(busy, corpus(10**9), Budget(seconds=3600), timer=lambda one: one.step_seconds / 10)
+    assert corrected.chosen.parameters > choose(busy, corpus(10**9), Budget(seconds=3600)).chosen.parameters
+    assert corrected.double.tokens > honest.double.tokens / 2
+
+
 def test_a_small_corpus_is_warned_of_with_the_cost_of_repeating():
     plan = choose(TWO_CORES, corpus(100_000), Budget(seconds=1200))
     assert plan.epochs > 4

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from chatwright.cli import cards
 from chatwright.cli import plan as plan_command
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
@@ -40,6 +41,7 @@ app = typer.Typer(
 feedback_app = typer.Typer(help="Ratings of answers, as data.", no_args_is_help=True)
 app.add_typer(feedback_app, name="feedback")
 plan_command.register(app)
+cards.register(app)
 
 RecipePath = Annotated[Path, typer.Argument(help="a TOML file", metavar="RECIPE")]
 ModelPath = Annotated[Path, typer.Argument(help="a model directory", metavar="MODEL")]
@@ -101,11 +103,10 @@ def run(
 
 def _run(recipe: Path, overrides: list[str] | None, *, as_json: bool, until: str | None = None) -> Path:
     from chatwright.recipe.recipe import load_recipe
-    from chatwright.recipe.report import write_report
     from chatwright.recipe.runner import run_recipe
 
     loaded = load_recipe(recipe, overrides or ())
-    outcomes = run_recipe(loaded, until=until, report=write_report)
+    outcomes = run_recipe(loaded, until=until, report=cards.write_pages)
     if outcomes and all(outcome.state == "unchanged" for outcome in outcomes):
         say("nothing to do: no stage's inputs have changed")
     if outcomes:

@@ -5,6 +5,7 @@ from chatwright.recipe.plan.corpus import CorpusSize, size_of_documents, size_of
 from chatwright.recipe.plan.machine import Machine, measure_machine
 from chatwright.recipe.plan.render import as_json, as_recipe
 from chatwright.recipe.plan.scaling import LossLaw, effective_tokens
+from chatwright.recipe.plan.shapes import learning_rate_for
 
 __all__ = [
     "Budget",
@@ -17,6 +18,7 @@ __all__ = [
     "as_recipe",
     "choose",
     "effective_tokens",
+    "learning_rate_for",
     "measure_machine",
     "size_of_documents",
     "size_of_run",

@@ -19,6 +19,7 @@ EVALUATIONS = 6  # during a run
 _HELDOUT_TOKENS = 8192
 _TIMED_PARTS = 2
 _TIMED_STEPS = 5
+_TRUSTED = 1.25  # a chosen step may differ from the probes' by this before they are corrected
 _NOISE = 0.1  # of predicted time, either way: what a machine of one's own varies by
 
 
@@ -38,6 +39,7 @@ class Candidate(NamedTuple):
     micro_rows: int
     seconds: float  # measurements on held-out text included
     score: float  # the law's, for ranking only
+    step_seconds: float
 
     @property
     def parameters(self) -> int:
@@ -84,12 +86,18 @@ def choose(
     Raises:
         UsageError: nothing fits the budget or the memory.
     """
-    found = [
-        made for shape in _shapes(machine, corpus, budget) if (made := _spend(shape, machine, corpus, budget, law))
-    ]
+    found = _affordable(machine, corpus, budget, law)
     chosen = _best_that_fits(found, machine)
     if timer is not None:
-        chosen = _corrected(chosen, timer(chosen), machine, budget)
+        step_seconds = timer(chosen)
+        slower = step_seconds / chosen.step_seconds
+        if not 1 / _TRUSTED < slower < _TRUSTED:
+            # The probes met another machine than this step did; what they said of all sizes is moved alike.
+            machine = machine.slowed(slower)
+            found = _affordable(machine, corpus, budget, law)
+            chosen = _best_that_fits(found, machine)
+            step_seconds = timer(chosen)
+        chosen = _corrected(chosen, step_seconds, machine, budget)
     needed = effective_tokens(chosen.tokens, corpus.tokens)
     expected = law.loss(chosen.parameters, needed) if law.covers(chosen.parameters, needed) else None
     return Plan(
@@ -105,6 +113,12 @@ def choose(
         repeats_worth=needed / chosen.tokens,
         warnings=tuple(_warnings(chosen, corpus, needed)),
     )
+
+
+def _affordable(machine: Machine, corpus: CorpusSize, budget: Budget, law: LossLaw) -> list[Candidate]:
+    """Every shape that learns long enough within the budget."""
+    spent = (_spend(shape, machine, corpus, budget, law) for shape in _shapes(machine, corpus, budget))
+    return [one for one in spent if one is not None]
 
 
 def vocabulary_for(machine: Machine, budget: Budget) -> int:
@@ -169,7 +183,7 @@ def _spend(shape: ModelConfig, machine: Machine, corpus: CorpusSize, budget: Bud
     wanted = shapes.batch_tokens_for(_compute(machine, budget)) / shape.context_length
     batch_rows = max(1, 2 ** round(math.log2(max(1.0, wanted))))
     micro_rows = min(batch_rows, max(1, _MICRO_TOKENS // shape.context_length))
-    made = Candidate(shape, 0, batch_rows, micro_rows, 0.0, 0.0)
+    made = Candidate(shape, 0, batch_rows, micro_rows, 0.0, 0.0, 0.0)
     step_seconds = cost.step_flops(shape, batch_rows * shape.context_length) / machine.flops_per_second(shape.width)
     made = _timed(made, step_seconds, budget)
     if made.steps < _FEWEST_STEPS:
@@ -185,7 +199,9 @@ def _timed(candidate: Candidate, step_seconds: float, budget: Budget) -> Candida
         steps = math.ceil((budget.tokens or 0) / tokens)
     else:
         steps = int((budget.seconds - measuring) / step_seconds)
-    return candidate._replace(steps=max(0, steps), seconds=max(0, steps) * step_seconds + measuring)
+    return candidate._replace(
+        step_seconds=step_seconds, steps=max(0, steps), seconds=max(0, steps) * step_seconds + measuring
+    )
 
 
 def _corrected(candidate: Candidate, step_seconds: float, machine: Machine, budget: Budget) -> Candidate:

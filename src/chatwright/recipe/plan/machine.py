@@ -58,6 +58,11 @@ class Machine(NamedTuple):
         """Training operations a second at a width, between the probes on a line over the width's logarithm."""
         return rate_at(self.rates, width)
 
+    def slowed(self, times: float) -> "Machine":
+        """The same with every training rate divided."""
+        rates = tuple(rate._replace(flops_per_second=rate.flops_per_second / times) for rate in self.rates)
+        return self._replace(rates=rates)
+
 
 def rate_at(rates: tuple[StepRate, ...], width: int) -> float:
     """Piecewise linear in log(width); beyond the probes, the nearest one's."""
