@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from chatwright.cli import cards
+from chatwright.cli import cards, watch
 from chatwright.cli import plan as plan_command
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
@@ -42,6 +42,7 @@ feedback_app = typer.Typer(help="Ratings of answers, as data.", no_args_is_help=
 app.add_typer(feedback_app, name="feedback")
 plan_command.register(app)
 cards.register(app)
+watch.register(app)
 
 RecipePath = Annotated[Path, typer.Argument(help="a TOML file", metavar="RECIPE")]
 ModelPath = Annotated[Path, typer.Argument(help="a model directory", metavar="MODEL")]
