@@ -8,7 +8,7 @@ import torch
 from chatwright.foundation.errors import DataError, UsageError
 from chatwright.model.config import ModelConfig
 from chatwright.model.network import Network
-from chatwright.recipe.plan import Budget, as_json, as_recipe, choose, cost, effective_tokens, size_of_documents
+from chatwright.recipe.plan import Budget, advise, as_json, as_recipe, choose, cost, effective_tokens, size_of_documents
 from chatwright.recipe.plan.corpus import CorpusSize
 from chatwright.recipe.plan.machine import Machine, StepRate, rate_at
 from chatwright.recipe.plan.scaling import PUBLISHED
@@ -187,3 +187,14 @@ def test_documents_are_sampled_and_their_tokens_estimated(documents):
 def test_an_empty_folder_is_told(tmp_path):
     with pytest.raises(DataError):
         size_of_documents(tmp_path, vocabulary_size=400)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "flops", "path"),
+    [(10**10, 1e19, "pretrain"), (10**8, 1e18, "continue"), (10**6, 1e19, "finetune"), (10**10, 1e14, "finetune")],
+)
+def test_the_path_follows_from_text_and_compute_and_says_why(tokens, flops, path):
+    advice = advise(corpus_tokens=tokens, flops=flops)
+    assert advice.path == path
+    assert f"{tokens:,} tokens" in advice.reasons[0]
+    assert len(advice.reasons) == 3

@@ -3,17 +3,20 @@
 from chatwright.recipe.plan.choose import Budget, Candidate, Plan, choose, step_timer, vocabulary_for
 from chatwright.recipe.plan.corpus import CorpusSize, size_of_documents, size_of_run
 from chatwright.recipe.plan.machine import Machine, measure_machine
+from chatwright.recipe.plan.path import Advice, advise
 from chatwright.recipe.plan.render import as_json, as_recipe
 from chatwright.recipe.plan.scaling import LossLaw, effective_tokens
 from chatwright.recipe.plan.shapes import learning_rate_for
 
 __all__ = [
+    "Advice",
     "Budget",
     "Candidate",
     "CorpusSize",
     "LossLaw",
     "Machine",
     "Plan",
+    "advise",
     "as_json",
     "as_recipe",
     "choose",

@@ -6,6 +6,8 @@ import tomli_w
 
 from chatwright.foundation.console import duration
 from chatwright.recipe.plan.choose import EVALUATIONS, Candidate, Plan, time_interval
+from chatwright.recipe.plan.cost import step_flops
+from chatwright.recipe.plan.path import Advice, advise
 from chatwright.recipe.plan.shapes import learning_rate_for
 
 
@@ -26,6 +28,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "epochs": round(plan.epochs, 3),
             "repeats_worth": round(plan.repeats_worth, 4),
         },
+        "path": _advice(plan).to_json(),
         "law": plan.law._asdict(),
         "corpus": {key: value for key, value in plan.corpus._asdict().items() if key != "sections"},
         "machine": machine,
@@ -90,10 +93,17 @@ def _explanation(plan: Plan) -> list[str]:
         f"           {_loss_sentence(plan)}",
         *(f"warning:   {warning}" for warning in plan.warnings),
         *(_alternative(name, one) for name, one in (("half", plan.half), ("double", plan.double)) if one is not None),
+        f"path:      {_advice(plan).path}",
+        *(f"           {reason}" for reason in _advice(plan).reasons),
         f"sizes by:  {plan.law.source}",
         "batch by:  0.2920 C^0.3271 tokens a step (Bi et al. 2024); rates: this project's, by the root of the width",
         "",
     ]
+
+
+def _advice(plan: Plan) -> Advice:
+    tokens = plan.chosen.batch_rows * plan.chosen.shape.context_length
+    return advise(corpus_tokens=plan.corpus.tokens, flops=plan.chosen.steps * step_flops(plan.chosen.shape, tokens))
 
 
 def _loss_sentence(plan: Plan) -> str:
