@@ -71,9 +71,9 @@ def fleet_of(text: str) -> Fleet:
     Raises:
         UsageError: an unknown device, or a number that no whole machines give.
     """
-    found = re.fullmatch(r"([a-z0-9-]+?)(?:x([1-9]\d{0,3}))?", text.strip().lower())
+    found = re.fullmatch(rf"({'|'.join(ACCELERATORS)})(?:x([1-9]\d{{0,3}}))?", text.strip().lower())
     known = ", ".join(ACCELERATORS)
-    if found is None or found[1] not in ACCELERATORS:
+    if found is None:
         raise UsageError(f"no such accelerator in the table: `{text}`", hint=f"known, each with xN behind it: {known}")
     count = int(found[2] or 1)
     if count > _MOST_DEVICES or (count > _PER_NODE and count % _PER_NODE):

@@ -192,7 +192,9 @@ def _compute(machine: Machine, budget: Budget) -> float:
 def _shapes(machine: Machine, corpus: CorpusSize, budget: Budget) -> list[ModelConfig]:
     flops = _compute(machine, budget)
     context = min(shapes.context_for(flops), max(16, corpus.tokens // 4))
-    listed = shapes.candidates(vocabulary_size=corpus.vocabulary_size, context_length=context)
+    listed = list(shapes.candidates(vocabulary_size=corpus.vocabulary_size, context_length=context))
+    if budget.tokens is not None:  # nothing else would bound the size: a parameter for 20 tokens (Hoffmann et al. 2022)
+        return [shape for shape in listed if shape.num_parameters() <= budget.tokens / 16] or listed[:1]
     return [shape for shape in listed if shape.num_parameters() ** 2 < 100 * flops]
 
 
