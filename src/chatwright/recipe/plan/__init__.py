@@ -1,5 +1,6 @@
 """What to train on this machine, in this time, from these documents: measured, chosen by scaling rules, predicted."""
 
+from chatwright.recipe.plan.accelerators import Fleet, fleet_of, machine_of, slurm_script, torchrun_script
 from chatwright.recipe.plan.choose import Budget, Candidate, Plan, choose, step_timer, vocabulary_for
 from chatwright.recipe.plan.corpus import CorpusSize, size_of_documents, size_of_run
 from chatwright.recipe.plan.machine import Machine, measure_machine
@@ -13,6 +14,7 @@ __all__ = [
     "Budget",
     "Candidate",
     "CorpusSize",
+    "Fleet",
     "LossLaw",
     "Machine",
     "Plan",
@@ -21,10 +23,14 @@ __all__ = [
     "as_recipe",
     "choose",
     "effective_tokens",
+    "fleet_of",
     "learning_rate_for",
+    "machine_of",
     "measure_machine",
     "size_of_documents",
     "size_of_run",
+    "slurm_script",
     "step_timer",
+    "torchrun_script",
     "vocabulary_for",
 ]

@@ -14,7 +14,7 @@ from chatwright.recipe.plan.scaling import PUBLISHED, LossLaw, effective_tokens
 
 _MEMORY_SHARE = 0.7  # of what is free: the rest is the system's and our error's
 _FEWEST_STEPS = 50
-_MICRO_TOKENS = 4096  # at once on a CPU; more gains nothing there
+_MICRO_TOKENS = {"cpu": 4096, "cuda": 65_536}  # at once; more gains nothing
 EVALUATIONS = 6  # during a run
 _HELDOUT_TOKENS = 8192
 _TIMED_PARTS = 2
@@ -150,18 +150,36 @@ def _best_that_fits(found: list[Candidate], machine: Machine) -> Candidate:
     room = _MEMORY_SHARE * machine.memory_bytes
     small = (one for one in found if machine.process_bytes + cost.static_bytes(one.shape) <= room)
     for one in sorted(small, key=lambda one: one.score):
-        for micro_rows in _smaller(one.micro_rows):
-            if _memory(one._replace(micro_rows=micro_rows), machine).total <= room:
-                return one._replace(micro_rows=micro_rows)
+        fewer = _within_room(one, machine, room)
+        if fewer is not None:
+            return fewer
     raise UsageError(
         f"no model fits the budget and {room / 1e9:.1f} GB of memory",
         hint=f"allow more time: at least {_FEWEST_STEPS} steps of the smallest model must fit",
     )
 
 
-def _smaller(micro_rows: int) -> list[int]:
-    """The same power of two and those below: gradients are accumulated, the result stays."""
-    return [micro_rows >> shift for shift in range(micro_rows.bit_length())]
+def _within_room(one: Candidate, machine: Machine, room: float) -> Candidate | None:
+    """With as many rows at once as fit; those that a row's activations rule out are not counted one by one."""
+    single = _memory(one._replace(micro_rows=1), machine)
+    if single.total > room:
+        return None
+    base = single.process + single.weights + single.moments
+    for rows in _divisors_down(one.micro_rows):
+        fewer = one._replace(micro_rows=rows)
+        if base + rows * single.activations <= room and _memory(fewer, machine).total <= room:
+            return fewer
+    return one._replace(micro_rows=1)
+
+
+def _divisors_down(rows: int) -> list[int]:
+    """Rows at once and fewer, the batch always a multiple: gradients are accumulated, the result stays."""
+    return [fewer for fewer in range(rows, 0, -1) if rows % fewer == 0]
+
+
+def _dividing(rows: int, most: int) -> int:
+    """The largest divisor of `rows` up to `most`."""
+    return next(fewer for fewer in range(min(rows, most), 0, -1) if rows % fewer == 0)
 
 
 def _compute(machine: Machine, budget: Budget) -> float:
@@ -174,7 +192,9 @@ def _compute(machine: Machine, budget: Budget) -> float:
 def _shapes(machine: Machine, corpus: CorpusSize, budget: Budget) -> list[ModelConfig]:
     flops = _compute(machine, budget)
     context = min(shapes.context_for(flops), max(16, corpus.tokens // 4))
-    listed = shapes.candidates(vocabulary_size=corpus.vocabulary_size, context_length=context)
+    listed = list(shapes.candidates(vocabulary_size=corpus.vocabulary_size, context_length=context))
+    if budget.tokens is not None:  # nothing else would bound the size: a parameter for 20 tokens (Hoffmann et al. 2022)
+        return [shape for shape in listed if shape.num_parameters() <= budget.tokens / 16] or listed[:1]
     return [shape for shape in listed if shape.num_parameters() ** 2 < 100 * flops]
 
 
@@ -182,7 +202,9 @@ def _spend(shape: ModelConfig, machine: Machine, corpus: CorpusSize, budget: Bud
     """As many steps as the budget has for this shape; None where they are too few to learn by."""
     wanted = shapes.batch_tokens_for(_compute(machine, budget)) / shape.context_length
     batch_rows = max(1, 2 ** round(math.log2(max(1.0, wanted))))
-    micro_rows = min(batch_rows, max(1, _MICRO_TOKENS // shape.context_length))
+    batch_rows = -(-batch_rows // machine.num_devices) * machine.num_devices  # every device has its micro-batches
+    share = batch_rows // machine.num_devices
+    micro_rows = _dividing(share, max(1, _MICRO_TOKENS[machine.kind] // shape.context_length))
     made = Candidate(shape, 0, batch_rows, micro_rows, 0.0, 0.0, 0.0)
     step_seconds = cost.step_flops(shape, batch_rows * shape.context_length) / machine.flops_per_second(shape.width)
     made = _timed(made, step_seconds, budget)

@@ -53,6 +53,7 @@ class Machine(NamedTuple):
     process_bytes: int  # of this program without a network
     rates: tuple[StepRate, ...]  # smallest width first
     seconds: float  # that the measurement took
+    num_devices: int = 1  # devices; rates are those of all together, memory that of one
 
     def flops_per_second(self, width: int) -> float:
         """Training operations a second at a width, between the probes on a line over the width's logarithm."""
