@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from chatwright.cli import compare, evaluate, exchange, improving, rate, tokenizer, weak
+from chatwright.cli import cards, compare, evaluate, exchange, improving, rate, tokenizer, watch, weak
+from chatwright.cli import plan as plan_command
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
 
@@ -44,7 +45,6 @@ app = typer.Typer(
 )
 feedback_app = typer.Typer(help="Ratings of answers, as data.", no_args_is_help=True)
 app.add_typer(feedback_app, name="feedback")
-tokenizer.register(app)
 
 RecipePath = Annotated[Path, typer.Argument(help="a TOML file", metavar="RECIPE")]
 ModelPath = Annotated[Path, typer.Argument(help="a model directory", metavar="MODEL")]
@@ -106,11 +106,10 @@ def run(
 
 def _run(recipe: Path, overrides: list[str] | None, *, as_json: bool, until: str | None = None) -> Path:
     from chatwright.recipe.recipe import load_recipe
-    from chatwright.recipe.report import write_report
     from chatwright.recipe.runner import run_recipe
 
     loaded = load_recipe(recipe, overrides or ())
-    outcomes = run_recipe(loaded, until=until, report=write_report)
+    outcomes = run_recipe(loaded, until=until, report=cards.write_pages)
     if outcomes and all(outcome.state == "unchanged" for outcome in outcomes):
         say("nothing to do: no stage's inputs have changed")
     if outcomes:
@@ -346,6 +345,10 @@ def lineage(
 
 exchange.register(app)
 improving.register(app, run=_run)
+tokenizer.register(app)
+plan_command.register(app)
+cards.register(app)
+watch.register(app)
 
 
 def main() -> None:

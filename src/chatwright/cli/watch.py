@@ -1,0 +1,42 @@
+"""`chatwright watch`: the curves of a training as it goes. What they show is in `recipe/watch.py`."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_CURVE_COLUMNS = 60
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("watch")(watch)
+
+
+def watch(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")],
+    every: Annotated[float, typer.Option(min=0.2, max=3600, help="seconds between two looks")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="one look, then end")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one look for machines")] = False,
+) -> None:
+    """Curves, progress, rate and time left of a training while it goes. Ctrl-C ends the watching, not the training."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from chatwright.recipe.watch import as_json as progress_as_json
+    from chatwright.recipe.watch import find_training, render
+
+    if as_json:
+        typer.echo(progress_as_json(run_dir))
+        return
+    console = Console(file=sys.stdout, highlight=False)
+    columns = max(10, min(_CURVE_COLUMNS, console.width - 50))
+    if once or not console.is_terminal:
+        console.print(render(run_dir, width=columns))
+        return
+    with Live(render(run_dir, width=columns), console=console, auto_refresh=False) as live:
+        while not find_training(run_dir).is_done:
+            time.sleep(every)
+            live.update(render(run_dir, width=columns), refresh=True)

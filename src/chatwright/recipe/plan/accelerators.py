@@ -1,0 +1,138 @@
+"""Machines one does not have: what their makers print of them, and what a training may expect of that.
+
+Peaks are dense bfloat16 (float16 where there is none) of one device, from the makers' data sheets as of November 2026.
+Nothing here is measured; a plan made of it says so. Prices change too fast for a table: the person gives one.
+"""
+
+import re
+from typing import Literal, NamedTuple
+
+from chatwright.foundation.devices import PrecisionName
+from chatwright.foundation.errors import UsageError
+from chatwright.recipe.plan.cost import step_flops
+from chatwright.recipe.plan.machine import Machine, StepRate
+from chatwright.recipe.plan.shapes import shape_of
+
+_PER_NODE = 8
+_MOST_DEVICES = 4096
+_FREE_SHARE = 0.94  # of the memory, after the driver's context and libraries
+_PROBE_TOKENS = 65_536
+# Share of the peak that a training reaches, by width: our assumption, low for small matrices. Large models reach
+# 0.38 to 0.46 of it (Chowdhery et al. 2022, PaLM, table 3: 0.462; Dubey et al. 2024, Llama 3, table 4: 0.38 to 0.43).
+_UTILISATION = ((256, 2, 0.08), (768, 12, 0.25), (2048, 20, 0.38))
+
+
+class Accelerator(NamedTuple):
+    """One device, as its maker describes it."""
+
+    title: str
+    memory_bytes: float
+    peak_flops: float  # dense, per second
+    bytes_per_second: float
+    precision: PrecisionName
+    source: str
+
+
+_NVIDIA = "NVIDIA data sheet"
+ACCELERATORS = {
+    "t4": Accelerator("NVIDIA T4", 16e9, 65e12, 0.32e12, "float16", _NVIDIA),
+    "l4": Accelerator("NVIDIA L4", 24e9, 121e12, 0.3e12, "bfloat16", _NVIDIA),
+    "l40s": Accelerator("NVIDIA L40S", 48e9, 362e12, 0.864e12, "bfloat16", _NVIDIA),
+    "rtx4090": Accelerator("NVIDIA RTX 4090", 24e9, 165e12, 1.008e12, "bfloat16", "NVIDIA Ada architecture paper"),
+    "a100-40": Accelerator("NVIDIA A100 40 GB SXM", 40e9, 312e12, 1.555e12, "bfloat16", _NVIDIA),
+    "a100": Accelerator("NVIDIA A100 80 GB SXM", 80e9, 312e12, 2.039e12, "bfloat16", _NVIDIA),
+    "h100": Accelerator("NVIDIA H100 SXM", 80e9, 989e12, 3.35e12, "bfloat16", _NVIDIA),
+    "h200": Accelerator("NVIDIA H200 SXM", 141e9, 989e12, 4.8e12, "bfloat16", _NVIDIA),
+    "b200": Accelerator("NVIDIA B200", 180e9, 2250e12, 8e12, "bfloat16", "NVIDIA DGX B200 data sheet, by eighths"),
+    "mi300x": Accelerator("AMD Instinct MI300X", 192e9, 1307e12, 5.3e12, "bfloat16", "AMD data sheet"),
+}
+
+
+class Fleet(NamedTuple):
+    """Several of one device."""
+
+    name: str
+    num_devices: int
+
+    @property
+    def nodes(self) -> int:
+        """Machines of eight devices at most."""
+        return -(-self.num_devices // _PER_NODE)
+
+    @property
+    def per_node(self) -> int:
+        """Devices a machine."""
+        return self.num_devices // self.nodes
+
+
+def fleet_of(text: str) -> Fleet:
+    """`h100x8`, `a100`, `l4x2`.
+
+    Raises:
+        UsageError: an unknown device, or a number that no whole machines give.
+    """
+    found = re.fullmatch(rf"({'|'.join(ACCELERATORS)})(?:x([1-9]\d{{0,3}}))?", text.strip().lower())
+    known = ", ".join(ACCELERATORS)
+    if found is None:
+        raise UsageError(f"no such accelerator in the table: `{text}`", hint=f"known, each with xN behind it: {known}")
+    count = int(found[2] or 1)
+    if count > _MOST_DEVICES or (count > _PER_NODE and count % _PER_NODE):
+        raise UsageError(
+            f"{count} devices are no whole machines", hint=f"up to {_PER_NODE}, or a multiple up to {_MOST_DEVICES}"
+        )
+    return Fleet(found[1], count)
+
+
+def machine_of(fleet: Fleet) -> Machine:
+    """The fleet as a machine to plan for: peaks times the assumed utilisation, one device's memory."""
+    device = ACCELERATORS[fleet.name]
+    peak = device.peak_flops * fleet.num_devices
+    kind: Literal["cuda"] = "cuda"
+    rates = tuple(_rate(width, layers, peak * share) for width, layers, share in _UTILISATION)
+    return Machine(
+        device=f"{device.title} x {fleet.num_devices}",
+        kind=kind,
+        precision=device.precision,
+        precision_reason=f"not measured: {device.source}, {_UTILISATION[0][2]} to {_UTILISATION[-1][2]} of the peak",
+        threads=0,
+        matmul={},
+        bytes_per_second=device.bytes_per_second,
+        memory_bytes=int(device.memory_bytes * _FREE_SHARE),
+        process_bytes=0,
+        rates=rates,
+        seconds=0.0,
+        num_devices=fleet.num_devices,
+    )
+
+
+def _rate(width: int, layers: int, flops_per_second: float) -> StepRate:
+    shape = shape_of(width, layers, vocabulary_size=32_768, context_length=1024)
+    return StepRate(width, layers, step_flops(shape, _PROBE_TOKENS) / flops_per_second, flops_per_second)
+
+
+def torchrun_script(fleet: Fleet, recipe: str) -> str:
+    """A shell script for one machine, or for each of several by hand."""
+    if fleet.nodes == 1:
+        command = f"torchrun --standalone --nproc-per-node {fleet.per_node} -m chatwright run {recipe}"
+        return f"#!/bin/sh\n# Run it again to go on after a stop.\nset -eu\n{command}\n"
+    return (
+        "#!/bin/sh\n"
+        f"# On each of the {fleet.nodes} machines; HEAD is the first one's address; they share the folder `runs`.\n"
+        "set -eu\n"
+        f"torchrun --nnodes {fleet.nodes} --nproc-per-node {fleet.per_node} --rdzv-backend c10d \\\n"
+        f'    --rdzv-id chatwright --rdzv-endpoint "${{HEAD:?}}:29500" -m chatwright run {recipe}\n'
+    )
+
+
+def slurm_script(fleet: Fleet, recipe: str, *, hours: int) -> str:
+    """A Slurm batch script; the signal before the end lets the run save, and the same job goes on from there."""
+    return (
+        "#!/bin/bash\n"
+        f"#SBATCH --job-name=chatwright\n#SBATCH --nodes={fleet.nodes}\n#SBATCH --ntasks-per-node=1\n"
+        f"#SBATCH --gpus-per-node={fleet.per_node}\n#SBATCH --time={hours}:00:00\n#SBATCH --signal=TERM@120\n"
+        "#SBATCH --requeue\n"
+        "set -euo pipefail\n"
+        'HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\n'
+        f"srun torchrun --nnodes {fleet.nodes} --nproc-per-node {fleet.per_node} --rdzv-backend c10d \\\n"
+        f'    --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$HEAD:29500" -m chatwright run {recipe}\n'
+    )

@@ -1,0 +1,123 @@
+"""A plan for people and programs: a recipe with its reasons as comments, or JSON."""
+
+from typing import Any
+
+import tomli_w
+
+from chatwright.foundation.console import duration
+from chatwright.recipe.plan.choose import EVALUATIONS, Candidate, Plan, time_interval
+from chatwright.recipe.plan.cost import step_flops
+from chatwright.recipe.plan.path import Advice, advise
+from chatwright.recipe.plan.shapes import learning_rate_for
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Everything the plan holds, and the recipe's text under `recipe`."""
+    low, high = time_interval(plan.chosen.seconds)
+    machine = plan.machine._asdict() | {"rates": [rate._asdict() for rate in plan.machine.rates]}
+    return {
+        "chosen": _candidate(plan.chosen),
+        "alternatives": {
+            name: _candidate(one) for name, one in (("half", plan.half), ("double", plan.double)) if one is not None
+        },
+        "predicted": {
+            "seconds": round(plan.chosen.seconds, 1),
+            "seconds_interval": [round(low, 1), round(high, 1)],
+            "memory_bytes": plan.memory._asdict() | {"total": plan.memory.total},
+            "nats_per_token": None if plan.loss is None else round(plan.loss, 3),
+            "epochs": round(plan.epochs, 3),
+            "repeats_worth": round(plan.repeats_worth, 4),
+        },
+        "path": _advice(plan).to_json(),
+        "law": plan.law._asdict(),
+        "corpus": {key: value for key, value in plan.corpus._asdict().items() if key != "sections"},
+        "machine": machine,
+        "warnings": list(plan.warnings),
+        "recipe": as_recipe(plan),
+    }
+
+
+def _candidate(one: Candidate) -> dict[str, Any]:
+    return {
+        "parameters": one.parameters,
+        "tokens": one.tokens,
+        "tokens_per_parameter": round(one.tokens / one.parameters, 2),
+        "steps": one.steps,
+        "batch_rows": one.batch_rows,
+        "micro_rows": one.micro_rows,
+        "seconds": round(one.seconds, 1),
+        "law_score": round(one.score, 4),
+        "model": one.shape.model_dump(mode="json", exclude_none=True),
+    }
+
+
+def as_recipe(plan: Plan) -> str:
+    """TOML that `chatwright run` takes; what was measured and expected stands above, as comments."""
+    shape, chosen = plan.chosen.shape, plan.chosen
+    every = max(1, chosen.steps // EVALUATIONS)
+    model_keys = ("width", "layers", "heads", "key_heads", "head_width", "mlp_width", "context_length")
+    recipe: dict[str, Any] = {
+        "name": plan.corpus.name,
+        "seed": 1,
+        **plan.corpus.sections,
+        "model": {key: getattr(shape, key) for key in model_keys},
+        "pretrain": {
+            "steps": chosen.steps,
+            "batch_rows": chosen.batch_rows,
+            "micro_rows": chosen.micro_rows,
+            "precision": plan.machine.precision,
+            "evaluate_every": every,
+            "checkpoint_every": every,
+            "optimizer": {"learning_rate": learning_rate_for(shape.width), "muon_learning_rate": 0.02},
+        },
+        "evaluate": {"prompts": ["The", "It was"]},
+    }
+    comments = "".join(f"# {line}".rstrip() + "\n" for line in _explanation(plan))
+    return comments + tomli_w.dumps(recipe)
+
+
+def _explanation(plan: Plan) -> list[str]:
+    low, high = time_interval(plan.chosen.seconds)
+    machine, corpus = plan.machine, plan.corpus
+    pace = ", ".join(f"width {rate.width}: {rate.flops_per_second / 1e9:.0f} GFLOP/s" for rate in machine.rates)
+    return [
+        "Made by `chatwright plan`; every key may be changed.",
+        "",
+        f"machine:   {machine.device}, {machine.threads} threads, {machine.precision} ({machine.precision_reason}),",
+        f"           {machine.memory_bytes / 1e9:.1f} GB free; training steps measured: {pace}",
+        f"documents: {corpus.tokens:,} training tokens, {corpus.bytes_per_token:.2f} bytes each ({corpus.how})",
+        f"model:     {plan.chosen.parameters:,} parameters, {plan.chosen.tokens:,} tokens, {plan.epochs:.2f} times "
+        "over the documents",
+        f"expected:  {duration(low)} to {duration(high)} of pretraining where nothing else runs, about "
+        f"{plan.memory.total / 1e9:.2f} GB",
+        f"           {_loss_sentence(plan)}",
+        *(f"warning:   {warning}" for warning in plan.warnings),
+        *(_alternative(name, one) for name, one in (("half", plan.half), ("double", plan.double)) if one is not None),
+        f"path:      {_advice(plan).path}",
+        *(f"           {reason}" for reason in _advice(plan).reasons),
+        f"sizes by:  {plan.law.source}",
+        "batch by:  0.2920 C^0.3271 tokens a step (Bi et al. 2024); rates: this project's, by the root of the width",
+        "",
+    ]
+
+
+def _advice(plan: Plan) -> Advice:
+    tokens = plan.chosen.batch_rows * plan.chosen.shape.context_length
+    return advise(corpus_tokens=plan.corpus.tokens, flops=plan.chosen.steps * step_flops(plan.chosen.shape, tokens))
+
+
+def _loss_sentence(plan: Plan) -> str:
+    if plan.loss is not None:
+        return f"about {plan.loss:.2f} nats a token on text like the law's"
+    return (
+        f"loss not predicted: the law holds from {plan.law.low_parameters / 1e6:.0f} million parameters on, "
+        "below it only ranks sizes"
+    )
+
+
+def _alternative(name: str, one: Candidate) -> str:
+    shape = one.shape
+    return (
+        f"{name}:".ljust(11) + f"{one.parameters:,} parameters (width {shape.width}, {shape.layers} layers), "
+        f"{one.steps:,} steps, {one.tokens:,} tokens in the same budget"
+    )

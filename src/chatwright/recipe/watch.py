@@ -1,0 +1,174 @@
+"""A training as it goes, for the terminal: curves, how far, how fast, how long still. Read from `metrics.jsonl`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from chatwright.foundation import storage
+from chatwright.foundation.config import read_toml
+from chatwright.foundation.console import duration
+from chatwright.foundation.errors import UsageError
+
+METRICS = "metrics.jsonl"
+_WORK = ".work"
+_TRAININGS = ("pretrain", "finetune")
+_BARS = "▁▂▃▄▅▆▇█"
+_RECENT = 5  # lines of metrics that the rate is taken over
+
+
+class Watched(NamedTuple):
+    """A training that goes on, or has ended."""
+
+    stage: str
+    path: Path  # its metrics
+    is_done: bool
+
+
+class Progress(NamedTuple):
+    """What the lines of metrics say."""
+
+    step: int
+    steps: int | None  # None where the recipe does not say: fine-tuning counts its own
+    seconds: float
+    loss: list[float]  # nats a token, one a line of metrics
+    tokens_per_second: float | None
+    skipped: int
+    heldout: dict[str, list[float]]  # bits per byte by domain, one an evaluation
+    seconds_left: float | None
+
+
+def find_training(run_dir: Path) -> Watched:
+    """The training of a run that wrote last: the one that goes on, else the newest that is done.
+
+    Raises:
+        UsageError: no training has begun here.
+    """
+    found = []
+    for stage in _TRAININGS:
+        done = run_dir / stage / METRICS
+        found += [Watched(stage, done, True)] if done.is_file() else []
+        going = (run_dir / _WORK).glob(f"{stage}-*/{METRICS}")
+        found += [Watched(stage, path, False) for path in going]
+    if not found:
+        raise UsageError(
+            f"no training has begun in `{run_dir}`",
+            hint="name the folder of a run, such as `runs/demo`; its documents may still be in preparation",
+        )
+    return max(found, key=lambda one: one.path.stat().st_mtime_ns)
+
+
+def read_progress(run_dir: Path, watched: Watched) -> Progress:
+    """How far the training is; lines torn by a kill are passed over."""
+    lines = list(storage.read_lines(watched.path))
+    steps = [line for line in lines if line.get("event") == "step"]
+    evaluations = [line for line in lines if line.get("event") == "evaluation"]
+    total = _planned_steps(run_dir, watched)
+    now = int(max((line.get("step", 0) for line in lines), default=0))
+    recent = steps[-_RECENT:]
+    pace = _pace(recent)
+    left = None if watched.is_done or total is None or pace is None else max(0, total - now) * pace
+    return Progress(
+        step=now,
+        steps=total,
+        seconds=float(max((line.get("seconds", 0.0) for line in lines), default=0.0)),
+        loss=[float(line["loss"]) for line in steps if line.get("loss") is not None],
+        tokens_per_second=steps[-1].get("tokens_per_second") if steps else None,
+        skipped=sum(1 for line in lines if line.get("event") == "skipped"),
+        heldout=_heldout(evaluations),
+        seconds_left=left,
+    )
+
+
+def _pace(recent: Sequence[dict[str, Any]]) -> float | None:
+    """Seconds a step over the last lines."""
+    if len(recent) < 2 or recent[-1]["step"] <= recent[0]["step"]:
+        return None
+    taken = recent[-1]["seconds"] - recent[0]["seconds"]
+    return float(taken / (recent[-1]["step"] - recent[0]["step"]))
+
+
+def _heldout(evaluations: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    curves: dict[str, list[float]] = {}
+    for line in evaluations:
+        values = dict(line.get("bits_per_byte") or {})
+        if line.get("test_bits_per_byte") is not None:
+            values["test answers"] = line["test_bits_per_byte"]
+        for name, value in values.items():
+            curves.setdefault(str(name), []).append(float(value))
+    return curves
+
+
+def _planned_steps(run_dir: Path, watched: Watched) -> int | None:
+    recipe = run_dir / "recipe.toml"
+    if watched.is_done:
+        manifest = watched.path.parent / storage.MANIFEST
+        summary = storage.read_manifest(manifest.parent).facts.get("summary", {}) if manifest.is_file() else {}
+        return summary.get("steps")
+    section = read_toml(recipe).get(watched.stage, {}) if recipe.is_file() else {}
+    steps = section.get("steps") if isinstance(section, dict) else None
+    return steps if isinstance(steps, int) else None
+
+
+def render(run_dir: Path, *, width: int = 60) -> RenderableType:
+    """One picture of the training, `width` columns of curve at most."""
+    watched = find_training(run_dir)
+    progress = read_progress(run_dir, watched)
+    table = Table.grid(padding=(0, 2))
+    for row in _rows(progress, watched, width):
+        table.add_row(*row)
+    title = Text(f"{run_dir.name}: {watched.stage}, {'done' if watched.is_done else 'going on'}")
+    return Panel(Group(table), title=title, title_align="left", expand=False)
+
+
+def _rows(progress: Progress, watched: Watched, width: int) -> list[tuple[Text, Text, Text]]:
+    of = f" of {progress.steps:,}" if progress.steps else ""
+    rate = "" if progress.tokens_per_second is None else f"{progress.tokens_per_second:,.0f} tokens/s"
+    left = "" if progress.seconds_left is None else f", {duration(progress.seconds_left)} left"
+    rows = [
+        ("step", f"{progress.step:,}{of}", _bar(progress.step, progress.steps, width)),
+        ("time", duration(progress.seconds) + left, rate),
+    ]
+    if progress.loss:
+        rows.append(("training loss", f"{progress.loss[-1]:.3f} nats/token", sparkline(progress.loss, width=width)))
+    for name, values in progress.heldout.items():
+        label = name if name == "test answers" else f"held out, {name}"
+        rows.append((label, f"{values[-1]:.3f} bits/byte", sparkline(values, width=width)))
+    if progress.skipped:
+        rows.append(("left out", f"{progress.skipped:,} steps", "their loss or gradient was not finite"))
+    if not watched.is_done and progress.steps is None:
+        rows.append(("", "", "how many steps there will be is known when it ends"))
+    return [(Text(label), Text(value), Text(curve)) for label, value, curve in rows]
+
+
+def _bar(step: int, steps: int | None, width: int) -> str:
+    if not steps:
+        return ""
+    filled = min(width, round(width * step / steps))
+    return "█" * filled + "░" * (width - filled)
+
+
+def sparkline(values: Sequence[float], *, width: int) -> str:
+    """A curve one line high: means of equal parts of `values`, lowest to highest."""
+    if not values:
+        return ""
+    columns = min(width, len(values))
+    edges = [round(index * len(values) / columns) for index in range(columns + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    low, high = min(means), max(means)
+    if high == low:
+        return _BARS[0] * columns
+    top = len(_BARS) - 1
+    return "".join(_BARS[round((value - low) / (high - low) * top)] for value in means)
+
+
+def as_json(run_dir: Path) -> str:
+    """The same for machines."""
+    watched = find_training(run_dir)
+    values = read_progress(run_dir, watched)._asdict()
+    return json.dumps({"stage": watched.stage, "done": watched.is_done, **values}, indent=2)

@@ -1,0 +1,200 @@
+"""The planner: formulas against hand-computed values and real tensors, choices that hold, recipes that run."""
+
+import math
+
+import pytest
+import torch
+
+from chatwright.foundation.errors import DataError, UsageError
+from chatwright.model.config import ModelConfig
+from chatwright.model.network import Network
+from chatwright.recipe.plan import Budget, advise, as_json, as_recipe, choose, cost, effective_tokens, size_of_documents
+from chatwright.recipe.plan.corpus import CorpusSize
+from chatwright.recipe.plan.machine import Machine, StepRate, rate_at
+from chatwright.recipe.plan.scaling import PUBLISHED
+from chatwright.recipe.plan.shapes import batch_tokens_for, candidates
+from chatwright.recipe.preview import preview
+from chatwright.recipe.recipe import load_recipe
+from chatwright.train.batches import MicroBatch
+from chatwright.train.objectives import next_token
+
+# Rates like those in docs/log.md: two cores.
+TWO_CORES = Machine(
+    device="cpu",
+    kind="cpu",
+    precision="float32",
+    precision_reason="as the test says",
+    threads=2,
+    matmul={"float32 1024": 1.9e11},
+    bytes_per_second=2e10,
+    memory_bytes=20_000_000_000,
+    process_bytes=300_000_000,
+    rates=(StepRate(64, 2, 0.15, 5e10), StepRate(128, 4, 0.4, 8e10), StepRate(256, 4, 1.0, 1.1e11)),
+    seconds=20.0,
+)
+
+
+@pytest.fixture
+def documents(tmp_path):
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "one.txt").write_text("The ferry leaves at nine in the morning and comes back at six. " * 200)
+    return folder
+
+
+def corpus(tokens=5_000_000, folder="documents"):
+    sections = {
+        "collect": {"sources": [{"kind": "files", "path": str(folder)}]},
+        "tokenizer": {"vocabulary_size": 4096},
+    }
+    return CorpusSize(tokens, 3.5, 4096, "the test's", "planned", sections)
+
+
+def test_the_published_law_gives_the_loss_of_chinchilla():
+    assert PUBLISHED.loss(70e9, 1.4e12) == pytest.approx(1.8172 + 482.01 / 70e9**0.3478 + 2085.43 / 1.4e12**0.3658)
+    assert 1.9 < PUBLISHED.loss(70e9, 1.4e12) < 2.0
+
+
+def test_the_law_predicts_nothing_outside_the_runs_it_was_fitted_to():
+    assert PUBLISHED.covers(1e9, 2e10)
+    assert not PUBLISHED.covers(1e6, 2e10)
+    assert not PUBLISHED.covers(1e9, 1e6)
+
+
+def test_four_epochs_are_worth_nearly_four_and_a_hundred_never_more_than_seventeen():
+    assert effective_tokens(500, 1000) == 500
+    assert effective_tokens(4000, 1000) == pytest.approx(1000 + 1000 * 15.387939 * (1 - math.exp(-3 / 15.387939)))
+    assert effective_tokens(4000, 1000) > 3700
+    assert effective_tokens(100_000, 1000) < 1000 * 16.4
+
+
+def test_between_probes_the_rate_lies_between_and_beyond_them_it_stays():
+    assert rate_at(TWO_CORES.rates, 32) == 5e10
+    assert 8e10 < rate_at(TWO_CORES.rates, 192) < 1.1e11
+    assert rate_at(TWO_CORES.rates, 128) == pytest.approx(8e10)
+    assert rate_at(TWO_CORES.rates, 4096) == 1.1e11
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_counted_activations_equal_what_autograd_keeps_for_real_tensors(rows):
+    shape = ModelConfig(
+        vocabulary_size=300, layers=3, width=32, heads=4, key_heads=2, head_width=8, mlp_width=48, context_length=32
+    )
+    network = Network(shape)
+    kept = {}
+    ids = torch.zeros(rows, shape.context_length, dtype=torch.long)
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        next_token(network, MicroBatch(ids, ids, ids.numel()))
+    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    real = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+    assert cost.memory(shape, micro_rows=rows, precision="float32").activations == real
+
+
+def test_muons_operations_are_those_of_its_matrix_products():
+    shape = ModelConfig(width=64, layers=2, heads=2, key_heads=2, head_width=32, mlp_width=160, vocabulary_size=300)
+    attention = 4 * (4 * 64 * 64 * 64 + 2 * 64**3)
+    mlp = 3 * (4 * 64 * 64 * 160 + 2 * 64**3)
+    assert cost.muon_flops(shape) == 2 * 5 * (attention + mlp)
+
+
+def test_every_candidate_is_a_sound_shape_with_whole_heads():
+    listed = list(candidates(vocabulary_size=4096, context_length=256))
+    assert len(listed) > 50
+    for shape in listed:
+        assert not list(shape.problems())
+        assert shape.heads * shape.head_width == shape.width
+
+
+def test_more_compute_takes_a_larger_batch():
+    assert batch_tokens_for(1e18) > batch_tokens_for(1e13) > 1000
+
+
+def test_more_time_buys_a_larger_model_and_more_tokens():
+    short, long = (choose(TWO_CORES, corpus(10**9), Budget(seconds=seconds)) for seconds in (300, 30_000))
+    assert long.chosen.parameters > short.chosen.parameters
+    assert long.chosen.tokens > short.chosen.tokens
+    for plan, seconds in ((short, 300), (long, 30_000)):
+        assert plan.chosen.seconds == pytest.approx(seconds, rel=0.05)
+        assert plan.memory.total < TWO_CORES.memory_bytes
+
+
+def test_half_and_double_stand_beside_the_choice_and_the_law_prefers_neither():
+    plan = choose(TWO_CORES, corpus(10**9), Budget(seconds=3600))
+    assert plan.half.parameters / plan.chosen.parameters == pytest.approx(0.5, rel=0.35)
+    assert plan.double.parameters / plan.chosen.parameters == pytest.approx(2, rel=0.35)
+    assert plan.chosen.score <= min(plan.half.score, plan.double.score)
+
+
+def test_a_measured_step_decides_the_number_of_steps():
+    plan = choose(TWO_CORES, corpus(), Budget(seconds=600), timer=lambda candidate: 1.5)
+    assert 360 <= plan.chosen.steps <= 400
+    assert plan.chosen.seconds == pytest.approx(600, abs=2)
+
+
+def test_probes_that_met_a_busy_machine_are_corrected_by_the_chosen_step():
+    honest = choose(TWO_CORES, corpus(10**9), Budget(seconds=3600))
+    busy = TWO_CORES.slowed(10)
+    corrected = choose(busy, corpus(10**9), Budget(seconds=3600), timer=lambda one: one.step_seconds / 10)
+    assert corrected.chosen.parameters > choose(busy, corpus(10**9), Budget(seconds=3600)).chosen.parameters
+    assert corrected.double.tokens > honest.double.tokens / 2
+
+
+def test_a_small_corpus_is_warned_of_with_the_cost_of_repeating():
+    plan = choose(TWO_CORES, corpus(100_000), Budget(seconds=1200))
+    assert plan.epochs > 4
+    assert any("Muennighoff" in warning for warning in plan.warnings)
+    assert plan.repeats_worth < 0.95
+
+
+def test_a_budget_of_tokens_is_kept():
+    plan = choose(TWO_CORES, corpus(), Budget(tokens=3_000_000))
+    per_step = plan.chosen.batch_rows * plan.chosen.shape.context_length
+    assert 0 <= plan.chosen.tokens - 3_000_000 < per_step
+
+
+def test_too_little_memory_takes_fewer_rows_at_once_and_far_too_little_is_refused():
+    full = choose(TWO_CORES, corpus(), Budget(seconds=1200))
+    needed = full.memory.total
+    tight = choose(TWO_CORES._replace(memory_bytes=needed), corpus(), Budget(seconds=1200))
+    assert tight.chosen.batch_rows == full.chosen.batch_rows
+    assert tight.chosen.micro_rows < full.chosen.micro_rows
+    with pytest.raises(UsageError, match="no model fits"):
+        choose(TWO_CORES._replace(memory_bytes=1_000_000), corpus(), Budget(seconds=1200))
+
+
+def test_the_recipe_of_a_plan_passes_the_dry_run(tmp_path, documents):
+    plan = choose(TWO_CORES, corpus(folder=documents), Budget(seconds=600))
+    path = tmp_path / "planned.toml"
+    path.write_text(as_recipe(plan))
+    found = preview(load_recipe(path, [f"runs={tmp_path / 'runs'}"]))
+    assert found["model"]["parameters"] == plan.chosen.parameters
+    assert found["pretrain"]["tokens"] == plan.chosen.tokens
+    assert as_json(plan)["recipe"] == as_recipe(plan)
+
+
+def test_documents_are_sampled_and_their_tokens_estimated(documents):
+    size = size_of_documents(documents, vocabulary_size=400)
+    text = (documents / "one.txt").stat().st_size
+    assert size.tokens == pytest.approx(0.9 * text / size.bytes_per_token, rel=0.01)
+    assert "100%" in size.how
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    with pytest.raises(DataError):
+        size_of_documents(tmp_path, vocabulary_size=400)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "flops", "path"),
+    [(10**10, 1e19, "pretrain"), (10**8, 1e18, "continue"), (10**6, 1e19, "finetune"), (10**10, 1e14, "finetune")],
+)
+def test_the_path_follows_from_text_and_compute_and_says_why(tokens, flops, path):
+    advice = advise(corpus_tokens=tokens, flops=flops)
+    assert advice.path == path
+    assert f"{tokens:,} tokens" in advice.reasons[0]
+    assert len(advice.reasons) == 3
