@@ -69,6 +69,13 @@ def recipe_file(tmp_path, documents):
     return path
 
 
+def sentence_pairs(folder):
+    """Overrides that name small files of pairs."""
+    path = folder / "pairs.tsv"
+    path.write_text("source\ttarget\nA dog runs.\tUn chien court.\nTwo men talk.\tDeux hommes parlent.\n")
+    return [f"{key}={path}" for key in ("finetune.data", "finetune.test", "evaluate.answers")]
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_of_the_project_is_sound(name, tmp_path, base, documents):
     overrides = [f"runs={tmp_path / 'runs'}"]
@@ -78,6 +85,8 @@ def test_every_recipe_of_the_project_is_sound(name, tmp_path, base, documents):
         overrides.append(f"base.model={base}")
     if name == "demo.toml":
         overrides.append("collect.sources.0.packages=[]")  # which packages are installed is another test's matter
+    if name == "translation.toml":  # its sentence pairs are the user's: the recipe says how to prepare them
+        overrides += [f"collect.sources.0.path={documents}", *sentence_pairs(tmp_path)]
     result = preview(load_recipe(ROOT / "recipes" / name, overrides))
     assert set(result["stages"].values()) == {"would be done"}
     assert result["model"]["parameters"] > 0

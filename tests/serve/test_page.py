@@ -82,8 +82,9 @@ def answer(page, number=-1):
 
 
 def wait_for_end(page):
-    page.locator("#send").wait_for()
+    """Until the page takes another question: it does so once the answer to the last is known whole."""
     page.locator(".turn.assistant .actions").last.wait_for()
+    page.locator("#send").wait_for()
 
 
 def button(page, name):
@@ -395,6 +396,24 @@ def test_earlier_turns_are_sent_along_until_they_no_longer_fit(page, server):
     assert len(entries) == 6
     assert len(entries[5]["messages"]) < 11
     assert page.locator("#omitted").is_visible()
+
+
+def test_the_next_question_waits_until_the_answer_before_it_is_known(page, server):
+    page.route(
+        "**/v1/conversations/*",
+        lambda route: None if route.request.method == "GET" else route.continue_(),
+    )
+    with page.expect_request(lambda request: request.method == "GET" and "/v1/conversations/" in request.url):
+        send(page, "first")
+    page.locator(".turn.assistant .actions").last.wait_for()
+    send(page, "at once")  # while the page still learns how the answer ended
+    assert not page.locator("#send").is_visible()
+    page.unroute("**/v1/conversations/*")  # lets go on what was held
+    wait_for_end(page)
+    send(page, "second")
+    wait_for_end(page)
+    assert [turn.role for turn in kept(server).turns] == ["user", "assistant", "user", "assistant"]
+    assert kept(server).turns[2].parent == kept(server).turns[1].id
 
 
 def test_hostile_markup_stays_text(page):

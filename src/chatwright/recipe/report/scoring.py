@@ -182,9 +182,9 @@ def _balance(run: RunFacts) -> Html | None:
         ),
     )
     how = (
-        "Test answers: the reference answers to test questions, given the question. Documents: the base's held-out "
-        "documents, in windows of the whole context that do not overlap, so these figures are a little above the "
-        "scores of the table before. Below zero is gained, above zero forgotten."
+        "Test answers: the reference answers to test questions, given the question. Documents: a sample of each domain "
+        "of the base's held-out documents, in windows of the whole context that do not overlap, so these figures are "
+        "a little above the scores of the table before. Below zero is gained, above zero forgotten."
     )
     return join(
         [

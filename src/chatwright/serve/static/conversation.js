@@ -280,16 +280,26 @@ export class Conversation {
   }
 
   async afterAnswer(writing, parent) {
-    const { views, pair, failure } = writing;
+    const { views, failure } = writing;
+    const controller = this.controller;
     const wasStopped = failure?.name === "AbortError";
     if (failure && !wasStopped && !(failure instanceof api.Failure)) console.error(failure);
-    this.end();
     const isWhole = !failure || (wasStopped && views.every((view) => view.turn.content));
-    if (!isWhole) this.tellBreak(views, parent, wasStopped, failure); // at once: the server may not answer any more
+    if (!isWhole) {
+      this.end(); // at once: the server may not answer any more
+      this.tellBreak(views, parent, wasStopped, failure);
+    }
+    await this.takeOver(writing, { controller, isWhole, wasStopped });
+    // Not before: what is asked next stands below the answer, which is known only now.
+    if (isWhole && this.controller === controller) this.end();
+  }
+
+  async takeOver({ views, pair, failure }, { controller, isWhole, wasStopped }) {
     try {
       const id = this.kept?.id;
       const told = await this.settled(id, views, wasStopped);
-      if (this.kept?.id !== id || this.isRunning) return; // the person is elsewhere by now
+      const isElsewhere = this.kept?.id !== id || (this.isRunning && this.controller !== controller);
+      if (isElsewhere) return; // the person went on by now
       this.kept = told;
       if (!isWhole) this.kept.leaf = this.views.at(-1)?.turn.id ?? null;
     } catch (problem) {
