@@ -126,6 +126,8 @@ def test_ctrl_c_before_a_stage_has_begun_is_no_failure_either():
     program = (
         "import os, signal, sys, time\n"
         "from chatwright.cli import main\n"
+        # A shell that starts the tests in its background lets them ignore the signal.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "@main.app.command()\n"
         "def wait() -> None:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
