@@ -62,12 +62,19 @@ def save_model(
         storage.write_json(scratch / "config.json", config)
         generation = {"bos_token_id": begin, "eos_token_id": ends, "pad_token_id": end, "do_sample": False}
         storage.write_json(scratch / "generation_config.json", generation)
-        files = {path.name: storage.digest_file(path) for path in sorted(scratch.iterdir())}
-        digest = storage.digest_json(files)
-        head = {"format": _FORMAT, "version": _VERSION, "digest": digest, "files": files}
-        storage.write_json(scratch / LINEAGE, {**head, "tokenizer": tokenizer.digest, "lineage": lineage})
+        told = {"tokenizer": tokenizer.digest, "lineage": lineage}
+        digest = write_head(scratch, kind=_FORMAT, version=_VERSION, told=told)
     # The manifest that publishing wrote repeats what `chatwright.json` says; a model directory holds nothing else.
     (directory / storage.MANIFEST).unlink()
+    return digest
+
+
+def write_head(directory: Path, *, kind: str, version: int, told: dict[str, Any]) -> str:
+    """List the files of a model directory with their digests beside what is told of it; returns the model's digest."""
+    files = {path.name: storage.digest_file(path) for path in sorted(directory.iterdir())}
+    digest = storage.digest_json(files)
+    head = {"format": kind, "version": version, "digest": digest, "files": files}
+    storage.write_json(directory / LINEAGE, {**head, **told})
     return digest
 
 

@@ -17,8 +17,7 @@ from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
 from chatwright.data.sources.limited import Limited
 from chatwright.data.sources.partition import Input, Partition, partitions_of
-from chatwright.data.sources.places import Listed, Place, place_of, problem_with, scheme_of
-from chatwright.foundation import storage
+from chatwright.data.sources.places import Listed, Place, listing_fingerprint, place_of, problem_with, scheme_of
 from chatwright.foundation.errors import DataError
 
 _ALL_ROWS = 1 << 62
@@ -51,15 +50,8 @@ def pattern_problems(include: tuple[str, ...]) -> Iterator[str]:
 
 
 def fingerprint(config: Files) -> str:
-    """The settings, and each file's relative path, size and time of change; of a URL the settings alone.
-
-    Asking a store would need the network: a remote folder is read anew when its settings change.
-    """
-    settings = config.model_dump(mode="json")
-    if scheme_of(config.path):
-        return storage.digest_json(settings)
-    listed = [[one.shown, one.version] for one in place_of(config.path).list(config.include)]
-    return storage.digest_json([settings, listed])
+    """The settings, and size and time of each local file."""
+    return listing_fingerprint(config, config.path, config.include)
 
 
 def list_partitions(config: Files) -> list[Partition]:

@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, Protocol, cast
 
 from chatwright.data.sandbox import Unreadable
+from chatwright.foundation import storage
+from chatwright.foundation.config import Config
 from chatwright.foundation.errors import ChatwrightError, DataError
 
 # Schemes that a recipe may name, the module each needs, and the extra that brings it.
@@ -74,6 +76,18 @@ def problem_with(address: str) -> str | None:
 def scheme_of(address: str) -> str:
     """The scheme of a URL, empty for a path."""
     return address.split("://", 1)[0].lower() if "://" in address else ""
+
+
+def listing_fingerprint(config: Config, path: str, include: Sequence[str]) -> str:
+    """A source's settings, and each file's path, size and time of change; of a URL the settings alone.
+
+    Asking a store would need the network: a remote folder is read anew when its settings change.
+    """
+    settings = config.model_dump(mode="json")
+    if scheme_of(path):
+        return storage.digest_json(settings)
+    listed = [[one.shown, one.version] for one in place_of(path).list(include)]
+    return storage.digest_json([settings, listed])
 
 
 def place_of(address: str) -> Place:

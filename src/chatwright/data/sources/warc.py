@@ -17,8 +17,7 @@ from chatwright.data.sandbox import Unreadable
 from chatwright.data.sources.files import blob_of, input_of, pattern_problems
 from chatwright.data.sources.limited import Limited
 from chatwright.data.sources.partition import Input, Partition, partitions_of
-from chatwright.data.sources.places import place_of, problem_with, scheme_of
-from chatwright.foundation import storage
+from chatwright.data.sources.places import listing_fingerprint, place_of, problem_with
 from chatwright.foundation.errors import DataError
 
 _LISTS = (".paths", ".paths.gz")
@@ -48,11 +47,7 @@ class Warc(Limited):
 
 def fingerprint(config: Warc) -> str:
     """The settings, and size and time of each local file."""
-    settings = config.model_dump(mode="json")
-    if scheme_of(config.path):
-        return storage.digest_json(settings)
-    listed = [[one.shown, one.version] for one in place_of(config.path).list(config.include)]
-    return storage.digest_json([settings, listed])
+    return listing_fingerprint(config, config.path, config.include)
 
 
 def list_partitions(config: Warc) -> list[Partition]:

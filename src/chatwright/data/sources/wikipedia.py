@@ -19,8 +19,7 @@ from chatwright.data.sandbox import Sandbox, Unreadable
 from chatwright.data.sources.files import blob_of, input_of, pattern_problems
 from chatwright.data.sources.limited import Limited
 from chatwright.data.sources.partition import Input, Partition, partitions_of
-from chatwright.data.sources.places import place_of, problem_with, scheme_of
-from chatwright.foundation import storage
+from chatwright.data.sources.places import listing_fingerprint, place_of, problem_with
 from chatwright.foundation.errors import DataError
 
 _STREAM_MARK = b"BZh91AY&SY"  # 80 bits that begin a bz2 stream at level 9; by chance once in 10^24 bytes
@@ -46,11 +45,7 @@ class Wikipedia(Limited):
 
 def fingerprint(config: Wikipedia) -> str:
     """The settings, and size and time of each local dump."""
-    settings = config.model_dump(mode="json")
-    if scheme_of(config.path):
-        return storage.digest_json(settings)
-    listed = [[one.shown, one.version] for one in place_of(config.path).list(config.include)]
-    return storage.digest_json([settings, listed])
+    return listing_fingerprint(config, config.path, config.include)
 
 
 def list_partitions(config: Wikipedia) -> list[Partition]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError
-from chatwright.model.directory import LINEAGE, WEIGHTS, read_config
+from chatwright.model.directory import LINEAGE, WEIGHTS, read_config, write_head
 from chatwright.model.families import classifier_of, to_hugging_face
 from chatwright.model.network import Network
 from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -105,10 +105,8 @@ def save_reward_model(directory: Path, model: RewardModel, tokenizer: Tokenizer,
             "label2id": {"reward": 0},
         }
         storage.write_json(scratch / "config.json", {**config, **labels})
-        files = {path.name: storage.digest_file(path) for path in sorted(scratch.iterdir())}
-        digest = storage.digest_json(files)
-        head = {"format": _FORMAT, "version": _VERSION, "digest": digest, "files": files}
-        storage.write_json(scratch / LINEAGE, {**head, "tokenizer": tokenizer.digest, "lineage": lineage})
+        told = {"tokenizer": tokenizer.digest, "lineage": lineage}
+        digest = write_head(scratch, kind=_FORMAT, version=_VERSION, told=told)
     (directory / storage.MANIFEST).unlink()
     return digest
 
