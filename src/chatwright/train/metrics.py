@@ -3,11 +3,14 @@
 Statistics hold accepted steps only. Not the place where anything is decided (`faults.py`) or measured (`heldout.py`).
 """
 
+import contextlib
 import json
+from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.foundation import storage
+from chatwright.foundation.errors import StorageFullError
 
 METRICS = "metrics.jsonl"
 
@@ -75,6 +78,8 @@ class Window:
 class MetricsLog:
     """The run's log, one event a line, written by the first rank alone.
 
+    A full disk does not end a run for want of a line: lines wait in memory until there is room, or until `flush`.
+
     Args:
         directory: where `metrics.jsonl` is.
         is_writer: whether this process writes it.
@@ -83,11 +88,24 @@ class MetricsLog:
     def __init__(self, directory: Path, *, is_writer: bool):
         self._path = directory / METRICS
         self._is_writer = is_writer
+        self._waiting: deque[dict[str, Any]] = deque()
 
     def write(self, event: dict[str, Any]) -> None:
         """Append one event."""
         if self._is_writer:
-            storage.append_line(self._path, event)
+            self._waiting.append(event)
+            with contextlib.suppress(StorageFullError):
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            StorageFullError: there is still no room.
+        """
+        while self._waiting:
+            storage.append_line(self._path, self._waiting[0])
+            self._waiting.popleft()
 
     def begin_anew(self) -> None:
         """Forget all: the run has no checkpoint that the log could belong to."""
@@ -98,6 +116,7 @@ class MetricsLog:
         """Drop what was logged after this step: those steps are done again."""
         if not self._is_writer:
             return
+        self._waiting = deque(event for event in self._waiting if event.get("step", 0) <= step)
         lines = [line for line in storage.read_lines(self._path) if line.get("step", 0) <= step]
         with storage.publish_file(self._path) as scratch:
             scratch.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
