@@ -213,7 +213,7 @@ def finish(scratch: Path, final: Path, facts: Mapping[str, Any] | None = None) -
 
 
 def _replace(scratch: Path, final: Path) -> None:
-    """Rename `scratch` to `final`; if that fails, an older `final` is back in its place."""
+    """Rename `scratch` to `final`; if that fails, or does not last, an older `final` is back in its place."""
     aside = final.with_name(f".{final.name}.old")
     if final.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -222,9 +222,9 @@ def _replace(scratch: Path, final: Path) -> None:
         scratch.rename(final)
         _sync(final.parent)
     except OSError:
+        if final.exists() and not scratch.exists():
+            final.rename(scratch)  # renamed, but not known to last: it must not be found as if it were good
         if aside.exists():
-            if final.exists():
-                final.rename(scratch)
             aside.rename(final)
         raise
     shutil.rmtree(aside, ignore_errors=True)
