@@ -247,10 +247,7 @@ def waiting_child(work):
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace meets the calls that Python does not see")
 @pytest.mark.parametrize(
     ("call", "how"),
-    [
-        (call, "signal=SIGKILL")
-        for call in ("openat", "write", "fsync", "rename", "mkdir", "unlinkat", "rmdir")
-    ]
+    [(call, "signal=SIGKILL") for call in ("openat", "write", "fsync", "rename", "mkdir", "unlinkat", "rmdir")]
     + [("write", "error=ENOSPC"), ("fsync", "error=ENOSPC"), ("fsync", "error=EIO")],
 )
 def test_every_system_call_of_a_save_may_kill_or_fail(tmp_path, call, how):

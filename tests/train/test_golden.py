@@ -114,16 +114,17 @@ def test_fifty_steps_have_the_losses_that_are_stored_within_rounding_on_any_mach
 
 
 # What may change bits, and by how much over fifty steps: the largest and the mean difference of a step's loss.
-# Measured 2026-11 (docs/training.md); the bounds leave some ten times as much.
+# Measured 2026-11 (docs/training.md); the bounds leave some thirty times as much.
 CLASSES = {
-    "one micro-batch": ({"micro_rows": 8}, 1e-2, 1e-3),
-    "eight micro-batches": ({"micro_rows": 1}, 1e-2, 1e-3),
+    "one micro-batch": ({"micro_rows": 8}, 1e-5, 1e-6),
+    "eight micro-batches": ({"micro_rows": 1}, 1e-5, 1e-6),
     "exact sums": ({"reduction": "exact"}, 0.0, 0.0),
-    "two threads": ({"threads": 2}, 1e-2, 1e-3),
+    "two threads": ({"threads": 2}, 1e-5, 1e-6),
     "saves in the foreground": ({"save_in_background": False}, 0.0, 0.0),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_an_equivalence_class_holds_by_largest_and_by_mean_drift(tmp_path, measured, name):
     fields, largest, mean = CLASSES[name]
