@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of `speed`, in turns")
     parser.add_argument("--compiled", action="store_true", help="`speed` also against nanoGPT compiled")
     parser.add_argument("--steps", type=int, default=REACH["steps"], help="our steps in `reach`")
+    parser.add_argument("--iterations", type=int, default=README["max_iters"], help="nanoGPT's in `reach`")
     parser.add_argument("--child", nargs=3, help="internal: which part, our data, our output")
     options = parser.parse_args()
     if options.child:
@@ -97,6 +98,7 @@ def read_characters(text: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 def write_ours(place: Path, text: Path) -> None:
     """The same halves as bytes, in our shards."""
     tokenizer = train_tokenizer(["bytes need no text"], TokenizerConfig(kind="bytes"))
+    (place / "tokenizer").mkdir(parents=True)
     tokenizer.save(place / "tokenizer")
     content = text.read_bytes().decode("ascii")
     cut = int(0.9 * len(content))
@@ -143,7 +145,8 @@ def call_ours(options: argparse.Namespace, part: str, scratch: Path, output: Pat
 def compare_reach(options: argparse.Namespace, scratch: Path, heldout: NDArray[Any]) -> None:
     wall = call_ours(options, "reach", scratch, scratch / "reached")
     began = time.monotonic()
-    _nanogpt.train(scratch / "nanogpt", README, config=README_CONFIG)
+    iterations = {"max_iters": options.iterations, "lr_decay_iters": options.iterations}
+    _nanogpt.train(scratch / "nanogpt", README | iterations, config=README_CONFIG)
     wall_theirs = time.monotonic() - began
     network = load_model(scratch / "reached" / "model").network.eval()
     scores, parameters = _nanogpt.trained(scratch / "nanogpt")
@@ -155,7 +158,7 @@ def compare_reach(options: argparse.Namespace, scratch: Path, heldout: NDArray[A
     print(f"\n{'reach':18}{'parameters':>12}{'wall s':>9}{'tokens':>12}{'held-out loss':>15}")
     tokens = options.steps * REACH["batch_rows"] * REACH_MODEL.context_length
     print(f"{'chatwright':18}{network.config.num_parameters():>12,}{wall:>9.1f}{tokens:>12,}{loss:>15.4f}")
-    print(f"{'nanoGPT README':18}{parameters:>12,}{wall_theirs:>9.1f}{2000 * 12 * 64:>12,}{loss_theirs:>15.4f}")
+    print(f"{'nanoGPT README':18}{parameters:>12,}{wall_theirs:>9.1f}{options.iterations * 12 * 64:>12,}{loss_theirs:>15.4f}")
     print(f"wall time, ours over nanoGPT's: {wall / wall_theirs:.3f}; loss below nanoGPT's: {loss <= loss_theirs}")
 
 
