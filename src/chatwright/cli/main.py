@@ -223,7 +223,7 @@ def serve(  # noqa: PLR0917 - the library calls it by keyword
         list[str] | None, typer.Option("--allow-host", help="a further name under which this server is called")
     ] = None,
     guests: Annotated[
-        Path | None, typer.Option(help="file with a line `name token` for each guest; each has own conversations")
+        Path | None, typer.Option(help="file with a line `name token`, or `name token expert`, for each guest")
     ] = None,
     quantize: Quantize = None,
 ) -> None:
@@ -259,10 +259,12 @@ def _serve(
 
     _settle_cpu()
     section = serve_section_of(model)
+    let_in = read_guests(guests) if guests is not None else None
     settings = settings_for(
         host,
         token=os.environ.get("CHATWRIGHT_TOKEN") or None,
-        guests=read_guests(guests) if guests is not None else None,
+        guests=let_in and let_in.tokens,
+        experts=let_in.experts if let_in else frozenset(),
         allowed_hosts=allowed_hosts,
         sampling=Sampling(temperature=section.temperature, max_tokens=section.max_tokens),
         page=PageText(title=section.title, greeting=section.greeting, starters=section.starters),

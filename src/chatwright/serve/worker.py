@@ -47,6 +47,7 @@ class Job:
     loop: asyncio.AbstractEventLoop
     messages: Sequence[Message] | None = None  # the conversation, kept with the answer; None: nothing is kept
     client: str = ""  # whose turn it takes in the line
+    owner: str = ""  # whose answers they are
     pieces: "asyncio.Queue[Piece | BaseException]" = field(default_factory=asyncio.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -237,6 +238,7 @@ class EngineWorker:
             answer="".join(running.texts[last.answer]),
             sampling=sampling_as_json(job.request.sampling),
             finish=last.finish,
+            owner=job.owner,
         )
         try:
             self._store.add_answer(answer)
