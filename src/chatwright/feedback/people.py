@@ -72,10 +72,10 @@ class People:
         """
         answers, turns, conversations = tables.answers, tables.turns, tables.conversations
         with self._writing() as connection:
-            talks = [
-                row.id for row in connection.execute(sql.select(conversations.c.id).where(_is(conversations, name)))
-            ]
-            ids = {row.id for row in connection.execute(sql.select(answers.c.id).where(answers.c.owner == name))}
+            talks, mine = (
+                [row.id for row in connection.execute(sql.select(table.c.id).where(table.c.owner == name))]
+                for table in (conversations, answers)
+            )
             of_talks = sql.select(turns.c.answer).where(turns.c.conversation.in_(talks), turns.c.answer.is_not(None))
             known = sorted({*mine, *(row.answer for row in connection.execute(of_talks))})
             opinions = sum(self._remove_opinions(connection, table, name, known) for table in _OPINIONS)

@@ -172,9 +172,7 @@ class FeedbackStore:
         row["created"] = self._clock() if created is None else created
         try:
             with self._engine.begin() as connection:
-                connection.execute(
-                    _answers.insert().values(**row)
-                )
+                connection.execute(_answers.insert().values(**row))
                 # Where the answer is a turn of a kept conversation, both are whole, or neither.
                 ended = {"content": answer.answer, "finish": answer.finish}
                 connection.execute(_turns.update().where(_turns.c.answer == answer.id).values(**ended))

@@ -1,6 +1,7 @@
 """What all endpoints share: strict JSON, whose request it is, the refusals they document, and the way into a line."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -72,12 +73,19 @@ async def queued(orders: Sequence[Order], *, request: Request, param: str) -> As
     Raises:
         ApiError: what cannot be answered is refused before anything is computed for it.
     """
+    with contextlib.ExitStack() as held:
+        for order in orders:
+            held.enter_context(order.offer.held())
+        return await _queued(orders, asking=request, param=param)
+
+
+async def _queued(orders: Sequence[Order], *, asking: Request, param: str) -> Asked:
     jobs: list[Job] = []
     try:
         for order in orders:
             order.offer.worker.require_room()
         for order in orders:
-            jobs.append(await _job(order, asking=request, param=param))
+            jobs.append(await _job(order, asking=asking, param=param))
         for order, job in zip(orders, jobs, strict=True):
             order.offer.worker.submit(job)
     except BaseException as error:

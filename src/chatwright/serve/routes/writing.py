@@ -1,6 +1,7 @@
 """Answers written into kept conversations: alone, or two models side by side and blind; and their probabilities."""
 
 import asyncio
+import contextlib
 import secrets
 import time
 import uuid
@@ -62,7 +63,10 @@ def router(
         offers = _pair(shelf) if body.compare else [_chosen(shelf, body.model or wanted.model)]
         drafts = _drafts(offers, body.parent)
         sampling = wanted.kept_sampling(settings.sampling)
-        return await _begin(history, kept, drafts, request=request, offers=offers, sampling=sampling, clock=clock)
+        with contextlib.ExitStack() as held:
+            for offer in offers:
+                held.enter_context(offer.held())
+            return await _begin(history, kept, drafts, request=request, offers=offers, sampling=sampling, clock=clock)
 
     @routes.get("/v1/conversations/{id}/turns/{turn}/probabilities")
     async def probabilities(id: str, turn: str, request: Request) -> shapes.Probabilities:
