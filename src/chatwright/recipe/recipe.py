@@ -13,6 +13,7 @@ from chatwright.evaluate.stage import EvaluateConfig
 from chatwright.foundation import config as configuration
 from chatwright.foundation.config import Config
 from chatwright.model.config import ModelConfig
+from chatwright.recipe.improve.settings import ImproveConfig
 from chatwright.tokens.tokenizer import TokenizerConfig
 from chatwright.train.pretrain import PretrainConfig
 from chatwright.tune.distill.settings import DistillConfig
@@ -56,6 +57,7 @@ class Recipe(Config):
     align: AlignConfig | None = None
     distill: DistillConfig | None = None
     evaluate: EvaluateConfig | None = None
+    improve: ImproveConfig = ImproveConfig()
     serve: ServeConfig = ServeConfig()
 
     def problems(self) -> Iterator[str]:
