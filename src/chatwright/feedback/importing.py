@@ -76,13 +76,25 @@ def import_entries(store: FeedbackStore, entries: Iterable[dict[str, Any]]) -> I
     answers = sum(_add_answer(store, entry) for entry in listed)
     known = {entry["id"] for entry in store.export()}
     opinions, passed_over = 0, Counter[str]()
-    for entry in listed:
-        for created, given in _opinions(entry):
-            if not set(given.answer_ids) <= known:
-                passed_over["the other answer of a choice is not in the file"] += 1
-                continue
-            opinions += store.add_rating(given, created=created).is_new
+    told = [one for entry in listed for one in _opinions(entry)]
+    for created, given in sorted(told, key=lambda one: one[0]):  # where nobody has a name, the last one counts
+        if not set(given.answer_ids) <= known:
+            passed_over["the other answer of a choice is not in the file"] += 1
+            continue
+        opinions += store.add_rating(given, created=created).is_new
+    _take_over_consent(store, listed)
     return Imported(answers, opinions, dict(passed_over))
+
+
+def _take_over_consent(store: FeedbackStore, entries: Iterable[dict[str, Any]]) -> None:
+    """Who agreed there, agrees here, unless they said something here; the owner's refusal likewise."""
+    told = {str(entry.get("owner", "")): entry.get("consent") for entry in entries}
+    for entry in entries:
+        for kind in ("ratings", "scores", "choices"):
+            told |= {str(item.get("rater", "")): item.get("consent") for item in entry.get(kind, ())}
+    for name, agrees in told.items():
+        if agrees is (name != "") and store.people.consent(name) is None:
+            store.people.set_consent(name, agrees=bool(agrees))
 
 
 def _add_answer(store: FeedbackStore, entry: dict[str, Any]) -> bool:
