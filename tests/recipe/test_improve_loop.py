@@ -147,8 +147,8 @@ def test_rounds_win_on_held_out_feedback_a_poisoned_one_is_refused_and_the_way_b
         )
         bad = next_round(run, store, crowd, disliked, seed=2)
         assert bad.state == "refused"
-        (failed,) = [check for check in bad.told["checks"] if not check["passed"] and "earlier" in check["name"]]
-        assert "contradicts what people said before" in failed["told"]
+        failed = [check["told"] for check in bad.told["checks"] if not check["passed"]]
+        assert any("contradicts what people said before" in told for told in failed), failed
         assert read_service(run).now == good.service.now
         assert not (run / "round-0002" / "model").exists()
         with Talkers(crowd, questions(20, seed=0), number=1) as talkers:
