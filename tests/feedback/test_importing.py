@@ -97,6 +97,12 @@ def test_what_people_said_on_the_page_for_raters_becomes_feedback_once(stores, t
     assert import_study(target, study.export())[:2] == (0, 0)
     one, *pair = target.export()
     (score,) = one["scores"]
-    assert (score["score"], score["better_answer"], score["rater"], score["role"]) == (4.0, "At ten.", "Ann", "expert")
+    assert (score["score"], score["better_answer"], score["rater"], score["role"]) == (
+        4.0,
+        "At ten.",
+        "study:Ann",
+        "expert",
+    )
+    assert score["consent"]
     assert [entry["choices"][0]["choice"] for entry in pair] == ["lost", "won"]
     study.close()

@@ -42,6 +42,20 @@ def test_answers_and_opinions_are_kept_with_whose_they_are_and_go_with_them(tmp_
         assert ann.get("/v1/me/export").text == ""
 
 
+def test_a_score_is_stored_once_with_whose_it_is_and_out_of_range_it_is_refused(tmp_path):
+    with running(tmp_path, SETTINGS) as server, as_person(server, "ann") as ann:
+        name = ann.post(CHAT, json=body("Hello")).json()["id"]
+        told = {"answer_id": name, "score": 4, "better_answer": "Good day", "key": "once"}
+        receipts = [ann.post("/v1/feedback", json=told).json() for _ in range(2)]
+        assert receipts[0] == receipts[1]
+        assert (receipts[0]["score"], receipts[0]["thumb"]) == (4, None)
+        (entry,) = server.store.export(rated_only=True)
+        (score,) = entry["scores"]
+        assert (score["score"], score["better_answer"], score["rater"]) == (4.0, "Good day", "ann")
+        refused = ann.post("/v1/feedback", json={"answer_id": name, "score": 6})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "score")
+
+
 def test_without_a_store_there_is_nobody_to_speak_of(tmp_path):
     from echo_server import EchoEngine
     from fastapi.testclient import TestClient

@@ -146,7 +146,10 @@ def _told(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def import_study(store: FeedbackStore, judgements: Iterable[dict[str, Any]]) -> Imported:
-    """Put what people said on the page for raters (`Study.export`) into a store; checks and repeats are passed over."""
+    """Put what people said on the page for raters (`Study.export`) into a store; checks and repeats are passed over.
+
+    Who takes part in a study agrees to its use. Its raters stay apart from people of the same name in the chat.
+    """
     answers = opinions = 0
     passed_over = Counter[str]()
     for told in judgements:
@@ -155,9 +158,16 @@ def import_study(store: FeedbackStore, judgements: Iterable[dict[str, Any]]) -> 
             continue
         entries = [_of_study(told, place) for place in range(len(told["answers"]))]
         answers += sum(_add_answer(store, entry) for entry in entries)
+        if store.people.consent(rater_of(told)) is None:
+            store.people.set_consent(rater_of(told), agrees=True)
         for given in _of_judgement(told, [entry["id"] for entry in entries]):
             opinions += store.add_rating(given, created=told["created"]).is_new
     return Imported(answers, opinions, dict(passed_over))
+
+
+def rater_of(told: dict[str, Any]) -> str:
+    """A study's rater as a person of the store."""
+    return f"study:{told['rater']}"
 
 
 def _of_study(told: dict[str, Any], place: int) -> dict[str, Any]:
@@ -175,7 +185,7 @@ def _of_study(told: dict[str, Any], place: int) -> dict[str, Any]:
 
 
 def _of_judgement(told: dict[str, Any], ids: list[str]) -> Iterator[Rating | Choice | Score]:
-    whose: dict[str, Any] = {"rater": told["rater"], "role": told["rater_kind"], "reason": told["note"]}
+    whose: dict[str, Any] = {"rater": rater_of(told), "role": told["rater_kind"], "reason": told["note"]}
     whose["key"] = f"study-{digest_json([told['item'], told['rater'], told['created']])[:32]}"
     if len(ids) > 1:
         yield Choice(first=ids[0], second=ids[1], choice=told["choice"], **whose)
