@@ -134,6 +134,10 @@ def _with_full_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         table = data.get(section)
         if isinstance(table, dict):
             _complete(table, key, folder)
+    pretrain = data.get("pretrain")
+    curriculum = pretrain.get("curriculum") if isinstance(pretrain, dict) else None
+    if isinstance(curriculum, dict):
+        _complete(curriculum, "scorer", folder)
     clean = data.get("clean")
     decontaminate = clean.get("decontaminate") if isinstance(clean, dict) else None
     if isinstance(decontaminate, dict):
