@@ -42,7 +42,7 @@ _COMMON |= {"evaluate_every": 10_000, "max_answer_tokens": ANSWER_TOKENS}
 # Each tried on the validation questions with the first seed; the best wins.
 CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
     "dpo": ({"optimizer": {"learning_rate": 1e-4}}, {"optimizer": {"learning_rate": 3e-4}}),
-    # Few thumbs are up: their weight brings both kinds to like shares of the loss (Ethayarajh et al. 2024, section 4.3).
+    # Few thumbs are up: the weight brings both kinds to like shares of the loss (Ethayarajh et al. 2024, section 4.3)
     "kto": (
         {"good_weight": 4.0, "optimizer": {"learning_rate": 1e-4}},
         {"good_weight": 4.0, "optimizer": {"learning_rate": 3e-4}},
