@@ -64,7 +64,7 @@ def run(context: StageContext) -> dict[str, Any]:
     shares = order.shares(settings.steps * settings.batch_rows) if isinstance(order, MixtureOrder) else []
     fingerprint = _fingerprint(settings, train, length=network.config.context_length, seed=context.seed)
     heldout = sample_documents(data.split("heldout"), tokens_per_domain=settings.heldout_tokens)
-    check = HeldoutCheck(network, heldout, end_of_text=tokenizer.end_of_text) if heldout else None
+    check = HeldoutCheck(network, heldout, begin=tokenizer.begin_of_text) if heldout else None
     trainer = Trainer(
         network=network,
         trained=network,
