@@ -29,6 +29,7 @@ class Stage(NamedTuple):
     config: Callable[[Recipe], Any]
     run: Callable[[StageContext], dict[str, Any]]
     outside: Callable[[Recipe], Any] = lambda recipe: None  # noqa: ARG005 - digest of what lies outside the run
+    published: Callable[[Path], None] | None = None  # called with the stage's directory, once it is there
 
 
 def _has_documents(recipe: Recipe) -> bool:
@@ -102,6 +103,11 @@ def _pretrain_config(recipe: Recipe) -> Any:
     return recipe.pretrain and pretrain.PretrainInputs(model=recipe.model, pretrain=recipe.pretrain)
 
 
+def _pretrain_outside(recipe: Recipe) -> Any:
+    curriculum = None if recipe.pretrain is None else recipe.pretrain.curriculum
+    return curriculum and _model_digest(curriculum.scorer)
+
+
 def _evaluate_config(recipe: Recipe) -> evaluate.EvaluateInputs:
     data = None if recipe.finetune is None else recipe.finetune.data
     return evaluate.EvaluateInputs(evaluate=recipe.evaluate or evaluate.EvaluateConfig(), finetune_data=data)
@@ -152,7 +158,7 @@ STAGES = (
     ),
     Stage(
         name="tokens",
-        version=2,
+        version=3,
         command="tokenize",
         wanted=_has_documents,
         inputs=lambda recipe: {"corpus": "corpus", **_tokenizer_input(recipe)},
@@ -167,6 +173,7 @@ STAGES = (
         inputs=_pretrain_inputs,
         config=_pretrain_config,
         run=pretrain.run,
+        outside=_pretrain_outside,
     ),
     Stage(
         name="finetune",
@@ -210,7 +217,7 @@ STAGES = (
     ),
     Stage(
         name="evaluate",
-        version=2,
+        version=3,
         command="evaluate",
         wanted=lambda recipe: (
             recipe.evaluate is not None and bool(_evaluate_inputs(recipe).keys() & {"pretrain", "finetune"})
@@ -219,6 +226,7 @@ STAGES = (
         config=_evaluate_config,
         run=evaluate.run,
         outside=_evaluate_outside,
+        published=evaluate.keep_records,
     ),
 )
 
