@@ -73,6 +73,10 @@ class StorageFullError(ChatwrightError):
     """The disk has no room for what was to be saved; what was there before is untouched."""
 
 
+class OutOfMemoryError(ChatwrightError):
+    """Memory ran out where the work cannot be made smaller; what was saved before is untouched."""
+
+
 class DivergedError(ChatwrightError):
     """Training met more non-finite losses or gradients than its policy allows; it can go on from its checkpoint."""
 

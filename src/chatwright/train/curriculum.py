@@ -205,6 +205,11 @@ class CurriculumSource:
         at_once = max(1, self._micro_rows * self._full // length)
         return [self._batch(pieces[start : start + at_once]) for start in range(0, len(pieces), at_once)]
 
+    def longest(self) -> MicroBatch:
+        """The last step's rows in one: windows are whole by then."""
+        windows = self._windows(self._steps - 1)
+        return self._batch([piece for window in windows for piece in self._pieces(window, self._full)])
+
     def _windows(self, number: int) -> list[int]:
         if self._curriculum is not None:
             return self._curriculum.windows(number, self._ranking)

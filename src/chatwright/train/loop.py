@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -24,8 +24,9 @@ from chatwright.foundation.devices import Placement, trim_memory
 from chatwright.foundation.errors import DivergedError, RefusedError
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.network import Network
-from chatwright.train.batches import BatchSource, MicroBatch, sample_seed
+from chatwright.train.batches import BatchSource, FittableSource, MicroBatch, sample_seed
 from chatwright.train.checkpoints import Checkpoint, Checkpoints
+from chatwright.train.fitting import Fitting, Found, Work, is_out_of_memory, keep, release, settled
 from chatwright.train.objectives import Objective
 from chatwright.train.optimizers import Optimizer, OptimizerConfig
 from chatwright.train.ranks import Ranks
@@ -43,6 +44,7 @@ class LoopConfig(Config):
     evaluate_every: int = Field(default=100, ge=1)  # steps
     log_every: int = Field(default=10, ge=1)  # steps
     maximum_skips: int = Field(default=10, ge=0)  # non-finite steps in a row before the run stops
+    is_fitted: bool = False  # how much is computed at once is searched, not taken as the source gives it
     seed: int = 0
 
 
@@ -102,6 +104,7 @@ class Trainer:
         self._optimizer = Optimizer(named, optimizer)
         self._scaler = torch.amp.GradScaler(placement.device.type, enabled=placement.precision == "float16")
         self._checkpoints = Checkpoints(directory / "checkpoints", keep=config.keep_checkpoints)
+        self._fitting = Fitting()
         self._step = 0
         self._targets_seen = 0
         self._skips = 0
@@ -121,6 +124,7 @@ class Trainer:
             RefusedError: the checkpoint belongs to other data or settings.
         """
         self._resume()
+        self._fit()
         progress = ProgressLine(label, self._config.steps, start=self._step)
         if self._step == 0:
             self._measure()
@@ -160,21 +164,72 @@ class Trainer:
 
     def _train_step(self) -> StepReport:
         """One update over all micro-batches of this rank."""
-        micro_batches = self._source.step(self._step)
+        source_batches = self._source.step(self._step)
+        while True:
+            report = self._tried_step(self._fitting.divided(source_batches))
+            if report is not None:
+                return report
+
+    def _tried_step(self, micro_batches: list[MicroBatch]) -> StepReport | None:
+        """The step in these parts; None where memory ran out on a rank: then nothing has changed but their size."""
         targets = sum(batch.num_targets for batch in micro_batches)
         total = sum(batch.num_targets * batch.weight for batch in micro_batches)
         if targets == 0:
             raise RefusedError(f"step {self._step} has no target token: every position is masked")
-        self._network.train()
-        self._trained.train()
-        loss = torch.zeros((), device=self._placement.device)
-        for index, batch in enumerate(micro_batches):
-            if index % self._ranks.size == self._ranks.rank:
-                torch.manual_seed(sample_seed(self._config.seed, self._step, index))
-                loss += self._micro_gradient(batch, total)
-        mean = self._ranks.sum(float(loss), self._placement.device)
+        loss = self._gradients(micro_batches, total)
+        if self._ranks.any(loss is None, self._placement.device):
+            self._lower(micro_batches)
+            return None
+        mean = self._ranks.sum(loss or 0.0, self._placement.device)
         self._ranks.sum_gradients(self._optimizer.parameters)
         return self._update(mean, targets)
+
+    def _gradients(self, micro_batches: list[MicroBatch], total: float) -> float | None:
+        """The loss of this rank's share, its gradient accumulated; None where memory ran out."""
+        self._network.train()
+        self._trained.train()
+        try:
+            loss = torch.zeros((), device=self._placement.device)
+            for index, batch in enumerate(micro_batches):
+                if index % self._ranks.size == self._ranks.rank:
+                    torch.manual_seed(sample_seed(self._config.seed, self._step, index))
+                    loss += self._micro_gradient(batch, total)
+            return float(loss)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _lower(self, micro_batches: list[MicroBatch]) -> None:
+        """After memory ran out: smaller micro-batches from here on."""
+        self._optimizer.zero_grad()
+        release(self._placement.device)
+        before = max(batch.ids_BT.numel() for batch in micro_batches)
+        self._fitting.lower(micro_batches)
+        now = self._fitting.positions
+        self._log({"event": "out_of_memory", "step": self._step, "positions": before, "now": now})
+        if self._ranks.is_first:
+            say(f"  memory ran out at {before:,} tokens at once: goes on with {now:,}; the batch stays the same")
+
+    def _fit(self) -> None:
+        """Search how much is computed at once, where that was asked for and is not known from a checkpoint."""
+        if not self._config.is_fitted or self._fitting.positions is not None:
+            return
+        self._network.train()
+        self._trained.train()
+        whole = cast(FittableSource, self._source).longest()
+        batch = whole.split(-(-whole.ids_BT.numel() // self._ranks.size))[0]
+        work = Work(
+            lambda part: self._micro_gradient(part, part.num_targets),
+            self._optimizer.parameters,
+            self._placement.device,
+            self._config.steps,
+        )
+        found = settled(self._directory, work, batch)
+        self._fitting.positions = self._ranks.minimum(found.positions, self._placement.device)
+        if self._ranks.is_first:
+            keep(self._directory, Found(self._fitting.positions, found.reason))
+            say(f"  {self._fitting.positions:,} tokens at once, found by trying ({found.reason})")
 
     def _micro_gradient(self, batch: MicroBatch, total: float) -> Tensor:
         with self._autocast():
@@ -239,6 +294,7 @@ class Trainer:
             "window": self._window.sums(),
             "evaluation": self._evaluation,
             "scale": self._scaler.get_scale() if self._scaler.is_enabled() else None,
+            "positions": self._fitting.positions,
             "source": self._source.fingerprint,
             "steps": self._config.steps,
             "threads": self._placement.threads,
@@ -279,6 +335,7 @@ class Trainer:
             self._scaler = torch.amp.GradScaler(self._placement.device.type, init_scale=state["scale"])
         self._step, self._targets_seen = state["step"], state["targets_seen"]
         self._skips, self._seconds = state["skips"], state["seconds"]
+        self._fitting = Fitting(state.get("positions"))
         self._window, self._evaluation = _Window(**state["window"]), state["evaluation"]
         self._forget_metrics_after(self._step)
         if self._ranks.is_first:

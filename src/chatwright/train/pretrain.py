@@ -1,7 +1,7 @@
 """The stage `pretrain`: a network learns to predict the next token of the corpus."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -36,7 +36,9 @@ class PretrainConfig(TrainingConfig):
     steps: int = Field(default=500, ge=1)
     mixture: MixtureConfig | None = None  # shares of domains; None takes each as large as it is
     batch_rows: int = Field(default=16, ge=1)  # windows of the model's context a step, over all ranks
-    micro_rows: int = Field(default=16, ge=1)  # windows at once; gradients are accumulated over the batch
+    # Windows at once; gradients are accumulated over the batch. "auto" searches what fits and is fastest, once a run.
+    # A number is the default: with it, the same recipe gives the same bits again.
+    micro_rows: Annotated[int, Field(ge=1)] | Literal["auto"] = 16
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 
@@ -65,14 +67,18 @@ def run(context: StageContext) -> dict[str, Any]:
     fingerprint = _fingerprint(settings, train, length=network.config.context_length, seed=context.seed)
     heldout = sample_documents(data.split("heldout"), tokens_per_domain=settings.heldout_tokens)
     check = HeldoutCheck(network, heldout, end_of_text=tokenizer.end_of_text) if heldout else None
+    at_once = settings.batch_rows if settings.micro_rows == "auto" else settings.micro_rows
     trainer = Trainer(
         network=network,
         trained=network,
         objective=next_token,
         source=WindowSource(
-            order=order, rows=settings.batch_rows, micro_rows=settings.micro_rows, fingerprint=fingerprint
+            order=order,
+            rows=settings.batch_rows,
+            micro_rows=at_once,
+            fingerprint=fingerprint,
         ),
-        config=settings.loop(steps=settings.steps, seed=context.seed),
+        config=settings.loop(steps=settings.steps, seed=context.seed, is_fitted=settings.micro_rows == "auto"),
         optimizer=settings.optimizer,
         schedule=settings.schedule,
         placement=placement,

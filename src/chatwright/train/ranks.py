@@ -41,6 +41,14 @@ class Ranks:
         """Whether it holds on any rank, so that all do the same."""
         return self.sum(float(flag), device) > 0
 
+    def minimum(self, value: int, device: torch.device) -> int:
+        """The smallest of all ranks' numbers."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.int64, device=device)
+        dist.all_reduce(tensor, dist.ReduceOp.MIN)
+        return int(tensor)
+
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Gradients summed over all ranks, as one message."""
         if self.size == 1:

@@ -29,13 +29,14 @@ class TrainingConfig(Config):
                 directory, device=self.device, precision=self.precision, threads=self.threads, width=width
             )
 
-    def loop(self, *, steps: int, seed: int) -> LoopConfig:
-        """The loop's habits over so many steps."""
+    def loop(self, *, steps: int, seed: int, is_fitted: bool = False) -> LoopConfig:
+        """The loop's habits over so many steps; `is_fitted` searches how much is computed at once."""
         return LoopConfig(
             steps=steps,
             checkpoint_every=self.checkpoint_every,
             keep_checkpoints=self.keep_checkpoints,
             evaluate_every=self.evaluate_every,
             log_every=self.log_every,
+            is_fitted=is_fitted,
             seed=seed,
         )
