@@ -5,19 +5,17 @@ and gradient are finite. What is learned comes in as an objective, what is read 
 callback; the loop knows nothing of them.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from chatwright.foundation import storage
 from chatwright.foundation.config import Config
 from chatwright.foundation.console import ProgressLine, say
 from chatwright.foundation.devices import Placement, trim_memory
@@ -27,12 +25,11 @@ from chatwright.model.network import Network
 from chatwright.train.batches import BatchSource, FittableSource, MicroBatch, sample_seed
 from chatwright.train.checkpoints import Checkpoint, Checkpoints
 from chatwright.train.fitting import Fitting, Found, Work, is_out_of_memory, keep, release, settled
+from chatwright.train.metrics import MetricsLog, StepReport, Window
 from chatwright.train.objectives import Objective
 from chatwright.train.optimizers import Optimizer, OptimizerConfig
 from chatwright.train.ranks import Ranks
 from chatwright.train.schedule import ScheduleConfig
-
-METRICS = "metrics.jsonl"
 
 
 class LoopConfig(Config):
@@ -46,15 +43,6 @@ class LoopConfig(Config):
     maximum_skips: int = Field(default=10, ge=0)  # non-finite steps in a row before the run stops
     is_fitted: bool = False  # how much is computed at once is searched, not taken as the source gives it
     seed: int = 0
-
-
-class StepReport(NamedTuple):
-    """What one step did."""
-
-    loss: float  # nats per target token
-    norm: float  # of the gradient, before clipping
-    targets: int
-    applied: bool
 
 
 class Trainer:
@@ -105,11 +93,12 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(placement.device.type, enabled=placement.precision == "float16")
         self._checkpoints = Checkpoints(directory / "checkpoints", keep=config.keep_checkpoints)
         self._fitting = Fitting()
+        self._log = MetricsLog(directory, is_writer=self._ranks.is_first)
         self._step = 0
         self._targets_seen = 0
         self._skips = 0
         self._seconds = 0.0
-        self._window = _Window()
+        self._window = Window()
         self._evaluation: dict[str, Any] = {}
 
     def run(self, stop: StopFlag | None = None, *, label: str = "train") -> dict[str, Any]:
@@ -153,7 +142,9 @@ class Trainer:
         config, is_last = self._config, self._step == self._config.steps
         asked = self._ranks.any(stop is not None and stop.requested, self._placement.device)
         if self._step % config.log_every == 0 or is_last:
-            self._log({"event": "step", "step": self._step, "seconds": round(self._seconds, 3), **self._window.take()})
+            self._log.write(
+                {"event": "step", "step": self._step, "seconds": round(self._seconds, 3), **self._window.take()}
+            )
         if self._step % config.evaluate_every == 0 or is_last:
             self._measure()
         if self._step % config.checkpoint_every == 0 or is_last or asked:
@@ -207,7 +198,7 @@ class Trainer:
         before = max(batch.ids_BT.numel() for batch in micro_batches)
         self._fitting.lower(micro_batches)
         now = self._fitting.positions
-        self._log({"event": "out_of_memory", "step": self._step, "positions": before, "now": now})
+        self._log.write({"event": "out_of_memory", "step": self._step, "positions": before, "now": now})
         if self._ranks.is_first:
             say(f"  memory ran out at {before:,} tokens at once: goes on with {now:,}; the batch stays the same")
 
@@ -263,7 +254,7 @@ class Trainer:
             self._targets_seen += report.targets
             return
         self._skips += 1
-        self._log({"event": "skipped", "step": self._step, "reason": "loss or gradient is not finite"})
+        self._log.write({"event": "skipped", "step": self._step, "reason": "loss or gradient is not finite"})
         if self._skips > self._config.maximum_skips:
             raise DivergedError(
                 f"training diverged: {self._skips} steps in a row up to step {self._step} had a loss or gradient that "
@@ -279,11 +270,14 @@ class Trainer:
         self._trained.eval()
         with self._autocast(), torch.inference_mode():
             values = self._evaluate()
-        self._log({"event": "evaluation", "step": self._step, "seconds": round(self._seconds, 3), **values})
+        self._log_at_step("evaluation", values)
         if self._ranks.is_first and "summary" in values:
             say(f"  step {self._step}: {values['summary']}")
         self._evaluation = values
         trim_memory()
+
+    def _log_at_step(self, event: str, values: dict[str, Any]) -> None:
+        self._log.write({"event": event, "step": self._step, "seconds": round(self._seconds, 3), **values})
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -313,7 +307,7 @@ class Trainer:
     def _resume(self) -> None:
         checkpoint = self._checkpoints.newest()
         if checkpoint is None:
-            (self._directory / METRICS).unlink(missing_ok=True)
+            self._log.begin_anew()
             return
         state = checkpoint.state
         if state["source"] != self._source.fingerprint or state["steps"] != self._config.steps:
@@ -336,70 +330,7 @@ class Trainer:
         self._step, self._targets_seen = state["step"], state["targets_seen"]
         self._skips, self._seconds = state["skips"], state["seconds"]
         self._fitting = Fitting(state.get("positions"))
-        self._window, self._evaluation = _Window(**state["window"]), state["evaluation"]
-        self._forget_metrics_after(self._step)
+        self._window, self._evaluation = Window(**state["window"]), state["evaluation"]
+        self._log.forget_after(self._step)
         if self._ranks.is_first:
             say(f"  goes on at step {self._step} of {self._config.steps}")
-
-    def _forget_metrics_after(self, step: int) -> None:
-        if not self._ranks.is_first:
-            return
-        path = self._directory / METRICS
-        lines = [line for line in storage.read_lines(path) if line.get("step", 0) <= step]
-        with storage.publish_file(path) as scratch:
-            scratch.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-
-    def _log(self, event: dict[str, Any]) -> None:
-        if self._ranks.is_first:
-            storage.append_line(self._directory / METRICS, event)
-
-
-class _Window:
-    """Accepted steps since the last line of metrics, as sums: a checkpoint between two lines keeps them."""
-
-    def __init__(
-        self, *, steps: int = 0, targets: int = 0, nats: float = 0.0, norms: float = 0.0, seconds: float = 0.0
-    ) -> None:
-        self._steps, self._targets = steps, targets
-        self._nats, self._norms, self._seconds = nats, norms, seconds
-        self._text = ""
-
-    def add(self, report: StepReport, seconds: float) -> None:
-        """Count a step, if it was applied."""
-        if report.applied:
-            self._steps += 1
-            self._targets += report.targets
-            self._nats += report.loss * report.targets
-            self._norms += report.norm
-            self._seconds += seconds
-            self._text = f"loss {report.loss:.3f} | {self._rate():,.0f} tokens/s"
-
-    def text(self) -> str:
-        """The newest step, for the progress line."""
-        return self._text
-
-    def sums(self) -> dict[str, Any]:
-        """What the constructor takes."""
-        return {
-            "steps": self._steps,
-            "targets": self._targets,
-            "nats": self._nats,
-            "norms": self._norms,
-            "seconds": self._seconds,
-        }
-
-    def take(self) -> dict[str, Any]:
-        """Mean loss over the window's targets, and its rate; then begin a new window."""
-        if not self._steps:
-            return {"loss": None, "norm": None, "tokens_per_second": 0.0}
-        values = {
-            "loss": round(self._nats / self._targets, 6),
-            "norm": round(self._norms / self._steps, 6),
-            "tokens_per_second": round(self._rate(), 1),
-        }
-        self._steps = self._targets = 0
-        self._nats = self._norms = self._seconds = 0.0
-        return values
-
-    def _rate(self) -> float:
-        return self._targets / max(self._seconds, 1e-9)
