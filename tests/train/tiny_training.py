@@ -84,6 +84,7 @@ def new_trainer(
     optimizer: OptimizerConfig | None = None,
     precision: str = "float32",
     with_adapter: bool = False,
+    flops_per_token: float | None = None,
     **loop,
 ) -> Trainer:
     """A trainer that saves every four steps, logs every three and measures every five."""
@@ -105,6 +106,7 @@ def new_trainer(
         schedule=ScheduleConfig(),
         placement=Placement(torch.device("cpu"), precision, 1, "a test"),
         directory=directory,
+        flops_per_token=flops_per_token,
         evaluate=lambda: {"weights": float(sum(parameter.sum() for parameter in trained.parameters()))},
     )
 

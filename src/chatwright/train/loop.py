@@ -30,6 +30,7 @@ from chatwright.train.objectives import Objective
 from chatwright.train.optimizers import Optimizer, OptimizerConfig
 from chatwright.train.ranks import Ranks
 from chatwright.train.schedule import ScheduleConfig
+from chatwright.train.utilisation import Meter, measured_ceiling
 
 
 class LoopConfig(Config):
@@ -41,6 +42,7 @@ class LoopConfig(Config):
     evaluate_every: int = Field(default=100, ge=1)  # steps
     log_every: int = Field(default=10, ge=1)  # steps
     maximum_skips: int = Field(default=10, ge=0)  # non-finite steps in a row before the run stops
+    recompute: bool = False  # a block's insides are computed again in the backward pass, not kept
     is_fitted: bool = False  # how much is computed at once is searched, not taken as the source gives it
     seed: int = 0
 
@@ -58,6 +60,7 @@ class Trainer:
         schedule: their course over the run.
         placement: device and precision.
         directory: where `checkpoints/` and `metrics.jsonl` are.
+        flops_per_token: the model's arithmetic, where the machine's use is to be logged.
         evaluate: measures on held-out data; called between steps, must not draw random numbers.
     """
 
@@ -73,10 +76,12 @@ class Trainer:
         schedule: ScheduleConfig,
         placement: Placement,
         directory: Path,
+        flops_per_token: float | None = None,
         evaluate: Callable[[], dict[str, Any]] | None = None,
         ranks: Ranks | None = None,
     ):
         self._network = network.to(placement.device)
+        network.recompute_blocks(is_on=config.recompute)
         self._trained = trained.to(placement.device)
         self._objective = objective
         self._source = source
@@ -99,6 +104,8 @@ class Trainer:
         self._skips = 0
         self._seconds = 0.0
         self._window = Window()
+        self._flops_per_token = flops_per_token
+        self._meter: Meter | None = None
         self._evaluation: dict[str, Any] = {}
 
     def run(self, stop: StopFlag | None = None, *, label: str = "train") -> dict[str, Any]:
@@ -114,6 +121,8 @@ class Trainer:
         """
         self._resume()
         self._fit()
+        if self._flops_per_token is not None:
+            self._meter = Meter(self._flops_per_token, self._ranks.size * measured_ceiling(self._placement))
         progress = ProgressLine(label, self._config.steps, start=self._step)
         if self._step == 0:
             self._measure()
@@ -125,17 +134,19 @@ class Trainer:
             self._window.add(report, elapsed)
             self._after_step(report)
             if self._ranks.is_first:
-                progress.update(self._step, self._window.text())
+                progress.update(self._step, self._window.text(self._meter))
             self._keep_habits(stop)
         progress.close()
         self._ranks.wait()  # the first rank publishes what the others may still be reading
-        return {
+        rate = self._targets_seen / max(self._seconds, 1e-9)
+        summary = {
             "steps": self._step,
             "target_tokens": self._targets_seen,
             "seconds": round(self._seconds, 3),
-            "tokens_per_second": round(self._targets_seen / max(self._seconds, 1e-9), 1),
+            "tokens_per_second": round(rate, 1),
             "evaluation": self._evaluation,
         }
+        return summary if self._meter is None else {**summary, "utilisation": round(self._meter.share(rate), 4)}
 
     def _keep_habits(self, stop: StopFlag | None) -> None:
         """Log, measure and save where the step asks for it, or where a stop does."""
@@ -143,7 +154,12 @@ class Trainer:
         asked = self._ranks.any(stop is not None and stop.requested, self._placement.device)
         if self._step % config.log_every == 0 or is_last:
             self._log.write(
-                {"event": "step", "step": self._step, "seconds": round(self._seconds, 3), **self._window.take()}
+                {
+                    "event": "step",
+                    "step": self._step,
+                    "seconds": round(self._seconds, 3),
+                    **self._window.take(self._meter),
+                }
             )
         if self._step % config.evaluate_every == 0 or is_last:
             self._measure()

@@ -4,10 +4,12 @@ Statistics hold accepted steps only. Not the place where anything is decided (`f
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.foundation import storage
+from chatwright.train.utilisation import Meter
 
 METRICS = "metrics.jsonl"
 
@@ -29,7 +31,7 @@ class Window:
     ) -> None:
         self._steps, self._targets = steps, targets
         self._nats, self._norms, self._seconds = nats, norms, seconds
-        self._text = ""
+        self._loss = math.nan
 
     def add(self, report: StepReport, seconds: float) -> None:
         """Count a step, if it was applied."""
@@ -39,11 +41,14 @@ class Window:
             self._nats += report.loss * report.targets
             self._norms += report.norm
             self._seconds += seconds
-            self._text = f"loss {report.loss:.3f} | {self._rate():,.0f} tokens/s"
+            self._loss = report.loss
 
-    def text(self) -> str:
+    def text(self, meter: Meter | None = None) -> str:
         """The newest step, for the progress line."""
-        return self._text
+        if not self._steps:
+            return ""
+        used = "" if meter is None else f" | {meter.share(self._rate()):.0%} of the machine"
+        return f"loss {self._loss:.3f} | {self._rate():,.0f} tokens/s{used}"
 
     def sums(self) -> dict[str, Any]:
         """What the constructor takes."""
@@ -55,8 +60,8 @@ class Window:
             "seconds": self._seconds,
         }
 
-    def take(self) -> dict[str, Any]:
-        """Mean loss over the window's targets, and its rate; then begin a new window."""
+    def take(self, meter: Meter | None = None) -> dict[str, Any]:
+        """Mean loss over the window's targets, its rate, and the machine's use; then begin a new window."""
         if not self._steps:
             return {"loss": None, "norm": None, "tokens_per_second": 0.0}
         values = {
@@ -64,6 +69,8 @@ class Window:
             "norm": round(self._norms / self._steps, 6),
             "tokens_per_second": round(self._rate(), 1),
         }
+        if meter is not None:
+            values["utilisation"] = round(meter.share(self._rate()), 4)
         self._steps = self._targets = 0
         self._nats = self._norms = self._seconds = 0.0
         return values

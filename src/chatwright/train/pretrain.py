@@ -20,6 +20,7 @@ from chatwright.tokens.mixture import MixtureConfig, MixtureOrder
 from chatwright.tokens.order import WindowOrder
 from chatwright.tokens.shards import TokenData, TokenSplit
 from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
+from chatwright.train.ahead import Ahead
 from chatwright.train.batches import WindowSource
 from chatwright.train.heldout import HeldoutCheck, sample_documents
 from chatwright.train.loop import Trainer
@@ -68,21 +69,18 @@ def run(context: StageContext) -> dict[str, Any]:
     heldout = sample_documents(data.split("heldout"), tokens_per_domain=settings.heldout_tokens)
     check = HeldoutCheck(network, heldout, end_of_text=tokenizer.end_of_text) if heldout else None
     at_once = settings.batch_rows if settings.micro_rows == "auto" else settings.micro_rows
+    source = WindowSource(order=order, rows=settings.batch_rows, micro_rows=at_once, fingerprint=fingerprint)
     trainer = Trainer(
         network=network,
         trained=network,
         objective=next_token,
-        source=WindowSource(
-            order=order,
-            rows=settings.batch_rows,
-            micro_rows=at_once,
-            fingerprint=fingerprint,
-        ),
+        source=Ahead(source, steps=settings.steps),
         config=settings.loop(steps=settings.steps, seed=context.seed, is_fitted=settings.micro_rows == "auto"),
         optimizer=settings.optimizer,
         schedule=settings.schedule,
         placement=placement,
         directory=context.output,
+        flops_per_token=network.config.flops_per_token(),
         evaluate=check,
     )
     summary = trainer.run(context.stop, label="pretrain")
