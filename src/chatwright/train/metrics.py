@@ -3,12 +3,14 @@
 Statistics hold accepted steps only. Not the place where anything is decided (`faults.py`) or measured (`heldout.py`).
 """
 
+import contextlib
 import json
-import math
+from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.foundation import storage
+from chatwright.foundation.errors import StorageFullError
 from chatwright.train.utilisation import Meter
 
 METRICS = "metrics.jsonl"
@@ -31,24 +33,22 @@ class Window:
     ) -> None:
         self._steps, self._targets = steps, targets
         self._nats, self._norms, self._seconds = nats, norms, seconds
-        self._loss = math.nan
+        self._text = ""
 
-    def add(self, report: StepReport, seconds: float) -> None:
-        """Count a step, if it was applied."""
+    def add(self, report: StepReport, seconds: float, meter: Meter | None = None) -> None:
+        """Count a step, if it was applied; the meter tells the machine's use."""
         if report.applied:
             self._steps += 1
             self._targets += report.targets
             self._nats += report.loss * report.targets
             self._norms += report.norm
             self._seconds += seconds
-            self._loss = report.loss
+            used = "" if meter is None else f" | {meter.share(self._rate()):.0%} of the machine"
+            self._text = f"loss {report.loss:.3f} | {self._rate():,.0f} tokens/s{used}"
 
-    def text(self, meter: Meter | None = None) -> str:
+    def text(self) -> str:
         """The newest step, for the progress line."""
-        if not self._steps:
-            return ""
-        used = "" if meter is None else f" | {meter.share(self._rate()):.0%} of the machine"
-        return f"loss {self._loss:.3f} | {self._rate():,.0f} tokens/s{used}"
+        return self._text
 
     def sums(self) -> dict[str, Any]:
         """What the constructor takes."""
@@ -61,7 +61,7 @@ class Window:
         }
 
     def take(self, meter: Meter | None = None) -> dict[str, Any]:
-        """Mean loss over the window's targets, its rate, and the machine's use; then begin a new window."""
+        """Mean loss over the window's targets, its rate and the machine's use; then begin a new window."""
         if not self._steps:
             return {"loss": None, "norm": None, "tokens_per_second": 0.0}
         values = {
@@ -82,6 +82,8 @@ class Window:
 class MetricsLog:
     """The run's log, one event a line, written by the first rank alone.
 
+    A full disk does not end a run for want of a line: lines wait in memory until there is room, or until `flush`.
+
     Args:
         directory: where `metrics.jsonl` is.
         is_writer: whether this process writes it.
@@ -90,11 +92,24 @@ class MetricsLog:
     def __init__(self, directory: Path, *, is_writer: bool):
         self._path = directory / METRICS
         self._is_writer = is_writer
+        self._waiting: deque[dict[str, Any]] = deque()
 
     def write(self, event: dict[str, Any]) -> None:
         """Append one event."""
         if self._is_writer:
-            storage.append_line(self._path, event)
+            self._waiting.append(event)
+            with contextlib.suppress(StorageFullError):
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            StorageFullError: there is still no room.
+        """
+        while self._waiting:
+            storage.append_line(self._path, self._waiting[0])
+            self._waiting.popleft()
 
     def begin_anew(self) -> None:
         """Forget all: the run has no checkpoint that the log could belong to."""
@@ -105,6 +120,7 @@ class MetricsLog:
         """Drop what was logged after this step: those steps are done again."""
         if not self._is_writer:
             return
+        self._waiting = deque(event for event in self._waiting if event.get("step", 0) <= step)
         lines = [line for line in storage.read_lines(self._path) if line.get("step", 0) <= step]
         with storage.publish_file(self._path) as scratch:
             scratch.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

@@ -43,6 +43,11 @@ class PretrainConfig(TrainingConfig):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether how much is computed at once is searched."""
+        return self.micro_rows == "auto"
+
 
 class PretrainInputs(Config):
     """The two sections that decide a pretraining."""
@@ -75,7 +80,7 @@ def run(context: StageContext) -> dict[str, Any]:
         trained=network,
         objective=next_token,
         source=Ahead(source, steps=settings.steps),
-        config=settings.loop(steps=settings.steps, seed=context.seed, is_fitted=settings.micro_rows == "auto"),
+        config=settings.loop(steps=settings.steps, seed=context.seed),
         optimizer=settings.optimizer,
         schedule=settings.schedule,
         placement=placement,
