@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from chatwright.cli import cards, compare, evaluate, exchange, improving, rate, tokenizer, watch, weak
+from chatwright.cli import cards, compare, evaluate, exchange, improving, rate, sharded, tokenizer, watch, weak
 from chatwright.cli import plan as plan_command
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
@@ -349,6 +349,7 @@ tokenizer.register(app)
 plan_command.register(app)
 cards.register(app)
 watch.register(app)
+sharded.register(app)
 
 
 def main() -> None:

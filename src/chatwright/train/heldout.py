@@ -98,7 +98,7 @@ def _next_group(windows: Sequence[_Window], start: int, batch_tokens: int) -> Se
     return windows[start:end]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a network in shards cannot be gathered in it
 def _window_nats(network: Network, group: Sequence[_Window]) -> list[float]:
     device = network.lm_head.weight.device
     width = max(len(window.inputs) for window in group)

@@ -35,6 +35,7 @@ from chatwright.train.reduction import ReductionName
 from chatwright.train.resume import STATE_VERSION, circumstances, differences, refuse_foreign
 from chatwright.train.saving import Saver
 from chatwright.train.schedule import ScheduleConfig
+from chatwright.train.sharding import ParallelName, part_like, shard, whole
 from chatwright.train.step import Learned, Stepper
 from chatwright.train.utilisation import Meter, measured_ceiling
 
@@ -54,6 +55,7 @@ class LoopConfig(Config):
     recompute: bool = False  # a block's insides are computed again in the backward pass, not kept
     is_fitted: bool = False  # how much is computed at once is searched, not taken as the source gives it
     faults: FaultConfig = FaultConfig()
+    parallel: ParallelName = "ddp"  # what each rank holds: everything, or a shard ("fsdp", "hsdp")
     reduction: ReductionName = "fast"  # "exact": the same bits on any number of ranks
     collective_timeout_s: int = Field(default=TIMEOUT_S, ge=1)  # a rank that is silent so long is lost
     seed: int = 0
@@ -103,6 +105,10 @@ class Trainer:
         self._evaluate = evaluate
         self._ranks = ranks or Ranks()
         self._ranks.join(placement.device, timeout_s=config.collective_timeout_s)
+        if config.parallel != "ddp":
+            if trained is not network:
+                raise UsageError(f'`parallel = "{config.parallel}"` trains whole networks, not adapters or heads')
+            shard(self._network, parallel=config.parallel, placement=placement, ranks=self._ranks)
         named = [(name, parameter) for name, parameter in trained.named_parameters() if parameter.requires_grad]
         self._optimizer = Optimizer(named, optimizer)
         learned = Learned(self._network, self._trained, objective, self._optimizer, optimizer.maximum_norm)
@@ -296,7 +302,9 @@ class Trainer:
             return
         self._network.eval()
         self._trained.eval()
-        with self._stepper.autocast(), torch.inference_mode():
+        # Shards are gathered into tensors that count their versions, which inference mode forbids.
+        quiet = torch.inference_mode() if self._config.parallel == "ddp" else torch.no_grad()
+        with self._stepper.autocast(), quiet:
             values = self._evaluate()
         self._log_at_step("evaluation", values)
         if self._ranks.is_first and "summary" in values:
@@ -311,10 +319,12 @@ class Trainer:
 
     def _save(self, *, must_hold: bool) -> None:
         """Save this step, beside the training or, where it must hold, before anything else."""
+        # What is sharded is gathered from all ranks, so all must take part.
+        snapshot = None if self._config.parallel == "ddp" else self._snapshot()
 
         def save() -> None:
             if self._saver.last_step != self._step:
-                self._saver.save(self._step, self._snapshot())
+                self._saver.save(self._step, snapshot or self._snapshot())
             if must_hold:
                 self._saver.wait(must_hold=True)
 
@@ -334,8 +344,8 @@ class Trainer:
 
     def _snapshot(self) -> Checkpoint:
         """A copy of everything that the next step depends on, in main memory."""
-        weights = {name: p.detach().to("cpu", copy=True) for name, p in self._trained.named_parameters()}
-        optimizer = {name: tensor.cpu() for name, tensor in self._optimizer.tensors().items()}
+        weights = {name: whole(p.detach()).to("cpu", copy=True) for name, p in self._trained.named_parameters()}
+        optimizer = {name: whole(tensor).cpu() for name, tensor in self._optimizer.tensors().items()}
         return Checkpoint(weights, optimizer, self._state(), self._score)
 
     def _state(self) -> dict[str, Any]:
@@ -365,7 +375,7 @@ class Trainer:
         named: dict[str, Tensor] = dict(self._trained.named_parameters())
         with torch.no_grad():
             for name, tensor in checkpoint.weights.items():
-                named[name].copy_(tensor)
+                named[name].copy_(part_like(named[name], tensor))
         self._optimizer.load(checkpoint.optimizer)
         self._stepper.scale = state["scale"]
         self._fitted.positions = state.get("positions")

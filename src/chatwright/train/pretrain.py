@@ -29,6 +29,7 @@ from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.ranks import Ranks
 from chatwright.train.schedule import ScheduleConfig
 from chatwright.train.settings import TrainingConfig
+from chatwright.train.sharding import whole_network
 
 
 class PretrainConfig(TrainingConfig):
@@ -99,8 +100,9 @@ def run(context: StageContext) -> dict[str, Any]:
     }
     if shares:
         summary["mixture"] = {one.domain: {"tokens": one.tokens, "epochs": one.epochs} for one in shares}
-    if Ranks().is_first:
-        summary["model_digest"] = save_model(context.output / "model", network, tokenizer, lineage=context.lineage)
+    finished = network if settings.parallel == "ddp" else whole_network(network, is_first=Ranks().is_first)
+    if Ranks().is_first and finished is not None:
+        summary["model_digest"] = save_model(context.output / "model", finished, tokenizer, lineage=context.lineage)
     return summary
 
 

@@ -109,6 +109,19 @@ class FastReduction:
         self._ranks.sum_gradients(self._parameters)
 
 
+class ShardedReduction:
+    """Shards are summed over the ranks as soon as they are computed, by the backward pass itself."""
+
+    def add(self, index: int) -> None:
+        """Nothing: it is added already."""
+
+    def forget(self) -> None:
+        """Nothing: the gradients stand in the parameters."""
+
+    def finish(self, count: int) -> None:
+        """Nothing: it is summed already."""
+
+
 class ExactReduction:
     """A fixed tree over the micro-batches' numbers. Holds a logarithm of them as copies of the gradient."""
 

@@ -1,5 +1,6 @@
 """What every stage that trains lets a recipe set: where it computes, and how often it logs, measures and saves."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from chatwright.train.faults import FaultConfig
 from chatwright.train.loop import LoopConfig
 from chatwright.train.ranks import TIMEOUT_S, Ranks
 from chatwright.train.reduction import ReductionName
+from chatwright.train.sharding import ParallelName
 
 
 class TrainingConfig(Config):
@@ -29,8 +31,16 @@ class TrainingConfig(Config):
     maximum_failed_saves: int = Field(default=3, ge=0)  # in a row
     log_every: int = Field(default=10, ge=1)  # steps
     faults: FaultConfig = FaultConfig()
+    parallel: ParallelName = "ddp"  # what each rank holds: everything, or a shard ("fsdp"; "hsdp" within a machine)
     reduction: ReductionName = "fast"  # "exact": the same bits on any number of ranks
     collective_timeout_s: int = Field(default=TIMEOUT_S, ge=1)  # a rank that is silent so long is lost
+
+    def problems(self) -> Iterator[str]:
+        """What sharding excludes."""
+        if self.parallel != "ddp" and self.reduction == "exact":
+            yield '`reduction = "exact"` has no effect on shards: set `parallel = "ddp"`'
+        if self.parallel != "ddp" and self.is_fitted:
+            yield '`micro_rows = "auto"` cannot be searched on shards: give a number, or set `parallel = "ddp"`'
 
     @property
     def is_fitted(self) -> bool:

@@ -21,23 +21,28 @@ ParallelName = Literal["ddp", "fsdp", "hsdp"]
 
 
 def shard(network: Network, *, parallel: ParallelName, placement: Placement, ranks: Ranks) -> None:
-    """Give each rank its shard of every parameter, in place: a block is gathered when it computes, then let go.
-
-    Rows of a matrix are divided; under bfloat16 or float16 parameters are gathered in that type and gradients summed
-    in float32.
+    """Give each rank its shard of every parameter, in place.
 
     Raises:
         UsageError: the ranks cannot be divided so.
     """
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-
     if not dist.is_initialized():  # one process: a group of its own, so that one path serves any number
         backend = "nccl" if placement.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    mesh = _mesh(parallel, placement.device.type, ranks)
-    policy = MixedPrecisionPolicy(
-        param_dtype=placement.autocast_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
-    )
+        dist.init_process_group(backend, store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
+    shard_over(network, _mesh(parallel, placement.device.type, ranks), precision=placement.autocast_dtype)
+
+
+def shard_over(network: Network, mesh: Any, *, precision: torch.dtype | None) -> None:
+    """Divide the rows of every parameter over a mesh of ranks: a block is gathered when it computes, then let go.
+
+    Args:
+        network: changed in place; call `hidden` or `forward` as before.
+        mesh: the ranks; over its last dimension is sharded, over the one before replicated.
+        precision: the type in which parameters are gathered, None for their own. Gradients are summed in float32.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+    policy = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in network.model.layers:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh, mp_policy=policy)
@@ -67,12 +72,12 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """What this rank holds of it: a view."""
-    return cast(Tensor, tensor.to_local()) if is_sharded(tensor) else tensor
+    return cast(Any, tensor).to_local() if is_sharded(tensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All of it, gathered from the ranks that hold its parts; all of them must call this together."""
-    return cast(Tensor, tensor.full_tensor()) if is_sharded(tensor) else tensor
+    return cast(Any, tensor).full_tensor() if is_sharded(tensor) else tensor
 
 
 def part_like(parameter: Tensor, tensor: Tensor) -> Tensor:

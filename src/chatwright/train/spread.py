@@ -32,13 +32,13 @@ def orthogonalised_across(
     here = [owned[rank] * height * columns for height in heights]
     there = [count * own_rows * columns for count in owned]
     received = _exchanged(part_NSC.flatten(), send=there, receive=here, group=group)
-    pieces = received.split(here)
+    pieces = torch.split(received, here)
     whole_MRC = torch.cat(
         [piece.view(owned[rank], height, columns) for piece, height in zip(pieces, heights, strict=True)], dim=1
     )
     if owned[rank]:
         whole_MRC = orthogonalise(whole_MRC)
-    back = torch.cat([piece_MSC.flatten() for piece_MSC in whole_MRC.split(heights, dim=1)])
+    back = torch.cat([piece_MSC.flatten() for piece_MSC in torch.split(whole_MRC, heights, dim=1)])
     return _exchanged(back, send=here, receive=there, group=group).view(number, own_rows, columns)
 
 

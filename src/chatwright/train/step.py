@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from chatwright.foundation.devices import Placement
-from chatwright.foundation.errors import RefusedError
+from chatwright.foundation.errors import OutOfMemoryError, RefusedError
 from chatwright.model.network import Network
 from chatwright.train.batches import MicroBatch, sample_seed
 from chatwright.train.faults import Candidate
@@ -20,7 +20,8 @@ from chatwright.train.fitting import is_out_of_memory
 from chatwright.train.objectives import Objective
 from chatwright.train.optimizers import Optimizer
 from chatwright.train.ranks import Ranks
-from chatwright.train.reduction import ReductionName, make_reduction, share_of
+from chatwright.train.reduction import Reduction, ReductionName, ShardedReduction, make_reduction, share_of
+from chatwright.train.sharding import is_sharded, whole
 
 _SCALE_DOUBLES_EVERY = 2000  # steps, as PyTorch's own scaler has it
 
@@ -52,8 +53,11 @@ class Stepper:
         self._learned = learned
         self._placement = placement
         self._ranks = ranks
-        self._reduction = make_reduction(reduction, learned.optimizer.parameters, ranks)
+        self._reduction: Reduction = make_reduction(reduction, learned.optimizer.parameters, ranks)
         self._seed = seed
+        self._is_sharded = any(map(is_sharded, learned.optimizer.parameters))
+        if self._is_sharded:
+            self._reduction = ShardedReduction()
         self._scaler = torch.amp.GradScaler(placement.device.type, enabled=placement.precision == "float16")
 
     @property
@@ -129,23 +133,35 @@ class Stepper:
         with self.autocast():
             moved = batch.to(self._placement.device)
             share = self._learned.objective(self._learned.network, moved) * (batch.weight / total)
-        self._scaler.scale(share).backward()  # type: ignore[no-untyped-call]
+        # Shards' gradients are averaged over the ranks where they are reduced; the step's gradient is their sum.
+        weight = self._ranks.size if self._is_sharded else 1
+        self._scaler.scale(share * weight).backward()  # type: ignore[no-untyped-call]
         return share.detach()
 
     def _shares(self, micro_batches: Sequence[MicroBatch], total: float, *, number: int) -> dict[int, float] | None:
         """This rank's micro-batches' shares of the loss, their gradients accumulated; None where memory ran out."""
         shares: dict[int, Tensor] = {}
+        mine = share_of(len(micro_batches), rank=self._ranks.rank, size=self._ranks.size)
         try:
-            for index in share_of(len(micro_batches), rank=self._ranks.rank, size=self._ranks.size):
+            for index in mine:
                 torch.manual_seed(sample_seed(self._seed, number, index))
                 shares[index] = self._micro_gradient(micro_batches[index], total)
                 self._reduction.add(index)
+            if self._is_sharded:
+                self._keep_pace(micro_batches, len(mine))
             own = torch.stack(list(shares.values())).tolist() if shares else []
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            if self._is_sharded and self._ranks.size > 1:
+                raise _lost_between_shards(error) from error
             return None
         return dict(zip(shares, own, strict=True))
+
+    def _keep_pace(self, micro_batches: Sequence[MicroBatch], count: int) -> None:
+        """With shards each micro-batch is an exchange: who has fewer joins in with one that counts nothing."""
+        for _ in range(count, -(-len(micro_batches) // self._ranks.size)):
+            self._micro_gradient(micro_batches[0]._replace(weight=0.0), 1.0)
 
     def _agreed(self, shares: dict[int, float] | None, *, count: int, is_sound: bool) -> "_Told":
         """Every micro-batch's loss and every rank's health, on all ranks, in one message."""
@@ -164,7 +180,7 @@ class Stepper:
             for parameter in parameters:
                 if parameter.grad is not None:
                     parameter.grad /= scale
-        norm = float(nn.utils.clip_grad_norm_(parameters, self._learned.maximum_norm))
+        norm = float(whole(nn.utils.clip_grad_norm_(parameters, self._learned.maximum_norm)))
         if self._ranks.any(not math.isfinite(norm), self._placement.device):
             norm = math.nan  # on any rank, so on all
         return Candidate(
@@ -175,6 +191,15 @@ class Stepper:
             where=told.where(norm),
             is_overflow=scale > 1.0 and math.isfinite(told.loss) and not math.isfinite(norm),
         )
+
+
+def _lost_between_shards(error: BaseException) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        "memory ran out on a rank that holds a shard of the model: the others wait for it and cannot go on",
+        cause=str(error).splitlines()[0][:300],
+        kept="the newest checkpoint",
+        hint="lower `micro_rows` or set `recompute = true`; the same command goes on from the checkpoint",
+    )
 
 
 class _Told(NamedTuple):
