@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
     app.command("shards")(shards)
 
 
-def shards(
+def shards(  # noqa: PLR0917 - the library calls it by keyword
     size: Annotated[str, typer.Argument(help="124m, 1b, 7b or 70b; or a recipe with [model]")],
     on: Annotated[str, typer.Option(help="machines: h100x8, h200x64, l4x2")],
     parallel: Annotated[Literal["ddp", "fsdp", "hsdp"], typer.Option(help="what each device holds")] = "fsdp",
@@ -22,7 +22,7 @@ def shards(
     recompute: Annotated[bool, typer.Option("--recompute", help="activation checkpointing by block")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures for machines")] = False,
 ) -> None:
-    """Count memory and traffic of each device before there is one: the training's own code on tensors without memory."""
+    """Count memory and traffic of each device before there is one: training on tensors without memory."""
     from chatwright.recipe.plan import sharded
 
     fleet, device = sharded.fleet_and_device(on)

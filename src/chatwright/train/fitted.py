@@ -5,10 +5,11 @@ What fits is decided in `fitting.py`, how a step is computed in `step.py`; this 
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from chatwright.foundation.console import say
 from chatwright.foundation.devices import Placement
-from chatwright.train.batches import FittableSource, MicroBatch
+from chatwright.train.batches import BatchSource, FittableSource, MicroBatch
 from chatwright.train.faults import Candidate
 from chatwright.train.fitting import Fitting, Found, Work, keep, release, settled
 from chatwright.train.metrics import MetricsLog
@@ -42,15 +43,15 @@ class FittedStepper:
     def positions(self, value: int | None) -> None:
         self._fitting = Fitting(value)
 
-    def search(self, source: FittableSource, directory: Path, *, steps: int) -> None:
-        """Find how much is computed at once, unless a checkpoint has told it.
+    def search(self, source: BatchSource, directory: Path, *, steps: int) -> None:
+        """Find how much is computed at once, unless a checkpoint has told it. The source must know its longest step.
 
         Raises:
             OutOfMemoryError: not even one row fits.
         """
         if self.positions is not None:
             return
-        whole = source.longest()
+        whole = cast(FittableSource, source).longest()
         batch = whole.split(-(-whole.ids_BT.numel() // self._ranks.size))[0]
         work = Work(self._stepper.tried, self._stepper.parameters, self._placement.device, steps)
         found = settled(directory, work, batch)

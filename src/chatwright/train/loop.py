@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import torch
 from pydantic import Field
@@ -23,13 +23,16 @@ from chatwright.foundation.devices import Placement, trim_memory
 from chatwright.foundation.errors import ChatwrightError, DivergedError, StorageFailedError, UsageError
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.network import Network
-from chatwright.train.batches import BatchSource, FittableSource
+from chatwright.train.batches import BatchSource
 from chatwright.train.checkpoints import Checkpoint, Checkpoints, Retention
+from chatwright.train.curves import CurveName
 from chatwright.train.faults import FaultConfig, FaultGuard, Judgement, Verdict
 from chatwright.train.fitted import FittedStepper
+from chatwright.train.heldout import heldout_loss
 from chatwright.train.metrics import MetricsLog, StepReport, Window
 from chatwright.train.objectives import Objective
 from chatwright.train.optimizers import Optimizer, OptimizerConfig
+from chatwright.train.patience import Patience
 from chatwright.train.ranks import TIMEOUT_S, Ranks
 from chatwright.train.reduction import ReductionName
 from chatwright.train.resume import STATE_VERSION, circumstances, differences, refuse_foreign
@@ -37,7 +40,7 @@ from chatwright.train.saving import Saver
 from chatwright.train.schedule import ScheduleConfig
 from chatwright.train.sharding import ParallelName, part_like, shard, whole
 from chatwright.train.step import Learned, Stepper
-from chatwright.train.utilisation import Meter, measured_ceiling
+from chatwright.train.utilisation import Meter, measured_meter
 
 
 class LoopConfig(Config):
@@ -51,7 +54,9 @@ class LoopConfig(Config):
     save_in_background: bool = True  # training goes on while a copy of the state is written
     maximum_failed_saves: int = Field(default=3, ge=0)  # in a row
     evaluate_every: int = Field(default=100, ge=1)  # steps
+    patience: int = Field(default=0, ge=0)  # measurements without a lower held-out loss that end the run; 0: none
     log_every: int = Field(default=10, ge=1)  # steps
+    curves: list[CurveName] = []  # programs that draw what `metrics.jsonl` says
     recompute: bool = False  # a block's insides are computed again in the backward pass, not kept
     is_fitted: bool = False  # how much is computed at once is searched, not taken as the source gives it
     faults: FaultConfig = FaultConfig()
@@ -117,7 +122,7 @@ class Trainer:
         )
         retention = Retention(config.keep_checkpoints, config.keep_every, config.keep_best)
         self._checkpoints = Checkpoints(directory / "checkpoints", retention=retention)
-        self._log = MetricsLog(directory, is_writer=self._ranks.is_first)
+        self._log = MetricsLog(directory, is_writer=self._ranks.is_first, curves=config.curves)
         self._fitted = FittedStepper(self._stepper, placement=placement, ranks=self._ranks, log=self._log)
         self._saver = Saver(
             self._checkpoints,
@@ -126,6 +131,7 @@ class Trainer:
             maximum_failures=config.maximum_failed_saves,
         )
         self._guard = FaultGuard(config.faults)
+        self._patience = Patience(config.patience)
         self._step = 0
         self._passed_over = 0  # steps' worth of data that a rollback left out
         self._targets_seen = 0
@@ -149,11 +155,13 @@ class Trainer:
             BusyError: another process trains in this directory.
             RankLostError: another process of this training ended or hangs.
         """
-        with self._held_alone(), contextlib.closing(self._saver):
+        with self._held_alone(), contextlib.closing(self._saver), contextlib.closing(self._log):
             self._begin()
-            self._look_around()
+            if self._config.is_fitted:
+                self._fitted.search(self._source, self._directory, steps=self._config.steps)
+            self._meter = measured_meter(self._flops_per_token, self._placement, num_ranks=self._ranks.size)
             progress = ProgressLine(label, self._config.steps, start=self._step)
-            while self._step < self._config.steps:
+            while self._step < self._config.steps and not self._patience.is_over:
                 began = time.monotonic()
                 report = self._train_step()
                 elapsed = time.monotonic() - began
@@ -165,17 +173,20 @@ class Trainer:
                     progress.update(self._step, self._window.text())
                 self._keep_habits(stop)
             progress.close()
+            if self._patience.is_over:
+                self._end_early()
             self._log.flush()
             self._ranks.wait()  # the first rank publishes what the others may still be reading
         rate = self._targets_seen / max(self._seconds, 1e-9)
-        summary = {
+        used = {} if self._meter is None else {"utilisation": round(self._meter.share(rate), 4)}
+        return {
             "steps": self._step,
             "target_tokens": self._targets_seen,
             "seconds": round(self._seconds, 3),
             "tokens_per_second": round(rate, 1),
             "evaluation": self._evaluation,
+            **used,
         }
-        return summary if self._meter is None else {**summary, "utilisation": round(self._meter.share(rate), 4)}
 
     def _held_alone(self) -> contextlib.AbstractContextManager[None]:
         """No other process trains in this directory meanwhile."""
@@ -198,13 +209,6 @@ class Trainer:
             for difference in differences(state["circumstances"], self._circumstances()):
                 say(f"  note: {difference}: the result may not be the same to the bit")
             say(f"  goes on at step {self._step} of {self._config.steps}")
-
-    def _look_around(self) -> None:
-        """What this machine can do: how much at once, where that is asked for, and how fast at best."""
-        if self._config.is_fitted:
-            self._fitted.search(cast(FittableSource, self._source), self._directory, steps=self._config.steps)
-        if self._flops_per_token is not None:
-            self._meter = Meter(self._flops_per_token, self._ranks.size * measured_ceiling(self._placement))
 
     def _newest_step(self) -> int | None:
         """The first rank's answer, on all: what verifies for one may be unreadable for another."""
@@ -297,12 +301,20 @@ class Trainer:
         self._roll_back(judgement)
         return True
 
+    def _end_early(self) -> None:
+        """Patience is at its end: the state is saved as at the last step."""
+        if self._ranks.is_first:
+            say(f"  ends at step {self._step}: {self._config.patience} measurements brought no lower loss")
+        if self._score is not None:  # else it ended in an earlier call
+            self._log_at_step("ended_early", {"best": self._patience.best})
+            self._save(must_hold=True)
+
     def _measure(self) -> None:
         if self._evaluate is None:
             return
         self._network.eval()
         self._trained.eval()
-        # Shards are gathered into tensors that count their versions, which inference mode forbids.
+        # Inference mode forbids what gathers shards.
         quiet = torch.inference_mode() if self._config.parallel == "ddp" else torch.no_grad()
         with self._stepper.autocast(), quiet:
             values = self._evaluate()
@@ -310,8 +322,9 @@ class Trainer:
         if self._ranks.is_first and "summary" in values:
             say(f"  step {self._step}: {values['summary']}")
         self._evaluation, self._score = values, heldout_loss(values)
-        if self._config.keep_best and self._score is None:
-            raise UsageError("`keep_best` has no effect: this training measures no held-out `bits_per_byte`")
+        self._patience.see(self._score)
+        if (self._config.keep_best or self._config.patience) and self._score is None:
+            raise UsageError("`keep_best` and `patience` need a training that measures held-out `bits_per_byte`")
         trim_memory()
 
     def _log_at_step(self, event: str, values: dict[str, Any]) -> None:
@@ -319,8 +332,7 @@ class Trainer:
 
     def _save(self, *, must_hold: bool) -> None:
         """Save this step, beside the training or, where it must hold, before anything else."""
-        # What is sharded is gathered from all ranks, so all must take part.
-        snapshot = None if self._config.parallel == "ddp" else self._snapshot()
+        snapshot = None if self._config.parallel == "ddp" else self._snapshot()  # all ranks gather what is sharded
 
         def save() -> None:
             if self._saver.last_step != self._step:
@@ -356,6 +368,7 @@ class Trainer:
             "targets_seen": self._targets_seen,
             "seconds": self._seconds,
             "guard": self._guard.state(),
+            "patience": self._patience.state(),
             "window": self._window.sums(),
             "evaluation": self._evaluation,
             "scale": self._stepper.scale,
@@ -382,11 +395,6 @@ class Trainer:
         self._step, self._passed_over = state["step"], state["passed_over"]
         self._targets_seen, self._seconds = state["targets_seen"], state["seconds"]
         self._guard.load(state["guard"])
+        self._patience.load(state["patience"])
         self._window, self._evaluation = Window(**state["window"]), state["evaluation"]
         return state
-
-
-def heldout_loss(values: dict[str, Any]) -> float | None:
-    """The figure by which checkpoints compare: bits per byte over all held-out documents, where they are measured."""
-    bits = values.get("bits_per_byte")
-    return bits.get("all") if isinstance(bits, dict) else None

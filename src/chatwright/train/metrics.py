@@ -6,11 +6,13 @@ Statistics hold accepted steps only. Not the place where anything is decided (`f
 import contextlib
 import json
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import StorageFullError
+from chatwright.train.curves import CurveName, open_curves, scalars_of
 from chatwright.train.utilisation import Meter
 
 METRICS = "metrics.jsonl"
@@ -87,17 +89,21 @@ class MetricsLog:
     Args:
         directory: where `metrics.jsonl` is.
         is_writer: whether this process writes it.
+        curves: programs that follow the same events.
     """
 
-    def __init__(self, directory: Path, *, is_writer: bool):
+    def __init__(self, directory: Path, *, is_writer: bool, curves: Sequence[CurveName] = ()):
         self._path = directory / METRICS
         self._is_writer = is_writer
         self._waiting: deque[dict[str, Any]] = deque()
+        self._curves = open_curves(curves, directory) if is_writer else []
 
     def write(self, event: dict[str, Any]) -> None:
         """Append one event."""
         if self._is_writer:
             self._waiting.append(event)
+            for curve in self._curves:
+                curve.write(event.get("step", 0), scalars_of(event))
             with contextlib.suppress(StorageFullError):
                 self.flush()
 
@@ -111,15 +117,24 @@ class MetricsLog:
             storage.append_line(self._path, self._waiting[0])
             self._waiting.popleft()
 
+    def close(self) -> None:
+        """Finish the curves; a line that finds no room waits in vain."""
+        for curve in self._curves:
+            curve.close()
+
     def begin_anew(self) -> None:
         """Forget all: the run has no checkpoint that the log could belong to."""
         if self._is_writer:
+            for curve in self._curves:
+                curve.go_back(-1)
             self._path.unlink(missing_ok=True)
 
     def forget_after(self, step: int) -> None:
         """Drop what was logged after this step: those steps are done again."""
         if not self._is_writer:
             return
+        for curve in self._curves:
+            curve.go_back(step)
         self._waiting = deque(event for event in self._waiting if event.get("step", 0) <= step)
         lines = [line for line in storage.read_lines(self._path) if line.get("step", 0) <= step]
         with storage.publish_file(self._path) as scratch:

@@ -1,5 +1,6 @@
 """The stage `pretrain`: a network learns to predict the next token of the corpus."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,7 @@ from chatwright.train.loop import Trainer
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.ranks import Ranks
+from chatwright.train.samples import Samples
 from chatwright.train.schedule import ScheduleConfig
 from chatwright.train.settings import TrainingConfig
 from chatwright.train.sharding import whole_network
@@ -41,6 +43,7 @@ class PretrainConfig(TrainingConfig):
     # Windows at once; gradients are accumulated over the batch. "auto" searches what fits and is fastest, once a run.
     # A number is the default: with it, the same recipe gives the same bits again.
     micro_rows: Annotated[int, Field(ge=1)] | Literal["auto"] = 16
+    sample_prompts: list[str] = []  # what the network writes after them goes into `metrics.jsonl` at each measurement
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 
@@ -75,6 +78,7 @@ def run(context: StageContext) -> dict[str, Any]:
     heldout = sample_documents(data.split("heldout"), tokens_per_domain=settings.heldout_tokens)
     check = HeldoutCheck(network, heldout, end_of_text=tokenizer.end_of_text) if heldout else None
     at_once = settings.batch_rows if settings.micro_rows == "auto" else settings.micro_rows
+    samples = Samples(network, tokenizer, settings.sample_prompts) if settings.sample_prompts else None
     source = WindowSource(order=order, rows=settings.batch_rows, micro_rows=at_once, fingerprint=fingerprint)
     trainer = Trainer(
         network=network,
@@ -87,7 +91,7 @@ def run(context: StageContext) -> dict[str, Any]:
         placement=placement,
         directory=context.output,
         flops_per_token=network.config.flops_per_token(),
-        evaluate=check,
+        evaluate=_measurement(check, samples),
     )
     summary = trainer.run(context.stop, label="pretrain")
     summary |= {
@@ -104,6 +108,14 @@ def run(context: StageContext) -> dict[str, Any]:
     if Ranks().is_first and finished is not None:
         summary["model_digest"] = save_model(context.output / "model", finished, tokenizer, lineage=context.lineage)
     return summary
+
+
+def _measurement(check: HeldoutCheck | None, samples: Samples | None) -> Callable[[], dict[str, Any]] | None:
+    """What is measured between steps, of what was asked for."""
+    parts = [part for part in (check, samples) if part is not None]
+    if not parts:
+        return None
+    return lambda: {name: value for part in parts for name, value in part().items()}
 
 
 def _order(settings: PretrainConfig, train: TokenSplit, *, length: int, seed: int) -> WindowOrder | MixtureOrder:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from chatwright.foundation.config import Config
 from chatwright.foundation.devices import Placement, PrecisionName, settled_placement
+from chatwright.train.curves import CurveName
 from chatwright.train.faults import FaultConfig
 from chatwright.train.loop import LoopConfig
 from chatwright.train.ranks import TIMEOUT_S, Ranks
@@ -22,6 +23,7 @@ class TrainingConfig(Config):
     threads: int = Field(default=0, ge=0)  # 0: all usable cores
     recompute: bool = False  # activation checkpointing by block: less memory, a third more arithmetic, the same bits
     evaluate_every: int = Field(default=100, ge=1)  # steps
+    patience: int = Field(default=0, ge=0)  # measurements without a lower held-out loss that end the run; 0: none
     heldout_tokens: int = Field(default=8192, ge=1)  # of each domain, for measurements within the stage
     checkpoint_every: int = Field(default=100, ge=1)  # steps
     keep_checkpoints: int = Field(default=2, ge=1)  # of the newest
@@ -30,6 +32,7 @@ class TrainingConfig(Config):
     save_in_background: bool = True  # training goes on while a copy of the state is written
     maximum_failed_saves: int = Field(default=3, ge=0)  # in a row
     log_every: int = Field(default=10, ge=1)  # steps
+    curves: list[CurveName] = []  # programs that draw what `metrics.jsonl` says, each an extra
     faults: FaultConfig = FaultConfig()
     parallel: ParallelName = "ddp"  # what each rank holds: everything, or a shard ("fsdp"; "hsdp" within a machine)
     reduction: ReductionName = "fast"  # "exact": the same bits on any number of ranks

@@ -27,6 +27,11 @@ class Meter(NamedTuple):
         return tokens_per_second * self.flops_per_token / self.ceiling
 
 
+def measured_meter(flops_per_token: float | None, placement: Placement, *, num_ranks: int) -> Meter | None:
+    """A meter for this machine; None where the arithmetic of a token is not known."""
+    return None if flops_per_token is None else Meter(flops_per_token, num_ranks * measured_ceiling(placement))
+
+
 def measured_ceiling(placement: Placement) -> float:
     """Operations a second of a square matrix product in the placement's precision, the best of some."""
     device = placement.device
