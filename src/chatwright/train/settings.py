@@ -1,6 +1,5 @@
 """What every stage that trains lets a recipe set: where it computes, and how often it logs, measures and saves."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
@@ -34,16 +33,8 @@ class TrainingConfig(Config):
     log_every: int = Field(default=10, ge=1)  # steps
     curves: list[CurveName] = []  # programs that draw what `metrics.jsonl` says, each an extra
     faults: FaultConfig = FaultConfig()
-    parallel: ParallelName = "ddp"  # what each rank holds: everything, or a shard ("fsdp"; "hsdp" within a machine)
     reduction: ReductionName = "fast"  # "exact": the same bits on any number of ranks
     collective_timeout_s: int = Field(default=TIMEOUT_S, ge=1)  # a rank that is silent so long is lost
-
-    def problems(self) -> Iterator[str]:
-        """What sharding excludes."""
-        if self.parallel != "ddp" and self.reduction == "exact":
-            yield '`reduction = "exact"` has no effect on shards: set `parallel = "ddp"`'
-        if self.parallel != "ddp" and self.is_fitted:
-            yield '`micro_rows = "auto"` cannot be searched on shards: give a number, or set `parallel = "ddp"`'
 
     @property
     def is_fitted(self) -> bool:
@@ -57,7 +48,8 @@ class TrainingConfig(Config):
                 directory, device=self.device, precision=self.precision, threads=self.threads, width=width
             )
 
-    def loop(self, *, steps: int, seed: int) -> LoopConfig:
-        """The loop's habits over so many steps."""
-        habits = {name: getattr(self, name) for name in LoopConfig.model_fields if name not in ("steps", "seed")}
-        return LoopConfig(steps=steps, seed=seed, **habits)
+    def loop(self, *, steps: int, seed: int, parallel: ParallelName = "ddp") -> LoopConfig:
+        """The loop's habits over so many steps; `parallel` is for stages that can save a model in shards."""
+        own = ("steps", "seed", "parallel")
+        habits = {name: getattr(self, name) for name in LoopConfig.model_fields if name not in own}
+        return LoopConfig(steps=steps, seed=seed, parallel=parallel, **habits)
