@@ -65,6 +65,8 @@ def test_an_unknown_size_names_the_known_ones():
 @pytest.mark.slow
 def test_what_is_counted_agrees_with_the_memory_of_a_real_step_within_a_tenth():
     settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(PROGRAM)], capture_output=True, text=True, env=settings, check=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM)], capture_output=True, text=True, env=settings, check=True, timeout=240
+    )
     for name, (measured, predicted) in json.loads(done.stdout).items():
         assert measured == pytest.approx(predicted, rel=0.1), name

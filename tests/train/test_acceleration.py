@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from chatwright.foundation import storage
 from chatwright.foundation.devices import Placement
-from chatwright.foundation.errors import RefusedError
-from chatwright.train import objectives, scores
+from chatwright.foundation.errors import RefusedError, UsageError
+from chatwright.train import compiling, objectives, scores
 from chatwright.train.ahead import Ahead
 from chatwright.train.batches import MicroBatch
 from chatwright.train.metrics import METRICS
@@ -104,6 +104,42 @@ def test_next_token_takes_pieces_where_scores_would_be_many_and_learns_the_same(
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
     assert "_Summed" in type(loss.grad_fn).__name__
     assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-6
+
+
+@pytest.mark.slow
+def test_compiled_blocks_learn_the_same_up_to_rounding(tmp_path):
+    networks = []
+    for setting in (False, True):
+        network = new_network(deep=True)
+        new_trainer(tmp_path / str(setting), network=network, compile=setting).run()
+        networks.append(network)
+    drift = torch.cat(
+        [(a - b).detach().abs().flatten() for a, b in zip(*(n.parameters() for n in networks), strict=True)]
+    )
+    assert float(drift.max()) < 1e-3
+    assert float(drift.mean()) < 1e-5
+
+
+def test_a_short_run_is_not_compiled_and_says_why(tmp_path, capsys):
+    new_trainer(tmp_path, source=LongRows(), compile="auto").run()
+    assert "blocks are not compiled: a run of about" in capsys.readouterr().err
+    assert storage.read_json(tmp_path / compiling.COMPILING)["is_on"] is False
+
+
+def test_a_machine_without_a_compiler_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="no C\\+\\+ compiler"):
+        new_trainer(tmp_path / "asked", compile=True).run()
+    new_trainer(tmp_path / "left", source=LongRows(), compile="auto").run()
+    assert "compiler" in storage.read_json(tmp_path / "left" / compiling.COMPILING)["reason"]
+
+
+class LongRows(DrawnSource):
+    """Rows which know their longest step."""
+
+    def longest(self):
+        (batch,) = DrawnSource(rows=self._rows, micro_rows=self._rows).step(0)
+        return batch
 
 
 def test_utilisation_is_the_model_s_arithmetic_over_the_measured_product_s():

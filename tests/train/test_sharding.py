@@ -97,5 +97,9 @@ def test_an_adapter_is_not_sharded(tmp_path):
 
 def test_what_shards_exclude_is_told_before_the_run():
     with pytest.raises(ConfigError) as caught:
-        validate(PretrainConfig, {"parallel": "fsdp", "reduction": "exact", "micro_rows": "auto"}, where="a recipe")
-    assert len(caught.value.problems) == 2
+        validate(
+            PretrainConfig,
+            {"parallel": "fsdp", "reduction": "exact", "micro_rows": "auto", "compile": "auto"},
+            where="a recipe",
+        )
+    assert len(caught.value.problems) == 3

@@ -5,16 +5,27 @@ What fits is decided in `fitting.py`, how a step is computed in `step.py`; this 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from chatwright.foundation.console import say
 from chatwright.foundation.devices import Placement
+from chatwright.model.network import Network
+from chatwright.train import compiling
 from chatwright.train.batches import BatchSource, FittableSource, MicroBatch
+from chatwright.train.compiling import CompileSetting
 from chatwright.train.faults import Candidate
 from chatwright.train.fitting import Fitting, Found, Work, keep, release, settled
 from chatwright.train.metrics import MetricsLog
 from chatwright.train.ranks import Ranks
 from chatwright.train.step import Stepper
+
+
+class Preparation(NamedTuple):
+    """What is to be found out before the first step."""
+
+    steps: int  # of the run
+    is_fitted: bool
+    compile: CompileSetting
 
 
 class FittedStepper:
@@ -43,23 +54,50 @@ class FittedStepper:
     def positions(self, value: int | None) -> None:
         self._fitting = Fitting(value)
 
-    def search(self, source: BatchSource, directory: Path, *, steps: int) -> None:
-        """Find how much is computed at once, unless a checkpoint has told it. The source must know its longest step.
+    def prepare(self, network: Network, source: BatchSource, directory: Path, habits: Preparation) -> None:
+        """Search how much is computed at once and whether to compile, as asked; what a checkpoint has told stays.
 
         Raises:
             OutOfMemoryError: not even one row fits.
+            UsageError: compiling was asked for, and this machine cannot.
         """
-        if self.positions is not None:
-            return
+        batch = self._share(source) if hasattr(source, "longest") else None
+        work = Work(self._stepper.tried, self._stepper.parameters, self._placement.device, habits.steps)
+        if habits.is_fitted and self.positions is None and batch is not None:
+            self._search(work, batch, directory)
+        if habits.compile is not False:
+            self._compile(network, work, batch, directory, habits)
+
+    def _share(self, source: BatchSource) -> MicroBatch:
+        """One rank's rows of the most demanding step."""
         whole = cast(FittableSource, source).longest()
-        batch = whole.split(-(-whole.ids_BT.numel() // self._ranks.size))[0]
-        work = Work(self._stepper.tried, self._stepper.parameters, self._placement.device, steps)
+        return whole.split(-(-whole.ids_BT.numel() // self._ranks.size))[0]
+
+    def _search(self, work: Work, batch: MicroBatch, directory: Path) -> None:
         found = settled(directory, work, batch)
         least = self._ranks.minimum(found.positions, self._placement.device)
         self.positions = least
         if self._ranks.is_first:
             keep(directory, Found(least, found.reason))
             say(f"  {least:,} tokens at once, found by trying ({found.reason})")
+
+    def _compile(
+        self, network: Network, work: Work, batch: MicroBatch | None, directory: Path, habits: Preparation
+    ) -> None:
+        parts = [] if batch is None else self._fitting.divided([batch])
+        decision = compiling.decide(
+            network,
+            habits.compile,
+            work=work,
+            batch=parts[0] if parts else None,
+            passes=habits.steps * len(parts),
+            directory=directory,
+        )
+        is_on = bool(self._ranks.minimum(int(decision.is_on), self._placement.device))  # on all ranks, or on none
+        compiling.compile_blocks(network, is_on=is_on)
+        if self._ranks.is_first:
+            compiling.keep(directory, decision._replace(is_on=is_on))
+            say(f"  blocks are {'compiled' if is_on else 'not compiled'}: {decision.reason}")
 
     def gradient(self, micro_batches: Sequence[MicroBatch], *, number: int, step: int) -> Candidate:
         """The gradient of these micro-batches, in parts that fit; `number` is the data's, `step` the run's.

@@ -25,9 +25,10 @@ from chatwright.foundation.stopping import StopFlag
 from chatwright.model.network import Network
 from chatwright.train.batches import BatchSource
 from chatwright.train.checkpoints import Checkpoint, Checkpoints, Retention
+from chatwright.train.compiling import CompileSetting
 from chatwright.train.curves import CurveName
 from chatwright.train.faults import FaultConfig, FaultGuard, Judgement, Verdict
-from chatwright.train.fitted import FittedStepper
+from chatwright.train.fitted import FittedStepper, Preparation
 from chatwright.train.heldout import heldout_loss
 from chatwright.train.metrics import MetricsLog, StepReport, Window
 from chatwright.train.objectives import Objective
@@ -40,7 +41,7 @@ from chatwright.train.saving import Saver
 from chatwright.train.schedule import ScheduleConfig
 from chatwright.train.sharding import ParallelName, part_like, shard, whole
 from chatwright.train.step import Learned, Stepper
-from chatwright.train.utilisation import Meter, measured_meter
+from chatwright.train.utilisation import measured_meter
 
 
 class LoopConfig(Config):
@@ -58,6 +59,7 @@ class LoopConfig(Config):
     log_every: int = Field(default=10, ge=1)  # steps
     curves: list[CurveName] = []  # programs that draw what `metrics.jsonl` says
     recompute: bool = False  # a block's insides are computed again in the backward pass, not kept
+    compile: CompileSetting = False  # the blocks; "auto" where measured to be faster
     is_fitted: bool = False  # how much is computed at once is searched, not taken as the source gives it
     faults: FaultConfig = FaultConfig()
     parallel: ParallelName = "ddp"  # what each rank holds: everything, or a shard ("fsdp", "hsdp")
@@ -137,8 +139,7 @@ class Trainer:
         self._targets_seen = 0
         self._seconds = 0.0
         self._window = Window()
-        self._flops_per_token = flops_per_token
-        self._meter: Meter | None = None
+        self._meter = measured_meter(flops_per_token, placement, num_ranks=self._ranks.size)
         self._evaluation: dict[str, Any] = {}
         self._score: float | None = None  # of the evaluation, if it was made at this very step
 
@@ -157,9 +158,8 @@ class Trainer:
         """
         with self._held_alone(), contextlib.closing(self._saver), contextlib.closing(self._log):
             self._begin()
-            if self._config.is_fitted:
-                self._fitted.search(self._source, self._directory, steps=self._config.steps)
-            self._meter = measured_meter(self._flops_per_token, self._placement, num_ranks=self._ranks.size)
+            habits = Preparation(self._config.steps, self._config.is_fitted, self._config.compile)
+            self._fitted.prepare(self._network, self._source, self._directory, habits)
             progress = ProgressLine(label, self._config.steps, start=self._step)
             while self._step < self._config.steps and not self._patience.is_over:
                 began = time.monotonic()

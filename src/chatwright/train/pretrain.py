@@ -61,6 +61,8 @@ class PretrainConfig(TrainingConfig):
         """One order of documents, and what shards exclude."""
         if self.parallel != "ddp" and self.reduction == "exact":
             yield '`reduction = "exact"` has no effect on shards: set `parallel = "ddp"`'
+        if self.parallel != "ddp" and self.compile == "auto":
+            yield '`compile = "auto"` cannot be measured on shards: say true or false, or set `parallel = "ddp"`'
         if self.parallel != "ddp" and self.is_fitted:
             yield '`micro_rows = "auto"` cannot be searched on shards: give a number, or set `parallel = "ddp"`'
         if self.mixture is not None and self.curriculum is not None:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from chatwright.foundation.config import Config
 from chatwright.foundation.devices import Placement, PrecisionName, settled_placement
+from chatwright.train.compiling import CompileSetting
 from chatwright.train.curves import CurveName
 from chatwright.train.faults import FaultConfig
 from chatwright.train.loop import LoopConfig
@@ -20,6 +21,7 @@ class TrainingConfig(Config):
     device: str = "auto"
     precision: PrecisionName = "auto"
     threads: int = Field(default=0, ge=0)  # 0: all usable cores
+    compile: CompileSetting = False  # the blocks; "auto" where a long run is measured to be faster with it
     recompute: bool = False  # activation checkpointing by block: less memory, a third more arithmetic, the same bits
     evaluate_every: int = Field(default=100, ge=1)  # steps
     patience: int = Field(default=0, ge=0)  # measurements without a lower held-out loss that end the run; 0: none
