@@ -93,7 +93,7 @@ def run(context: StageContext) -> dict[str, Any]:
     shares = order.shares(settings.steps * settings.batch_rows) if isinstance(order, MixtureOrder) else []
     fingerprint = _fingerprint(context, train, length=length)
     heldout = sample_documents(data.split("heldout"), tokens_per_domain=settings.heldout_tokens)
-    check = HeldoutCheck(network, heldout, end_of_text=tokenizer.end_of_text) if heldout else None
+    check = HeldoutCheck(network, heldout, begin=tokenizer.begin_of_text) if heldout else None
     samples = Samples(network, tokenizer, settings.sample_prompts) if settings.sample_prompts else None
     source = _source(settings, order, length=length, fingerprint=fingerprint)
     trainer = Trainer(

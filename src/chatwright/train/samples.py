@@ -36,7 +36,7 @@ class Samples:
     def _continued(self, prompt: str) -> str:
         end, length = self._tokenizer.end_of_text, self._network.config.context_length
         device = self._network.lm_head.weight.device
-        ids = [end, *self._tokenizer.encode(prompt)]
+        ids = [self._tokenizer.begin_of_text, *self._tokenizer.encode(prompt)]
         begin = len(ids)
         for _ in range(self._tokens):
             ids_BT = torch.tensor([ids[-length:]], device=device)
