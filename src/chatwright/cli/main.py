@@ -23,6 +23,7 @@ from chatwright.cli import (
     improve,
     improving,
     rate,
+    sharded,
     tokenizer,
     watch,
     weak,
@@ -334,6 +335,7 @@ plan_command.register(app)
 cards.register(app)
 feedback.register(app, default_store=DEFAULT_STORE)
 watch.register(app)
+sharded.register(app)
 
 
 def main() -> None:

@@ -73,6 +73,10 @@ class StorageFullError(ChatwrightError):
     """The disk has no room for what was to be saved; what was there before is untouched."""
 
 
+class OutOfMemoryError(ChatwrightError):
+    """Memory ran out where the work cannot be made smaller; what was saved before is untouched."""
+
+
 class StorageFailedError(ChatwrightError):
     """The disk failed at what was to be saved; what was there before is untouched."""
 

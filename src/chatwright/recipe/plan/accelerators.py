@@ -15,7 +15,7 @@ from chatwright.recipe.plan.shapes import shape_of
 
 _PER_NODE = 8
 _MOST_DEVICES = 4096
-_FREE_SHARE = 0.94  # of the memory, after the driver's context and libraries
+FREE_SHARE = 0.94  # of the memory, after the driver's context and libraries
 _PROBE_TOKENS = 65_536
 # Share of the peak that a training reaches, by width: our assumption, low for small matrices. Large models reach
 # 0.38 to 0.46 of it (Chowdhery et al. 2022, PaLM, table 3: 0.462; Dubey et al. 2024, Llama 3, table 4: 0.38 to 0.43).
@@ -97,7 +97,7 @@ def machine_of(fleet: Fleet) -> Machine:
         threads=0,
         matmul={},
         bytes_per_second=device.bytes_per_second,
-        memory_bytes=int(device.memory_bytes * _FREE_SHARE),
+        memory_bytes=int(device.memory_bytes * FREE_SHARE),
         process_bytes=0,
         rates=rates,
         seconds=0.0,
