@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from chatwright.cli import cards, compare, evaluate, exchange, improving, rate, tokenizer, watch, weak
+from chatwright.cli import cards, compare, evaluate, exchange, improving, rate, report, tokenizer, watch, weak
 from chatwright.cli import plan as plan_command
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
@@ -315,14 +315,6 @@ def feedback_stats(
 
 
 @app.command()
-def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")]) -> None:
-    """Write `report.html` of a run anew: one file that opens offline."""
-    from chatwright.recipe.report import write_report
-
-    typer.echo(write_report(run_dir))
-
-
-@app.command()
 def lineage(
     model: ModelPath,
     document: Annotated[
@@ -349,6 +341,7 @@ tokenizer.register(app)
 plan_command.register(app)
 cards.register(app)
 watch.register(app)
+report.register(app)
 
 
 def main() -> None:
