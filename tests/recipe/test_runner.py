@@ -14,7 +14,15 @@ import tiny_recipe
 from tiny_recipe import STAGES, text_of, write_recipe
 
 from chatwright.foundation import storage
-from chatwright.foundation.errors import BusyError, ConfigError, DataError, ExitCode, RefusedError, StoppedError, UsageError
+from chatwright.foundation.errors import (
+    BusyError,
+    ConfigError,
+    DataError,
+    ExitCode,
+    RefusedError,
+    StoppedError,
+    UsageError,
+)
 from chatwright.recipe import stages as recipe_stages
 from chatwright.recipe.recipe import load_recipe
 from chatwright.recipe.runner import run_recipe
