@@ -1,7 +1,7 @@
 """Predicted against measured memory of a training step on the CPU, for ten shapes, batches and precisions.
 
-Each is trained for a few steps by the training loop itself, in a process of its own; what was measured is the largest
-resident size of that process. Prints JSON: predicted and measured bytes and their ratio. The figures do not depend on time.
+Each is trained for a few steps by the training loop itself, in a process of its own; what was measured is that
+process's largest resident size. Prints JSON: predicted and measured bytes and their ratio. None depends on time.
 """
 
 import argparse
