@@ -17,6 +17,7 @@ from chatwright.recipe.report.figures import Curve, curve_of, curves
 from chatwright.recipe.report.look import asset
 from chatwright.recipe.watch import Watched, find_training, read_events, read_progress
 from chatwright.serve.guard import Guard
+from chatwright.serve.routes.page import STATIC_DIR
 from chatwright.serve.server import BACKLOG, MAX_CONNECTIONS, open_port, page_address
 from chatwright.serve.settings import ServeSettings, require_sound_access
 
@@ -79,7 +80,11 @@ def create_watch_app(run_dir: Path, settings: ServeSettings) -> FastAPI:
         name, media = _FILES[request.url.path.removeprefix("/")]
         return Response(asset(name), media_type=media)
 
+    def icon(_request: Request) -> Response:
+        return Response((STATIC_DIR / "icon.svg").read_bytes(), media_type="image/svg+xml")
+
     app.add_route("/api/progress", progress, methods=["GET"])
+    app.add_route("/icon.svg", icon, methods=["GET"])
     for name in _FILES:
         app.add_route(f"/{name}", file, methods=["GET"])
     return app
