@@ -14,7 +14,7 @@ from chatwright.recipe.plan.choose import Budget, Candidate, Plan, affordable, c
 from chatwright.recipe.plan.corpus import CorpusSize, size_of_documents, size_of_run
 from chatwright.recipe.plan.fitting import FittedLaw, fit
 from chatwright.recipe.plan.ladder import Rung, climb, trainer_on
-from chatwright.recipe.plan.machine import Machine, measure_machine
+from chatwright.recipe.plan.machine import Machine, StepRate, measure_machine
 from chatwright.recipe.plan.path import Advice, advise
 from chatwright.recipe.plan.render import as_json, as_recipe
 from chatwright.recipe.plan.scaling import PUBLISHED, Law, LossLaw, effective_tokens
@@ -35,6 +35,7 @@ __all__ = [
     "PUBLISHED",
     "Plan",
     "Rung",
+    "StepRate",
     "advise",
     "affordable",
     "as_json",
