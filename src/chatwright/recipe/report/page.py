@@ -6,7 +6,14 @@ from pathlib import Path
 import chatwright
 from chatwright.foundation import storage
 from chatwright.recipe.report import markup as html
-from chatwright.recipe.report.facts import EVALUATIONS, RATINGS, RECIPE, RunFacts, manifest_paths, read_run
+from chatwright.recipe.report.facts import (
+    EVALUATIONS,
+    RATINGS,
+    RECIPE,
+    RunFacts,
+    manifest_paths,
+    read_run,
+)
 from chatwright.recipe.report.shell import page_of
 
 REPORT = "report.html"
