@@ -19,8 +19,8 @@ def rounds_section(run: RunFacts) -> html.Section | None:
     ]
     table = html.table(["round", "verdict", "learned from", "tested"], rows, caption="Rounds", words=(1, 2, 3))
     how = (
-        "A round learns from feedback that no round before it used; its model takes the place of the one in service only "
-        "if every check passes, on questions that are held out in all rounds. A refused model is not kept."
+        "A round learns from feedback that no round before it used; its model takes the place of the one in service "
+        "only if every check passes, on questions that are held out in all rounds. A refused model is not kept."
     )
     return html.Section("rounds", "Rounds of improvement", html.join([table, html.note(how)]))
 

@@ -47,6 +47,7 @@ def _digest(run_dir: Path) -> str:
     """Of everything the page depends on: the stages' manifests name all files below them by their SHA-256."""
     paths = [
         *manifest_paths(run_dir),
+        *round_manifests(run_dir),
         run_dir / RECIPE,
         run_dir / RATINGS,
         *sorted((run_dir / EVALUATIONS).glob("*.json")),
@@ -68,6 +69,7 @@ def render(run: RunFacts, *, digest: str = "") -> str:
     """The whole page as text."""
     # Only a report that is really written pays for PyArrow.
     from chatwright.recipe.report.answering import samples_section, weak_section
+    from chatwright.recipe.report.bettered import rounds_section
     from chatwright.recipe.report.evaluations import evaluations_section
     from chatwright.recipe.report.origin import lineage_section, making_section
     from chatwright.recipe.report.overview import data_section, summary_section
@@ -79,6 +81,7 @@ def render(run: RunFacts, *, digest: str = "") -> str:
         summary_section,
         scores_section,
         ratings_section,
+        rounds_section,
         samples_section,
         weak_section,
         evaluations_section,
