@@ -13,6 +13,7 @@ from chatwright.recipe.report.facts import (
     RunFacts,
     manifest_paths,
     read_run,
+    round_manifests,
 )
 from chatwright.recipe.report.shell import page_of
 
