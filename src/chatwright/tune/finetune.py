@@ -88,7 +88,7 @@ class _Task(NamedTuple):
     test: list[Conversation]
     samples: list[Sample]
     heldout: list[TokenDocument]  # of the base's documents, a sample of each domain
-    end_of_text: int
+    begin: int
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def run(context: StageContext) -> dict[str, Any]:
     placement = config.settle(context.output, width=network.config.width)
     network.to(placement.device)
     data = TokenData(context.inputs["tokens"]) if "tokens" in context.inputs else None
-    task = _task(config, encoder, data, tokenizer.end_of_text, length)
+    task = _task(config, encoder, data, tokenizer.begin_of_text, length)
     trained, trained_share = _trained_part(config, base, seed=context.seed)
     _introduce(samples, trained_share)
     with Ranks().first_ahead():
@@ -141,11 +141,11 @@ def _num_steps(config: FinetuneConfig, samples: int) -> int:
     return max(1, math.ceil(config.epochs * samples / config.batch_rows))
 
 
-def _task(config: FinetuneConfig, encoder: ChatEncoder, data: TokenData | None, end_of_text: int, length: int) -> _Task:
+def _task(config: FinetuneConfig, encoder: ChatEncoder, data: TokenData | None, begin: int, length: int) -> _Task:
     test = read_conversations(Path(config.test)) if config.test else []
     samples = encode_samples(test, encoder, context_length=length)
     heldout = [] if data is None else sample_documents(data.split("heldout"), tokens_per_domain=config.heldout_tokens)
-    return _Task(test, samples, heldout, end_of_text)
+    return _Task(test, samples, heldout, begin)
 
 
 def _trained_part(config: FinetuneConfig, base: LoadedModel, *, seed: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -223,7 +223,7 @@ def _measure(network: Network, task: _Task) -> dict[str, Any]:
         result["test_bits_per_byte"] = _test_figures(network, task)["test_bits_per_byte"]
     if task.heldout:
         length = network.config.context_length
-        losses = document_losses(network, task.heldout, end_of_text=task.end_of_text, stride=length)
+        losses = document_losses(network, task.heldout, begin=task.begin, stride=length)
         result["heldout"] = by_domain(losses)
     return result
 

@@ -14,7 +14,7 @@ from chatwright.foundation.console import say
 from chatwright.foundation.devices import Placement, PrecisionName, place
 from chatwright.model.config import ModelConfig
 from chatwright.model.network import Network
-from chatwright.recipe.plan.cost import step_flops
+from chatwright.recipe.plan.cost import FIRST_USE_BYTES, step_flops
 from chatwright.recipe.plan.energy import EnergyMeter
 from chatwright.recipe.plan.shapes import shape_of
 from chatwright.train.batches import MicroBatch
@@ -103,7 +103,7 @@ def measure_machine(*, device: str = "auto", threads: int = 0) -> Machine:
         matmul=_matmul_rates(placement.device),
         bytes_per_second=_copy_rate(placement.device),
         memory_bytes=free_memory(placement.device),
-        process_bytes=process if placement.device.type == "cpu" else 0,
+        process_bytes=process + FIRST_USE_BYTES if placement.device.type == "cpu" else 0,
         rates=rates,
         seconds=round(time.monotonic() - began, 2),
         watts=watts,
