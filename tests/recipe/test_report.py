@@ -355,22 +355,3 @@ def test_a_single_run_is_not_compared_and_none_is_named_twice(tmp_path):
         write_comparison([run_dir], tmp_path / "both.html")
     with pytest.raises(UsageError, match="twice"):
         write_comparison([run_dir, run_dir], tmp_path / "both.html")
-
-
-def test_rounds_of_improvement_stand_in_the_report_with_their_checks(tmp_path):
-    run_dir = write_run(tmp_path)
-    before = write_report(run_dir).read_text(encoding="utf-8")
-    summary = {
-        "round": 1,
-        "verdict": "refused",
-        "feedback": {"pairs": 41, "thumbs": 0},
-        "checks": [{"name": "forgetting", "passed": False, "told": f"lost 0.2 {HOSTILE}"}],
-    }
-    with storage.publish(run_dir / "round-0001", {"stage": "round-0001", "summary": summary}) as scratch:
-        (scratch / "report.json").write_text("{}")
-    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
-    assert "rounds" not in Page(before).sections
-    assert "rounds" in page.sections
-    for shown in ("round 1", "refused", "41 pairs", "failed: forgetting, lost 0.2"):
-        assert shown in page.text
-    assert page.scripts == 1

@@ -31,16 +31,12 @@ def main_figures(record: dict[str, Any]) -> dict[str, float]:
     return {}
 
 
-<<<<<<< HEAD
-def evaluations_section(run: RunFacts) -> html.Section | None:
-=======
 def _answer_figures(result: dict[str, Any]) -> dict[str, float]:
     names = ("bleu", "chrf", "ter", "rouge_l", "exact", "token_f1", "right")
     return {name: float(result[name]) for name in names if name in result}
 
 
-def evaluations_section(run: RunFacts) -> Section | None:
->>>>>>> main
+def evaluations_section(run: RunFacts) -> html.Section | None:
     """Every evaluation of the run's models, oldest first, as lines and as a table."""
     records = history(run.directory / FOLDER)
     if not records:
@@ -122,21 +118,12 @@ def record_page(record: dict[str, Any]) -> str:
             html.table(["document", "domain", "bits per byte"], worst, caption="Hardest documents", words=(1,))
         )
     parts.append(spans_part(result["worst_spans"], whose=str(model["name"])))
-<<<<<<< HEAD
     parts.append(html.note("Digests: ", html.code(", ".join(digests)), f"; chatwright {record['code']['chatwright']}."))
-    return _page(f"{model['name']}: loss of texts", html.join(part for part in parts if part))
+    return page_without_script(f"{model['name']}: loss of texts", html.join(part for part in parts if part))
 
 
-def _page(title: str, body: html.Html) -> str:
-=======
-    parts.append(note("Digests: ", code(", ".join(digests)), f"; chatwright {record['code']['chatwright']}."))
-    return page_without_script(f"{model['name']}: loss of texts", join(part for part in parts if part))
-
-
-def page_without_script(title: str, body: Html) -> str:
+def page_without_script(title: str, body: html.Html) -> str:
     """A page of its own in which nothing runs and nothing is fetched."""
-    style = STYLE + HEAT_STYLE
->>>>>>> main
     policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     head = html.element(
         "head",

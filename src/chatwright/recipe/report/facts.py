@@ -108,11 +108,6 @@ def manifest_paths(run_dir: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def round_manifests(run_dir: Path) -> list[Path]:
-    """The manifests of the rounds of improvement, oldest first."""
-    return sorted(run_dir.glob(f"round-[0-9]*/{storage.MANIFEST}"))
-
-
 def read_run(run_dir: Path) -> RunFacts:
     """Read what is published of a run.
 

@@ -5,25 +5,10 @@ from pathlib import Path
 
 import chatwright
 from chatwright.foundation import storage
-<<<<<<< HEAD
 from chatwright.recipe.report import markup as html
-from chatwright.recipe.report.facts import (
-    EVALUATIONS,
-    RATINGS,
-    RECIPE,
-    RunFacts,
-    manifest_paths,
-    read_run,
-    round_manifests,
-)
-from chatwright.recipe.report.shell import page_of
-=======
-from chatwright.recipe.report.facts import EVALUATIONS, RECIPE, RunFacts, manifest_paths, read_run
-from chatwright.recipe.report.heatmap import HEAT_STYLE
-from chatwright.recipe.report.look import SCRIPT, STYLE
-from chatwright.recipe.report.markup import Html, Section, element, join, paragraph, script, text
+from chatwright.recipe.report.facts import EVALUATIONS, RATINGS, RECIPE, RunFacts, manifest_paths, read_run
 from chatwright.recipe.report.rounds import round_paths, rounds_section
->>>>>>> main
+from chatwright.recipe.report.shell import page_of
 
 REPORT = "report.html"
 _VERSION = 3  # raised when the same run would give another page
@@ -56,14 +41,9 @@ def _digest(run_dir: Path) -> str:
     """Of everything the page depends on: the stages' manifests name all files below them by their SHA-256."""
     paths = [
         *manifest_paths(run_dir),
-<<<<<<< HEAD
-        *round_manifests(run_dir),
-        run_dir / RECIPE,
-        run_dir / RATINGS,
-=======
         *round_paths(run_dir),
         run_dir / RECIPE,
->>>>>>> main
+        run_dir / RATINGS,
         *sorted((run_dir / EVALUATIONS).glob("*.json")),
     ]
     found = {path.relative_to(run_dir).as_posix(): storage.digest_file(path) for path in paths if path.is_file()}
@@ -83,7 +63,6 @@ def render(run: RunFacts, *, digest: str = "") -> str:
     """The whole page as text."""
     # Only a report that is really written pays for PyArrow.
     from chatwright.recipe.report.answering import samples_section, weak_section
-    from chatwright.recipe.report.bettered import rounds_section
     from chatwright.recipe.report.evaluations import evaluations_section
     from chatwright.recipe.report.origin import lineage_section, making_section
     from chatwright.recipe.report.overview import data_section, summary_section
