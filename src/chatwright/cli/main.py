@@ -23,7 +23,10 @@ from chatwright.cli import (
     improve,
     improving,
     rate,
+from chatwright.cli import (
+    report,
     sharded,
+)
     tokenizer,
     watch,
     weak,
@@ -299,14 +302,6 @@ def _settle_cpu() -> None:
 
 
 @app.command()
-def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")]) -> None:
-    """Write `report.html` of a run anew: one file that opens offline."""
-    from chatwright.recipe.report import write_report
-
-    typer.echo(write_report(run_dir))
-
-
-@app.command()
 def lineage(
     model: ModelPath,
     document: Annotated[
@@ -335,7 +330,11 @@ plan_command.register(app)
 cards.register(app)
 feedback.register(app, default_store=DEFAULT_STORE)
 watch.register(app)
+<<<<<<< HEAD
 sharded.register(app)
+=======
+report.register(app)
+>>>>>>> h-report
 
 
 def main() -> None:
