@@ -12,7 +12,7 @@ from chatwright.foundation.config import validate
 from chatwright.foundation.errors import ConfigError, StoppedError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag
-from chatwright.model.adapter import load_adapter
+from chatwright.model.adapter_files import load_adapter
 from chatwright.model.directory import load_model, save_model
 from chatwright.tokens.shards import ShardWriter, TokenData, write_index
 from chatwright.tokens.tokenizer import TURN_END, TURN_START

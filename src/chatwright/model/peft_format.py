@@ -76,7 +76,7 @@ def save_peft(directory: Path, adapter: Adapter, network: Network, *, base: str,
             "r": config.rank,
             "lora_alpha": config.alpha,
             "lora_dropout": config.dropout,
-            "target_modules": sorted(config.targets),
+            "target_modules": sorted(_target_names(adapter)),
             "use_rslora": config.rank_stabilised,
             "use_dora": config.magnitudes,
             "bias": "none",
@@ -86,6 +86,11 @@ def save_peft(directory: Path, adapter: Adapter, network: Network, *, base: str,
         }
         storage.write_json(scratch / PEFT_CONFIG, value)
         storage.write_json(scratch / f"{_DIGEST}.json", {"base": base_digest})
+
+
+def _target_names(adapter: Adapter) -> set[str]:
+    names = {name.rsplit(".", 1)[-1] for name, _ in adapter.named_updates()}
+    return names | ({EMBEDDING} if adapter.embedding is not None else set())
 
 
 def _require_expressible(adapter: Adapter, network: Network) -> None:

@@ -1,0 +1,154 @@
+"""A frozen base in few bits: linear layers whose weights are held as 8-bit whole numbers or 4-bit normal floats.
+
+For training adapters on a model that would not fit in float32. A product takes the weights back to float32 for as long
+as it lasts, in the backward pass again, so that nothing but the few bits stays in memory. (PyTorch's own products of
+quantised weights keep the float weights for the backward pass; see docs/log.md.) Not for serving: engine/matrices.py.
+
+Legend: O outputs, I inputs, N rows of anything, S groups of an output's weights.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chatwright.model.config import ModelConfig
+from chatwright.model.network import Network
+
+Numbers = Literal["float32", "int8", "nf4"]
+
+_INT8_MAX = 127
+_GROUP = 64  # weights that share a scale in 4 bits (Dettmers et al. 2023, section 3)
+_TAIL = 0.9677083  # of the normal distribution, where the outermost of the 16 levels stand (their appendix E)
+
+
+def normal_levels() -> Tensor:
+    """The 16 values of a normal float: quantiles of a normal distribution, zero among them, in [-1, 1]; (16,)."""
+    above = _quantiles(8)
+    below = -_quantiles(7)
+    levels = torch.cat([below, torch.zeros(1, dtype=torch.float64), above]).sort().values
+    return (levels / levels.abs().max()).float()
+
+
+def _quantiles(count: int) -> Tensor:
+    """So many positive quantiles, evenly spread in probability from the tail to the middle, which is left out."""
+    shares = torch.linspace(_TAIL, 0.5, count + 1, dtype=torch.float64)[:-1]
+    return torch.erfinv(2 * shares - 1) * 2**0.5
+
+
+class _Packed(NamedTuple):
+    """Weights in few bits, and what they are multiplied by."""
+
+    values: Tensor
+    scale: Tensor
+
+
+def _pack_int8(weight_OI: Tensor) -> _Packed:
+    scale_O1 = weight_OI.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / _INT8_MAX
+    return _Packed((weight_OI / scale_O1).round_().to(torch.int8), scale_O1)
+
+
+def _pack_nf4(weight_OI: Tensor, levels: Tensor) -> _Packed:
+    grouped = F.pad(weight_OI, (0, -weight_OI.shape[1] % _GROUP)).reshape(len(weight_OI), -1, _GROUP)
+    scale_OS1 = grouped.abs().amax(dim=2, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    between = (levels[1:] + levels[:-1]) / 2
+    numbers = torch.bucketize(grouped / scale_OS1, between).to(torch.uint8).flatten(1)
+    return _Packed(numbers[:, ::2] << 4 | numbers[:, 1::2], scale_OS1)
+
+
+class PackedLinear(nn.Module):
+    """A frozen linear layer in few bits.
+
+    Args:
+        layer: whose weights are taken; its bias is shared.
+        numbers: how they are held.
+    """
+
+    def __init__(self, layer: nn.Linear, numbers: Literal["int8", "nf4"]):
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.bias = layer.bias
+        weight_OI = layer.weight.detach().float()
+        levels = normal_levels().to(weight_OI.device)
+        self.register_buffer("_levels", levels if numbers == "nf4" else None)
+        packed = _pack_int8(weight_OI) if numbers == "int8" else _pack_nf4(weight_OI, levels)
+        self.register_buffer("_values", packed.values)
+        self.register_buffer("_scale", packed.scale)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights that this layer computes with, in float32; (O, I)."""
+        if self._levels is None:
+            return self._values.float().mul_(self._scale)
+        numbers = torch.stack([self._values >> 4, self._values & 15], dim=2).flatten(1)
+        whole = self._levels[numbers.int()].view(self.out_features, -1, _GROUP).mul_(self._scale).flatten(1)
+        return whole[:, : self.in_features]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x @ weight.T + bias`, with a gradient for `x`."""
+        y: Tensor = _FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call]
+        return y if self.bias is None else y + self.bias
+
+    def unpacked(self) -> nn.Linear:
+        """A linear layer in float32 with the weights that this one computed with."""
+        layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        layer.weight = nn.Parameter(self.weight.contiguous(), requires_grad=False)
+        layer.bias = self.bias
+        return layer
+
+    _levels: Tensor | None
+    _values: Tensor
+    _scale: Tensor
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """A product with frozen weights that keeps neither its input nor the weights for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
+        ctx.layer = layer
+        return F.linear(x, layer.weight.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        return gradient @ ctx.layer.weight.to(gradient.dtype), None
+
+
+def packs(name: str) -> bool:
+    """Whether the weights of this name are held in few bits: the blocks' matrices; embeddings and norms are not."""
+    return ".layers." in f".{name}" and name.endswith("_proj.weight")
+
+
+def pack_layer(network: Network, weight: str, numbers: Literal["int8", "nf4"]) -> None:
+    """Hold one layer in few bits from now on, named by its weight."""
+    place, _, leaf = weight.removesuffix(".weight").rpartition(".")
+    parent = network.get_submodule(place)
+    layer = getattr(parent, leaf)
+    setattr(parent, leaf, PackedLinear(layer, numbers))
+
+
+def pack(network: Network, numbers: Literal["int8", "nf4"]) -> None:
+    """Hold all of a network's block matrices in few bits; nothing of them can be trained then."""
+    for name in [name for name, _ in network.named_parameters() if packs(name)]:
+        pack_layer(network, name, numbers)
+
+
+def unpack(network: Network) -> None:
+    """Back to float32, with the very weights that the few bits stood for. Without effect on a plain network."""
+    found = [(name, module) for name, module in network.named_modules() if isinstance(module, PackedLinear)]
+    for name, module in found:
+        place, _, leaf = name.rpartition(".")
+        setattr(network.get_submodule(place), leaf, module.unpacked())
+
+
+def weight_bytes(config: ModelConfig, numbers: Numbers) -> int:
+    """Memory of a network's weights when its block matrices are held so."""
+    total = config.num_parameters()
+    if numbers == "float32":
+        return 4 * total
+    blocks = config.layers * config.block_matrices()
+    # A scale for each output row is little beside the rows; for each group of 64 it is a sixteenth of a byte a weight.
+    per_weight = 1.0 if numbers == "int8" else 0.5 + 4 / _GROUP
+    return int(4 * (total - blocks) + per_weight * blocks)
