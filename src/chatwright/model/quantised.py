@@ -20,6 +20,7 @@ Numbers = Literal["float32", "int8", "nf4"]
 
 _INT8_MAX = 127
 _GROUP = 64  # weights that share a scale in 4 bits (Dettmers et al. 2023, section 3)
+_ROWS = 128  # of 4-bit weights that are looked up at once: the indices take as much memory as the result
 _TAIL = 0.9677083  # of the normal distribution, where the outermost of the 16 levels stand (their appendix E)
 
 
@@ -49,12 +50,37 @@ def _pack_int8(weight_OI: Tensor) -> _Packed:
     return _Packed((weight_OI / scale_O1).round_().to(torch.int8), scale_O1)
 
 
-def _pack_nf4(weight_OI: Tensor, levels: Tensor) -> _Packed:
+def _pack_nf4(weight_OI: Tensor) -> _Packed:
+    levels = normal_levels().to(weight_OI.device)
     grouped = F.pad(weight_OI, (0, -weight_OI.shape[1] % _GROUP)).reshape(len(weight_OI), -1, _GROUP)
     scale_OS1 = grouped.abs().amax(dim=2, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     between = (levels[1:] + levels[:-1]) / 2
     numbers = torch.bucketize(grouped / scale_OS1, between).to(torch.uint8).flatten(1)
     return _Packed(numbers[:, ::2] << 4 | numbers[:, 1::2], scale_OS1)
+
+
+class Workspace:
+    """Memory for one matrix in float32, shared by all layers of a network: only one is multiplied at a time.
+
+    Taken anew for each product it would leave holes that saved activations break up: measured, as much memory as the
+    float weights themselves (docs/log.md).
+    """
+
+    def __init__(self) -> None:
+        self._numbers = torch.empty(0)
+        levels = normal_levels()
+        self._pairs = torch.stack([levels.repeat_interleave(16), levels.repeat(16)], dim=1)
+
+    def take(self, rows: int, columns: int, device: torch.device) -> Tensor:
+        """A matrix of anything, until the next call."""
+        if self._numbers.numel() < rows * columns or self._numbers.device != device:
+            self._numbers = torch.empty(rows * columns, device=device)
+        return self._numbers[: rows * columns].view(rows, columns)
+
+    def pairs(self, device: torch.device) -> Tensor:
+        """The two weights that each byte of 4-bit numbers stands for; (256, 2)."""
+        self._pairs = self._pairs.to(device)
+        return self._pairs
 
 
 class PackedLinear(nn.Module):
@@ -63,26 +89,35 @@ class PackedLinear(nn.Module):
     Args:
         layer: whose weights are taken; its bias is shared.
         numbers: how they are held.
+        workspace: of the network.
     """
 
-    def __init__(self, layer: nn.Linear, numbers: Literal["int8", "nf4"]):
+    def __init__(self, layer: nn.Linear, numbers: Literal["int8", "nf4"], workspace: Workspace | None = None):
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.bias = layer.bias
+        self._workspace = workspace or Workspace()
         weight_OI = layer.weight.detach().float()
-        levels = normal_levels().to(weight_OI.device)
-        self.register_buffer("_levels", levels if numbers == "nf4" else None)
-        packed = _pack_int8(weight_OI) if numbers == "int8" else _pack_nf4(weight_OI, levels)
+        packed = _pack_int8(weight_OI) if numbers == "int8" else _pack_nf4(weight_OI)
         self.register_buffer("_values", packed.values)
         self.register_buffer("_scale", packed.scale)
 
     @property
     def weight(self) -> Tensor:
-        """The weights that this layer computes with, in float32; (O, I)."""
-        if self._levels is None:
-            return self._values.float().mul_(self._scale)
-        numbers = torch.stack([self._values >> 4, self._values & 15], dim=2).flatten(1)
-        whole = self._levels[numbers.int()].view(self.out_features, -1, _GROUP).mul_(self._scale).flatten(1)
+        """The weights that this layer computes with, in float32, in memory of their own; (O, I)."""
+        return self._unpacked_weight().clone()
+
+    def _unpacked_weight(self) -> Tensor:
+        """The same in the workspace: good until another layer is multiplied."""
+        if self._values.dtype == torch.int8:
+            whole = self._workspace.take(self.out_features, self.in_features, self._values.device)
+            return whole.copy_(self._values).mul_(self._scale)  # `mul` would convert into a matrix of its own first
+        whole = self._workspace.take(self.out_features, 2 * self._values.shape[1], self._values.device)
+        pairs = self._workspace.pairs(self._values.device)
+        for start in range(0, self.out_features, _ROWS):
+            rows = slice(start, start + _ROWS)
+            torch.index_select(pairs, 0, self._values[rows].flatten().int(), out=whole[rows].view(-1, 2))
+        whole.view(self.out_features, -1, _GROUP).mul_(self._scale)
         return whole[:, : self.in_features]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +132,6 @@ class PackedLinear(nn.Module):
         layer.bias = self.bias
         return layer
 
-    _levels: Tensor | None
     _values: Tensor
     _scale: Tensor
 
@@ -108,12 +142,12 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
         ctx.layer = layer
-        return F.linear(x, layer.weight.to(x.dtype))
+        return F.linear(x, layer._unpacked_weight().to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
-        return gradient @ ctx.layer.weight.to(gradient.dtype), None
+        return gradient @ ctx.layer._unpacked_weight().to(gradient.dtype), None
 
 
 def packs(name: str) -> bool:
@@ -121,18 +155,19 @@ def packs(name: str) -> bool:
     return ".layers." in f".{name}" and name.endswith("_proj.weight")
 
 
-def pack_layer(network: Network, weight: str, numbers: Literal["int8", "nf4"]) -> None:
+def pack_layer(network: Network, weight: str, numbers: Literal["int8", "nf4"], workspace: Workspace) -> None:
     """Hold one layer in few bits from now on, named by its weight."""
     place, _, leaf = weight.removesuffix(".weight").rpartition(".")
     parent = network.get_submodule(place)
     layer = getattr(parent, leaf)
-    setattr(parent, leaf, PackedLinear(layer, numbers))
+    setattr(parent, leaf, PackedLinear(layer, numbers, workspace))
 
 
 def pack(network: Network, numbers: Literal["int8", "nf4"]) -> None:
     """Hold all of a network's block matrices in few bits; nothing of them can be trained then."""
+    workspace = Workspace()
     for name in [name for name, _ in network.named_parameters() if packs(name)]:
-        pack_layer(network, name, numbers)
+        pack_layer(network, name, numbers, workspace)
 
 
 def unpack(network: Network) -> None:

@@ -12,7 +12,7 @@ from chatwright.model.config import ModelConfig
 from chatwright.model.families import StoredTensor, layout, own_name
 from chatwright.model.foreign import require_own_file
 from chatwright.model.network import Network
-from chatwright.model.quantised import Numbers, pack_layer, packs, weight_bytes
+from chatwright.model.quantised import Numbers, Workspace, pack_layer, packs, weight_bytes
 from chatwright.model.tensors import FLOATS, TensorFile
 
 WEIGHTS = "model.safetensors"
@@ -73,10 +73,11 @@ def read_network(directory: Path, config: ModelConfig, *, numbers: Numbers = "fl
         _require_memory(directory, config, numbers)
         network = Network.without_values(config, "cpu")
         parameters = dict(network.named_parameters(remove_duplicate=False))
+        workspace = Workspace()
         for name, tensor in wanted.items():
             _read(places[name], tensor, parameters)
             if numbers != "float32":
-                _pack(network, tensor, parameters, numbers)
+                _pack(network, tensor, parameters, numbers, workspace)
     finally:
         for file in files:
             file.__exit__(None, None, None)
@@ -84,11 +85,15 @@ def read_network(directory: Path, config: ModelConfig, *, numbers: Numbers = "fl
 
 
 def _pack(
-    network: Network, tensor: StoredTensor, parameters: dict[str, torch.nn.Parameter], numbers: Literal["int8", "nf4"]
+    network: Network,
+    tensor: StoredTensor,
+    parameters: dict[str, torch.nn.Parameter],
+    numbers: Literal["int8", "nf4"],
+    workspace: Workspace,
 ) -> None:
     for part in tensor.parts:
         if packs(part):
-            pack_layer(network, part, numbers)
+            pack_layer(network, part, numbers, workspace)
             del parameters[part]  # the last that held it
 
 
