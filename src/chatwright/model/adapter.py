@@ -269,6 +269,22 @@ class Adapter(Attachment):
             network.model.embed_tokens.weight.add_(self.embedding.delta(), alpha=weight)
         self._add_rows(network, weight)
 
+    @torch.no_grad()
+    def shrink(self, share: float) -> None:
+        """See `Attachment`.
+
+        Raises:
+            UsageError: DoRA, where a share of the way is no adapter of its kind.
+        """
+        if self.config.magnitudes:
+            raise UsageError("DoRA has no points between the base and the result", hint="leave `interpolate` out")
+        for _, update in self.named_updates():
+            update.up.mul_(share)
+        if self.embedding is not None:
+            self.embedding.up.mul_(share)
+        if self.trained_tokens:
+            self.token_rows.mul_(share)
+
     def record(self) -> dict[str, Any]:
         """See `Attachment`."""
         return {"lora": self.config.model_dump(mode="json"), "trained_tokens": list(self.trained_tokens)}

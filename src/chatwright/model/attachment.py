@@ -85,6 +85,10 @@ class Attachment(nn.Module, ABC):
         """Take a merged adapter out of the weights again, to rounding."""
 
     @abstractmethod
+    def shrink(self, share: float) -> None:
+        """Make what is added so much of what it was."""
+
+    @abstractmethod
     def record(self) -> dict[str, Any]:
         """What makes the same adapter on the same base again, but for its weights; JSON."""
 

@@ -129,6 +129,14 @@ class Bottlenecks(Attachment):
         self._add_rows(network, -weight)
         network.config = network.config.model_copy(update={"mlp_width": kept})
 
+    @torch.no_grad()
+    def shrink(self, share: float) -> None:
+        """See `Attachment`."""
+        for layer in self._bottlenecks():
+            layer.down.mul_(share)
+        if self.trained_tokens:
+            self.token_rows.mul_(share)
+
     def record(self) -> dict[str, Any]:
         """See `Attachment`."""
         return {"bottleneck": self.config.model_dump(mode="json"), "trained_tokens": list(self.trained_tokens)}

@@ -74,7 +74,8 @@ class Workspace:
     def take(self, rows: int, columns: int, device: torch.device) -> Tensor:
         """A matrix of anything, until the next call."""
         if self._numbers.numel() < rows * columns or self._numbers.device != device:
-            self._numbers = torch.empty(rows * columns, device=device)
+            with torch.inference_mode(False):  # or a measurement's memory could not be written in training
+                self._numbers = torch.empty(rows * columns, device=device)
         return self._numbers[: rows * columns].view(rows, columns)
 
     def pairs(self, device: torch.device) -> Tensor:

@@ -16,7 +16,7 @@ from chatwright.model.config import ModelConfig
 from chatwright.tokens.tokenizer import TokenizerConfig
 from chatwright.train.pretrain import PretrainConfig
 from chatwright.tune.distill.settings import DistillConfig
-from chatwright.tune.finetune import FinetuneConfig
+from chatwright.tune.finetune_settings import FinetuneConfig
 from chatwright.tune.preferences.reward_stage import RewardTrainingConfig
 from chatwright.tune.preferences.settings import AlignConfig
 

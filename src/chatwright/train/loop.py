@@ -68,7 +68,8 @@ class Trainer:
         schedule: their course over the run.
         placement: device and precision.
         directory: where `checkpoints/` and `metrics.jsonl` are.
-        evaluate: measures on held-out data; called between steps, must not draw random numbers.
+        evaluate: measures on held-out data; called between steps, must not draw random numbers. Training ends early
+            where its figures say `finished`.
     """
 
     def __init__(
@@ -109,6 +110,11 @@ class Trainer:
         self._window = _Window()
         self._evaluation: dict[str, Any] = {}
 
+    @property
+    def step(self) -> int:
+        """Steps done so far."""
+        return self._step
+
     def run(self, stop: StopFlag | None = None, *, label: str = "train") -> dict[str, Any]:
         """Train to the last step, from the newest sound checkpoint if there is one.
 
@@ -124,7 +130,7 @@ class Trainer:
         progress = ProgressLine(label, self._config.steps, start=self._step)
         if self._step == 0:
             self._measure()
-        while self._step < self._config.steps:
+        while self._step < self._config.steps and not self._evaluation.get("finished"):
             began = time.monotonic()
             report = self._train_step()
             elapsed = time.monotonic() - began

@@ -104,6 +104,7 @@ class ChatSource:
         replay: base text, or None.
         replay_rows: windows of base text a step.
         replay_weight: of a token of base text beside one of an answer.
+        keeps_base: whether base text is held to the base's predictions, or to what it says.
         variation: how samples differ from pass to pass.
     """
 
@@ -119,6 +120,7 @@ class ChatSource:
         replay: WindowOrder | None = None,
         replay_rows: int = 0,
         replay_weight: float = 1.0,
+        keeps_base: bool = True,
         variation: Variation = Variation(),  # noqa: B008 - a tuple
     ):
         self._samples = samples
@@ -130,6 +132,7 @@ class ChatSource:
         self._replay = replay
         self._replay_rows = replay_rows if replay is not None else 0
         self._replay_weight = replay_weight
+        self._keeps_base = keeps_base
         self.fingerprint = fingerprint
 
     def step(self, number: int) -> list[MicroBatch]:
@@ -138,7 +141,7 @@ class ChatSource:
         replayed = self._packed(self._replayed(number))
         return [
             *self._packed(chosen),
-            *(batch._replace(weight=self._replay_weight, keeps_base=True) for batch in replayed),
+            *(batch._replace(weight=self._replay_weight, keeps_base=self._keeps_base) for batch in replayed),
         ]
 
     def _packed(self, samples: Sequence[Sample]) -> list[MicroBatch]:
