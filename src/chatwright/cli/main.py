@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from chatwright.cli import cards, compare, evaluate, exchange, improving, rate, tokenizer, watch, weak
+from chatwright.cli import adapters, cards, compare, evaluate, exchange, improving, rate, tokenizer, watch, weak
 from chatwright.cli import plan as plan_command
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
@@ -344,6 +344,7 @@ def lineage(
 
 
 exchange.register(app)
+adapters.register(app)
 improving.register(app, run=_run)
 tokenizer.register(app)
 plan_command.register(app)

@@ -173,10 +173,11 @@ def pack(network: Network, numbers: Literal["int8", "nf4"]) -> None:
 
 def unpack(network: Network) -> None:
     """Back to float32, with the very weights that the few bits stood for. Without effect on a plain network."""
-    found = [(name, module) for name, module in network.named_modules() if isinstance(module, PackedLinear)]
-    for name, module in found:
+    names = [name for name, module in network.named_modules() if isinstance(module, PackedLinear)]
+    for name in names:  # one at a time, so that what is unpacked is not held twice
         place, _, leaf = name.rpartition(".")
-        setattr(network.get_submodule(place), leaf, module.unpacked())
+        parent = network.get_submodule(place)
+        setattr(parent, leaf, getattr(parent, leaf).unpacked())
 
 
 def weight_bytes(config: ModelConfig, numbers: Numbers) -> int:

@@ -173,11 +173,11 @@ def hold_back(conversations: Sequence[Conversation], share: float) -> tuple[list
 
 def _source(config: FinetuneConfig, material: _Material, *, length: int, seed: int) -> ChatSource:
     samples, data = material.samples, material.data
-    replay, replay_rows, digest = None, 0, None
+    replay, replay_rows, digest = None, 0.0, None
     if data is not None and config.replay_share > 0:
         train = data.split("train")
         replay = WindowOrder(train, length=min(length, config.replay_length), seed=seed_for(seed, "replay"))
-        replay_rows = max(1, round(config.batch_rows * config.replay_share / (1 - config.replay_share)))
+        replay_rows = config.batch_rows * config.replay_share / (1 - config.replay_share)
         digest = train.digest
     variation = Variation(config.whole_share, config.opening_tokens, config.word_dropout)
     fingerprint = storage.digest_json(
@@ -207,9 +207,11 @@ def _introduce(samples: Sequence[Sample], learned: Learned) -> None:
         f"  {len(samples):,} conversations; {size.trained:,} of {size.total:,} parameters are "
         f"trained ({size.trained / size.total:.1%})"
     )
+    told = size.foretold
     say(
-        f"  memory: {size.base_bytes / 1e6:,.0f} MB of frozen weights, {size.trained_bytes / 1e6:,.0f} MB of trained "
-        "numbers with gradients and moments; activations come on top and grow with `micro_tokens`"
+        f"  memory, about: {told.total / 1e9:.1f} GB ({told.weights / 1e9:.2f} of frozen weights, "
+        f"{told.trained / 1e9:.2f} of trained numbers with gradients and moments, {told.activations / 1e9:.2f} of "
+        f"activations, {told.scores / 1e9:.2f} of scores)"
     )
     dropped = [sample.dropped_turns for sample in samples if sample.dropped_turns]
     if dropped:

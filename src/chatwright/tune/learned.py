@@ -12,13 +12,11 @@ from chatwright.model.attachment import Attachment, Handle
 from chatwright.model.bottleneck import Bottlenecks
 from chatwright.model.directory import LoadedModel
 from chatwright.model.network import Network
-from chatwright.model.quantised import unpack, weight_bytes
+from chatwright.model.quantised import unpack
 from chatwright.model.selection import select
 from chatwright.tokens.tokenizer import TURN_END, TURN_START
 from chatwright.tune.finetune_settings import FinetuneConfig
-
-_FLOAT_BYTES = 4
-_TRAINED_COPIES = 4  # the number itself, its gradient, and AdamW's two moments
+from chatwright.tune.memory import Foretold, foretold
 
 
 class Size(NamedTuple):
@@ -27,12 +25,12 @@ class Size(NamedTuple):
     method: str
     trained: int
     total: int
-    base_bytes: int  # the frozen base, as it is held
-    trained_bytes: int  # trained numbers, gradients and the optimizer's moments
+    foretold: Foretold
 
     def facts(self) -> dict[str, Any]:
         """For the report."""
-        return {**self._asdict(), "share": self.trained / self.total}
+        told = {**self.foretold._asdict(), "total": self.foretold.total}
+        return {**self._asdict(), "share": self.trained / self.total, "foretold": told}
 
 
 class Learned:
@@ -66,11 +64,14 @@ class Learned:
         """How much is trained."""
         shape = self._network.config
         trained = sum(part.numel() for part in self.module.parameters() if part.requires_grad)
-        held = weight_bytes(shape, self._config.base_numbers)
-        if self.adapter is None:
-            held -= _FLOAT_BYTES * trained  # they are the base's own
-        copies = _TRAINED_COPIES * _FLOAT_BYTES * trained
-        return Size(self._config.method, trained, shape.num_parameters(), held, copies)
+        told = foretold(
+            shape,
+            numbers=self._config.base_numbers,
+            trained=trained,
+            is_beside=self.adapter is not None,
+            tokens=self._config.micro_tokens,
+        )
+        return Size(self._config.method, trained, shape.num_parameters(), told)
 
     def finish(self) -> None:
         """Take an adapter off the network, and the network back to float32: it is to be merged next."""
