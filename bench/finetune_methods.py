@@ -9,6 +9,7 @@ not done again. The learning rate of each method is chosen by answers held back 
 """
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -135,7 +136,7 @@ def measured(place: Place, study: str, label: str, seed: int, settings: dict[str
     for line in _lines(place.results):
         if all(line.get(name) == value for name, value in key.items()):
             return line
-    name = f"{study}-{label}-{seed}-{settings['optimizer']['learning_rate']}".replace(" ", "_").replace(",", "")
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         line = key | pool.apply(cell, (place, name, seed, settings))
     with place.results.open("a", encoding="utf-8") as file:

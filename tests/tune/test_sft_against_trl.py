@@ -65,7 +65,13 @@ def test_the_supervised_loss_equals_trls_for_the_same_batch(material, tmp_path, 
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
-            output_dir=str(tmp_path), use_cpu=True, report_to=[], bf16=False, loss_type="nll", max_length=64
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            report_to=[],
+            bf16=False,
+            loss_type="nll",
+            max_length=64,
+            completion_only_loss=True,
         ),
         train_dataset=datasets.Dataset.from_dict(rows),
         processing_class=transformers.AutoTokenizer.from_pretrained(material / "model"),

@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from chatwright.cli import adapters, cards, compare, evaluate, exchange, improving, rate, tokenizer, watch, weak
+from chatwright.cli import (
+    adapters,
+    cards,
+    compare,
+    evaluate,
+    exchange,
+    finetune,
+    improving,
+    rate,
+    tokenizer,
+    watch,
+    weak,
+)
 from chatwright.cli import plan as plan_command
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
@@ -137,11 +149,11 @@ for _name, _text in (
     ("clean", "Clean, filter, deduplicate and split the documents."),
     ("tokenize", "Learn the tokenizer and encode the corpus."),
     ("pretrain", "Train the base model; run again to resume."),
-    ("finetune", "Fine-tune on conversations; run again to resume."),
 ):
     _stage_command(_name, f"{_text} Stages before it are done if they have to be.")
 
 
+finetune.register(app, run=_run)
 evaluate.register(app, run_stage=_run)
 rate.register(app)
 compare.register(app)

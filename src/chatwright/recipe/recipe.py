@@ -66,6 +66,8 @@ class Recipe(Config):
             yield "`pretrain` needs documents: add `[[collect.sources]]`"
         if self.finetune is not None and self.pretrain is None and self.base is None:
             yield "`finetune` needs a model: add `[pretrain]`, or `[base]` with `model`"
+        if self.finetune is not None and self.finetune.replay_from is not None and self.collect is not None:
+            yield "`finetune.replay_from` has no effect with documents of the recipe's own: they are replayed"
         yield from self._problems_of_improving()
         if self.evaluate is not None and self.pretrain is None and self.finetune is None:
             yield "`evaluate` has no model of this run to measure: add `[pretrain]` or `[finetune]`"
@@ -103,6 +105,7 @@ _PATH_KEYS = (
     ("base", "model"),
     ("finetune", "data"),
     ("finetune", "test"),
+    ("finetune", "replay_from"),
     ("reward", "data"),
     ("reward", "test"),
     ("align", "data"),

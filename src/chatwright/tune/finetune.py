@@ -149,7 +149,9 @@ def _base_text(config: FinetuneConfig, base: LoadedModel, tokens: Path | None) -
     return data
 
 
-def hold_back(conversations: Sequence[Conversation], share: float) -> tuple[list[Conversation], list[Conversation]]:
+def hold_back(
+    conversations: Sequence[Conversation], share: float, *, salt: str = ""
+) -> tuple[list[Conversation], list[Conversation]]:
     """Conversations to learn and to choose by. The same question is on one side only, whatever else is in the file.
 
     Raises:
@@ -161,7 +163,8 @@ def hold_back(conversations: Sequence[Conversation], share: float) -> tuple[list
     held: list[Conversation] = []
     for item in conversations:
         asked = next(message.content for message in item.messages if message.role == "user")
-        draw = int.from_bytes(hashlib.sha256(" ".join(asked.lower().split()).encode()).digest()[:8], "big") / 2**64
+        question = salt + " ".join(asked.lower().split())
+        draw = int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") / 2**64
         (held if draw < share else learned).append(item)
     if not learned or not held:
         raise UsageError(
