@@ -240,13 +240,26 @@ def make_first_version(path):
     import sqlalchemy as sql
 
     engine = sql.create_engine(f"sqlite:///{path}")
-    first = [tables.versions, tables.answers, tables.ratings]
+    then = without_later_columns(version=1)
+    first = [then.tables[name] for name in ("schema_version", "answers", "ratings")]
     with engine.begin() as connection:
-        tables.metadata.create_all(connection, tables=first)
+        then.create_all(connection, tables=first)
         connection.execute(tables.versions.insert().values(version=1))
         row = {**vars(answer("old", "text")), "messages": [], "created": 1.0}
-        connection.execute(tables.answers.insert().values(**row))
+        connection.execute(first[1].insert().values(**{name: row[name] for name in row if name != "owner"}))
     engine.dispose()
+
+
+def without_later_columns(*, version):
+    """The tables as a version had them: SQL keeps no memory of its own past, so it is derived from what was added."""
+    import sqlalchemy as sql
+
+    later = {f"{column.table.name}.{column.name}" for number, added in tables.COLUMNS_ADDED_IN.items() if number > version for column in added}  # fmt: skip
+    then = sql.MetaData()
+    for table in tables.metadata.tables.values():
+        columns = [column._copy() for column in table.columns if f"{table.name}.{column.name}" not in later]
+        sql.Table(table.name, then, *columns)
+    return then
 
 
 def answer(id, text):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from chatwright.foundation.errors import DivergedError, ExitCode, RefusedError, StoppedError
 from chatwright.foundation.stopping import StopFlag
 from chatwright.train.batches import IGNORED, MicroBatch
+from chatwright.train.faults import FaultConfig
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
 
@@ -113,13 +114,16 @@ def test_training_goes_on_after_a_step_that_was_skipped(tmp_path):
 def test_too_many_such_steps_stop_the_run_where_it_can_go_on(tmp_path):
     network, source = new_network(), DrawnSource()
     poison = Poison("gradient", range(5, 12), network, source)
-    trainer = new_trainer(tmp_path, network=network, source=source, objective=poison, maximum_skips=2)
+    trainer = new_trainer(
+        tmp_path, network=network, source=source, objective=poison, faults=FaultConfig(maximum_skips=2)
+    )
     with pytest.raises(DivergedError, match="3 steps in a row up to step 8") as caught:
         trainer.run()
     assert caught.value.exit_code == ExitCode.STOPPED
     assert caught.value.hint
     kept = [line["step"] for line in metrics(tmp_path) if line["event"] == "skipped"]
-    assert kept == [6, 7, 8]
+    assert kept == [6, 7]
+    assert [line["step"] for line in metrics(tmp_path) if line["event"] == "diverged"] == [8]
     resumed = new_network()
     new_trainer(tmp_path, network=resumed, source=source).run()
     straight = new_network()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from token_folder import write_tokens
 
 from chatwright.feedback.conversations import read_conversations
 from chatwright.foundation import storage
@@ -15,14 +16,13 @@ from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.adapter_files import load_adapter
 from chatwright.model.directory import load_model, save_model
-from chatwright.tokens.shards import ShardWriter, TokenData, write_index
+from chatwright.tokens.shards import TokenData
 from chatwright.tokens.tokenizer import TURN_END, TURN_START
 from chatwright.train.heldout import by_domain, document_losses
 from chatwright.tune import finetune
 from chatwright.tune.finetune_settings import FinetuneConfig
 
 ANSWERS = {"ferry": "It leaves at nine.", "ticket": "Tickets are sold on board.", "hours": "We open at ten."}
-TEXTS = ("The ferry leaves at nine in the morning. ", "Opening hours are on the door. ", "Write to us for a ticket. ")
 
 
 def write_conversations(path, *, wordings):
@@ -33,18 +33,6 @@ def write_conversations(path, *, wordings):
     ]
     path.write_text("\n".join(lines) + "\n")
     return str(path)
-
-
-def write_tokens(directory, tokenizer):
-    directory.mkdir()
-    shards = {}
-    for split, repeats in (("train", 12), ("heldout", 3)):
-        writer = ShardWriter(vocabulary_size=tokenizer.size, end_of_text=tokenizer.end_of_text)
-        for number, text in enumerate(TEXTS):
-            writer.add(tokenizer.encode(text * repeats), domain=number % 2, num_bytes=len(text) * repeats)
-        shards[split] = [writer.save(directory / f"{split}-00000")]
-    write_index(directory, shards, tokenizer=tokenizer.digest, vocabulary=tokenizer.size, domains=["shop", "sea"])
-    return directory
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 What needs PyTorch is imported inside the commands, so that help and small commands answer at once.
 """
 
-import contextlib
 import json
 import os
 import sys
@@ -21,7 +20,9 @@ from chatwright.cli import (
     compare,
     evaluate,
     exchange,
+    feedback,
     finetune,
+    improve,
     improving,
     rate,
     tokenizer,
@@ -55,9 +56,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-feedback_app = typer.Typer(help="Ratings of answers, as data.", no_args_is_help=True)
-app.add_typer(feedback_app, name="feedback")
-
 RecipePath = Annotated[Path, typer.Argument(help="a TOML file", metavar="RECIPE")]
 ModelPath = Annotated[Path, typer.Argument(help="a model directory", metavar="MODEL")]
 Overrides = Annotated[
@@ -224,7 +222,9 @@ def generate(  # noqa: PLR0917 - the library calls it by keyword
 
 @app.command()
 def serve(  # noqa: PLR0917 - the library calls it by keyword
-    model: ModelPath,
+    model: Annotated[
+        Path, typer.Argument(help="a model directory, or a run: then what `improve` put into service", metavar="MODEL")
+    ],
     other: Annotated[
         Path | None, typer.Option("--with", help="a second model, for blind comparisons side by side", metavar="OTHER")
     ] = None,
@@ -235,7 +235,7 @@ def serve(  # noqa: PLR0917 - the library calls it by keyword
         list[str] | None, typer.Option("--allow-host", help="a further name under which this server is called")
     ] = None,
     guests: Annotated[
-        Path | None, typer.Option(help="file with a line `name token` for each guest; each has own conversations")
+        Path | None, typer.Option(help="file with a line `name token`, or `name token expert`, for each guest")
     ] = None,
     quantize: Quantize = None,
 ) -> None:
@@ -263,25 +263,28 @@ def _serve(
     guests: Path | None = None,
     quantize: Literal["int8"] | None = None,
 ) -> None:
-    from chatwright.model.chat import load_several
+    from chatwright.cli import served
     from chatwright.model.generation import Sampling
     from chatwright.recipe.recipe import serve_section_of
     from chatwright.serve.server import serve as serve_models
     from chatwright.serve.settings import PageText, read_guests, settings_for
 
     _settle_cpu()
-    section = serve_section_of(model)
+    section = serve_section_of(served.model_of(model))
+    let_in = read_guests(guests) if guests is not None else None
     settings = settings_for(
         host,
         token=os.environ.get("CHATWRIGHT_TOKEN") or None,
-        guests=read_guests(guests) if guests is not None else None,
+        guests=let_in and let_in.tokens,
+        experts=let_in.experts if let_in else frozenset(),
         allowed_hosts=allowed_hosts,
         sampling=Sampling(temperature=section.temperature, max_tokens=section.max_tokens),
         page=PageText(title=section.title, greeting=section.greeting, starters=section.starters),
     )
-    paths = [model] if other is None else [model, other]
-    reload = partial(load_several, paths, settings=_engine_settings(quantize))
-    serve_models(reload(), settings, store_url=store, host=host, port=port, reload=reload)
+    places = [model] if other is None else [model, other]
+    reload = partial(served.open_models, places, settings=_engine_settings(quantize))
+    watched = served.watched_file(model)
+    serve_models(reload(), settings, store_url=store, host=host, port=port, reload=reload, watched=watched)
 
 
 def _engine_settings(quantize: Literal["int8"] | None) -> "EngineSettings":
@@ -294,36 +297,6 @@ def _settle_cpu() -> None:
     from chatwright.foundation.devices import place
 
     place(precision="float32")
-
-
-@feedback_app.command("export")
-def export_feedback(
-    store: Annotated[str, typer.Option(help="the feedback database: an SQLAlchemy URL")] = DEFAULT_STORE,
-    rated_only: Annotated[bool, typer.Option("--rated-only", help="leave out answers that nobody rated")] = False,
-) -> None:
-    """Answers with their ratings, as JSON Lines."""
-    from chatwright.feedback.store import FeedbackStore
-
-    with contextlib.closing(FeedbackStore(store)) as opened:
-        for line in opened.export_lines(rated_only=rated_only):
-            typer.echo(line, nl=False)
-
-
-@feedback_app.command("stats")
-def feedback_stats(
-    store: Annotated[str, typer.Option(help="the feedback database: an SQLAlchemy URL")] = DEFAULT_STORE,
-    as_json: AsJson = False,
-) -> None:
-    """How many answers, and how they were rated, by model."""
-    from chatwright.feedback.store import FeedbackStore, thumbs_by_model
-
-    with contextlib.closing(FeedbackStore(store)) as opened:
-        counts = thumbs_by_model(opened.export())
-    if as_json:
-        typer.echo(json.dumps(counts, indent=2))
-        return
-    for model, count in counts.items():
-        typer.echo(f"{model}: {count['answers']} answers, {count['up']} thumbs up, {count['down']} down")
 
 
 @app.command()
@@ -358,9 +331,11 @@ def lineage(
 exchange.register(app)
 adapters.register(app)
 improving.register(app, run=_run)
+improve.register(app, default_store=DEFAULT_STORE)
 tokenizer.register(app)
 plan_command.register(app)
 cards.register(app)
+feedback.register(app, default_store=DEFAULT_STORE)
 watch.register(app)
 
 

@@ -73,8 +73,18 @@ class StorageFullError(ChatwrightError):
     """The disk has no room for what was to be saved; what was there before is untouched."""
 
 
+class StorageFailedError(ChatwrightError):
+    """The disk failed at what was to be saved; what was there before is untouched."""
+
+
 class DivergedError(ChatwrightError):
     """Training met more non-finite losses or gradients than its policy allows; it can go on from its checkpoint."""
+
+    exit_code = ExitCode.STOPPED
+
+
+class RankLostError(ChatwrightError):
+    """Another process of a training ended or hangs; all end, and the same command goes on from the checkpoint."""
 
     exit_code = ExitCode.STOPPED
 

@@ -13,6 +13,7 @@ from chatwright.evaluate.stage import EvaluateConfig
 from chatwright.foundation import config as configuration
 from chatwright.foundation.config import Config
 from chatwright.model.config import ModelConfig
+from chatwright.recipe.improve.settings import ImproveConfig
 from chatwright.tokens.tokenizer import TokenizerConfig
 from chatwright.train.pretrain import PretrainConfig
 from chatwright.tune.distill.settings import DistillConfig
@@ -56,6 +57,7 @@ class Recipe(Config):
     align: AlignConfig | None = None
     distill: DistillConfig | None = None
     evaluate: EvaluateConfig | None = None
+    improve: ImproveConfig = ImproveConfig()
     serve: ServeConfig = ServeConfig()
 
     def problems(self) -> Iterator[str]:
@@ -135,6 +137,10 @@ def _with_full_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         table = data.get(section)
         if isinstance(table, dict):
             _complete(table, key, folder)
+    pretrain = data.get("pretrain")
+    curriculum = pretrain.get("curriculum") if isinstance(pretrain, dict) else None
+    if isinstance(curriculum, dict):
+        _complete(curriculum, "scorer", folder)
     clean = data.get("clean")
     decontaminate = clean.get("decontaminate") if isinstance(clean, dict) else None
     if isinstance(decontaminate, dict):

@@ -102,6 +102,11 @@ def _pretrain_config(recipe: Recipe) -> Any:
     return recipe.pretrain and pretrain.PretrainInputs(model=recipe.model, pretrain=recipe.pretrain)
 
 
+def _pretrain_outside(recipe: Recipe) -> Any:
+    curriculum = None if recipe.pretrain is None else recipe.pretrain.curriculum
+    return curriculum and _model_digest(curriculum.scorer)
+
+
 def _evaluate_config(recipe: Recipe) -> evaluate.EvaluateInputs:
     data = None if recipe.finetune is None else recipe.finetune.data
     return evaluate.EvaluateInputs(evaluate=recipe.evaluate or evaluate.EvaluateConfig(), finetune_data=data)
@@ -156,7 +161,7 @@ STAGES = (
     ),
     Stage(
         name="tokens",
-        version=2,
+        version=3,
         command="tokenize",
         wanted=_has_documents,
         inputs=lambda recipe: {"corpus": "corpus", **_tokenizer_input(recipe)},
@@ -171,6 +176,7 @@ STAGES = (
         inputs=_pretrain_inputs,
         config=_pretrain_config,
         run=pretrain.run,
+        outside=_pretrain_outside,
     ),
     Stage(
         name="finetune",

@@ -1,5 +1,6 @@
 """Muon for matrices, AdamW for the rest, behind one interface whose state is plain tensors by name."""
 
+import math
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
@@ -69,6 +70,11 @@ class Muon:
         self._groups = list(by_shape.values())
         self._momenta = [torch.zeros_like(torch.stack(list(group.parameters)).detach()) for group in self._groups]
 
+    @property
+    def momenta(self) -> list[Tensor]:
+        """The whole state, by group."""
+        return self._momenta
+
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """One update at this learning rate."""
@@ -132,6 +138,15 @@ class Optimizer:
     def parameters(self) -> list[nn.Parameter]:
         """Everything that is trained."""
         return list(self._named.values())
+
+    def is_finite(self) -> bool:
+        """Whether every parameter and all state is, by one norm of each: a square that overflows counts as not."""
+        held = [parameter.detach() for parameter in self._named.values()]
+        if self._muon is not None:
+            held += self._muon.momenta
+        if self._adamw is not None:
+            held += [value for state in self._adamw.state.values() for value in state.values()]
+        return math.isfinite(float(torch.stack(torch._foreach_norm(held)).sum()))
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

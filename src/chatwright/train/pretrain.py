@@ -1,5 +1,6 @@
 """The stage `pretrain`: a network learns to predict the next token of the corpus."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,19 @@ from chatwright.foundation import storage
 from chatwright.foundation.config import Config
 from chatwright.foundation.console import say
 from chatwright.foundation.devices import Placement
-from chatwright.foundation.errors import RefusedError
+from chatwright.foundation.errors import RefusedError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.streams import seed_for
 from chatwright.model.config import ModelConfig
-from chatwright.model.directory import load_model, save_model
+from chatwright.model.directory import digest_of, load_model, save_model
 from chatwright.model.network import Network
 from chatwright.tokens.mixture import MixtureConfig, MixtureOrder
 from chatwright.tokens.order import WindowOrder
 from chatwright.tokens.shards import TokenData, TokenSplit
 from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
-from chatwright.train.batches import WindowSource
+from chatwright.train.batches import BatchSource, WindowSource
+from chatwright.train.curriculum import CurriculumConfig, CurriculumOrder, GrowingSource, LengthConfig
+from chatwright.train.document_scores import document_scores
 from chatwright.train.heldout import HeldoutCheck, sample_documents
 from chatwright.train.loop import Trainer
 from chatwright.train.objectives import next_token
@@ -35,10 +38,17 @@ class PretrainConfig(TrainingConfig):
 
     steps: int = Field(default=500, ge=1)
     mixture: MixtureConfig | None = None  # shares of domains; None takes each as large as it is
+    curriculum: CurriculumConfig | None = None  # easy documents first, or a control; None shuffles them all
+    growth: LengthConfig | None = None  # short windows first; None has whole ones from the beginning
     batch_rows: int = Field(default=16, ge=1)  # windows of the model's context a step, over all ranks
     micro_rows: int = Field(default=16, ge=1)  # windows at once; gradients are accumulated over the batch
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+
+    def problems(self) -> Iterator[str]:
+        """One order of documents."""
+        if self.mixture is not None and self.curriculum is not None:
+            yield "`mixture` and `curriculum` both say which documents come when: give one of them"
 
 
 class PretrainInputs(Config):
@@ -60,18 +70,17 @@ def run(context: StageContext) -> dict[str, Any]:
     placement = settings.settle(context.output, width=network.config.width)
     _introduce(network, settings, placement)
     train = data.split("train")
-    order = _order(settings, train, length=network.config.context_length, seed=context.seed)
+    length = network.config.context_length
+    order = _order(context, train, tokenizer, length=length, device=placement.device)
     shares = order.shares(settings.steps * settings.batch_rows) if isinstance(order, MixtureOrder) else []
-    fingerprint = _fingerprint(settings, train, length=network.config.context_length, seed=context.seed)
+    fingerprint = _fingerprint(context, train, length=length)
     heldout = sample_documents(data.split("heldout"), tokens_per_domain=settings.heldout_tokens)
     check = HeldoutCheck(network, heldout, end_of_text=tokenizer.end_of_text) if heldout else None
     trainer = Trainer(
         network=network,
         trained=network,
         objective=next_token,
-        source=WindowSource(
-            order=order, rows=settings.batch_rows, micro_rows=settings.micro_rows, fingerprint=fingerprint
-        ),
+        source=_source(settings, order, length=length, fingerprint=fingerprint),
         config=settings.loop(steps=settings.steps, seed=context.seed),
         optimizer=settings.optimizer,
         schedule=settings.schedule,
@@ -95,18 +104,65 @@ def run(context: StageContext) -> dict[str, Any]:
     return summary
 
 
-def _order(settings: PretrainConfig, train: TokenSplit, *, length: int, seed: int) -> WindowOrder | MixtureOrder:
+Order = WindowOrder | MixtureOrder | CurriculumOrder
+
+
+def _order(
+    context: StageContext, train: TokenSplit, tokenizer: Tokenizer, *, length: int, device: torch.device
+) -> Order:
     """The order of windows that the recipe asks for."""
-    if settings.mixture is None:
-        return WindowOrder(train, length=length, seed=seed)
-    return MixtureOrder(train, length=length, seed=seed, config=settings.mixture, batch_rows=settings.batch_rows)
+    settings: PretrainConfig = context.config.pretrain
+    if settings.mixture is not None:
+        return MixtureOrder(
+            train, length=length, seed=context.seed, config=settings.mixture, batch_rows=settings.batch_rows
+        )
+    if settings.curriculum is None:
+        return WindowOrder(train, length=length, seed=context.seed)
+    with Ranks().first_ahead():  # a model's losses are computed once
+        scores = document_scores(
+            train, settings.curriculum, tokenizer=tokenizer, directory=context.output, device=device
+        )
+    if Ranks().is_first:
+        say(f"  {settings.curriculum.described()}")
+    return CurriculumOrder(
+        train,
+        length=length,
+        scores=scores,
+        config=settings.curriculum,
+        steps=settings.steps,
+        rows=settings.batch_rows,
+        seed=context.seed,
+    )
 
 
-def _fingerprint(settings: PretrainConfig, train: TokenSplit, *, length: int, seed: int) -> str:
+def _source(settings: PretrainConfig, order: Order, *, length: int, fingerprint: str) -> BatchSource:
+    """Whole windows, or growing ones."""
+    rows, at_once, growth = settings.batch_rows, settings.micro_rows, settings.growth
+    if growth is None:
+        return WindowSource(order=order, rows=rows, micro_rows=at_once, fingerprint=fingerprint)
+    if growth.start >= length:
+        raise UsageError(f"`pretrain.growth.start` must be below the context of {length} tokens: {growth.start}")
+    return GrowingSource(
+        order=order,
+        rows=rows,
+        micro_rows=at_once,
+        growth=growth,
+        full=length,
+        steps=settings.steps,
+        fingerprint=fingerprint,
+    )
+
+
+def _fingerprint(context: StageContext, train: TokenSplit, *, length: int) -> str:
     """Digest of everything that the order of data depends on."""
-    identity: list[Any] = [train.digest, seed, settings.batch_rows, length]
+    settings: PretrainConfig = context.config.pretrain
+    identity: list[Any] = [train.digest, context.seed, settings.batch_rows, length]
+    parts = {"curriculum": settings.curriculum, "growth": settings.growth}
     if settings.mixture is not None:
         identity.append(settings.mixture.model_dump(mode="json"))
+    identity += [{name: part.model_dump(mode="json")} for name, part in parts.items() if part is not None]
+    if settings.curriculum is not None and settings.curriculum.scorer is not None:
+        identity.append(digest_of(Path(settings.curriculum.scorer)))
     return storage.digest_json(identity)
 
 

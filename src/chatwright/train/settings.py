@@ -6,8 +6,10 @@ from pydantic import Field
 
 from chatwright.foundation.config import Config
 from chatwright.foundation.devices import Placement, PrecisionName, settled_placement
+from chatwright.train.faults import FaultConfig
 from chatwright.train.loop import LoopConfig
-from chatwright.train.ranks import Ranks
+from chatwright.train.ranks import TIMEOUT_S, Ranks
+from chatwright.train.reduction import ReductionName
 
 
 class TrainingConfig(Config):
@@ -19,8 +21,15 @@ class TrainingConfig(Config):
     evaluate_every: int = Field(default=100, ge=1)  # steps
     heldout_tokens: int = Field(default=8192, ge=1)  # of each domain, for measurements within the stage
     checkpoint_every: int = Field(default=100, ge=1)  # steps
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)  # of the newest
+    keep_every: int = Field(default=0, ge=0)  # checkpoints of steps that this divides stay for good; 0: none
+    keep_best: bool = False  # the checkpoint with the lowest held-out loss stays, too
+    save_in_background: bool = True  # training goes on while a copy of the state is written
+    maximum_failed_saves: int = Field(default=3, ge=0)  # in a row
     log_every: int = Field(default=10, ge=1)  # steps
+    faults: FaultConfig = FaultConfig()
+    reduction: ReductionName = "fast"  # "exact": the same bits on any number of ranks
+    collective_timeout_s: int = Field(default=TIMEOUT_S, ge=1)  # a rank that is silent so long is lost
 
     def settle(self, directory: Path, *, width: int) -> Placement:
         """The place for a network of this width, settled once for a run in `directory` and for all ranks."""
@@ -31,11 +40,5 @@ class TrainingConfig(Config):
 
     def loop(self, *, steps: int, seed: int) -> LoopConfig:
         """The loop's habits over so many steps."""
-        return LoopConfig(
-            steps=steps,
-            checkpoint_every=self.checkpoint_every,
-            keep_checkpoints=self.keep_checkpoints,
-            evaluate_every=self.evaluate_every,
-            log_every=self.log_every,
-            seed=seed,
-        )
+        habits = {name: getattr(self, name) for name in LoopConfig.model_fields if name not in ("steps", "seed")}
+        return LoopConfig(steps=steps, seed=seed, **habits)

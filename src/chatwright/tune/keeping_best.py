@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from chatwright.foundation import storage
-from chatwright.train.loop import METRICS
+from chatwright.train.metrics import METRICS
 from chatwright.train.ranks import Ranks
 from chatwright.tune.finetune_settings import KeepingConfig
 from chatwright.tune.learned import Learned

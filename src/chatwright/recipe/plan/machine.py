@@ -17,7 +17,8 @@ from chatwright.model.network import Network
 from chatwright.recipe.plan.cost import step_flops
 from chatwright.recipe.plan.shapes import shape_of
 from chatwright.train.batches import MicroBatch
-from chatwright.train.loop import METRICS, LoopConfig, Trainer
+from chatwright.train.loop import LoopConfig, Trainer
+from chatwright.train.metrics import METRICS
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.schedule import ScheduleConfig

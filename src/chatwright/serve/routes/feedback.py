@@ -1,38 +1,44 @@
 """`/v1/feedback`: thumbs, reasons, better answers, and choices between two answers. Each is stored once."""
 
+from dataclasses import replace
+
 from fastapi import APIRouter
+from starlette.requests import Request
 
 from chatwright.feedback.store import (
     Choice,
     FeedbackStore,
     Rating,
     RatingConflictError,
+    Role,
     StoreError,
     UnknownAnswerError,
 )
 from chatwright.serve import replies, schemas
 from chatwright.serve.errors import ApiError
-from chatwright.serve.routes.common import ERRORS, StrictJsonRoute
+from chatwright.serve.routes.common import ERRORS, StrictJsonRoute, owner_of
+from chatwright.serve.settings import ServeSettings
 
 
-def router(store: FeedbackStore | None) -> APIRouter:
+def router(store: FeedbackStore | None, settings: ServeSettings) -> APIRouter:
     """The endpoint; without a store it refuses."""
     routes = APIRouter(responses=ERRORS, route_class=StrictJsonRoute)
 
     @routes.post("/v1/feedback")
-    def rate(body: schemas.FeedbackRequest) -> replies.FeedbackReceipt:
+    def rate(body: schemas.FeedbackRequest, request: Request) -> replies.FeedbackReceipt:
         """Store what a person thought of an answer, or which of two answers they like better."""
-        return _stored(store, body)
+        rater = owner_of(request)
+        return _stored(store, body, rater=rater, role="expert" if rater in settings.experts else "user")
 
     return routes
 
 
 def _stored(
-    store: FeedbackStore | None, body: schemas.RatingRequest | schemas.ChoiceRequest
+    store: FeedbackStore | None, body: schemas.RatingRequest | schemas.ChoiceRequest, *, rater: str, role: Role
 ) -> replies.FeedbackReceipt:
     if store is None:
         raise ApiError(503, "this server keeps no feedback", code="no_store")
-    kept = _as_kept(body)
+    kept = replace(_as_kept(body), rater=rater, role=role)
     try:
         stored = store.add_rating(kept)
     except UnknownAnswerError as error:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError
-from chatwright.model.directory import LINEAGE, WEIGHTS, read_config, write_head
+from chatwright.model.directory import LINEAGE, WEIGHTS, read_config, read_head, write_head
 from chatwright.model.families import classifier_of, to_hugging_face
+from chatwright.model.foreign import require_own_files
 from chatwright.model.network import Network
 from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
 from chatwright.train.batches import MicroBatch
@@ -117,20 +118,10 @@ def load_reward_model(directory: Path) -> RewardModel:
     Raises:
         RefusedError: it is no reward model of ours, or its files were changed.
     """
-    path = directory / LINEAGE
-    value = storage.read_json(path) if path.is_file() else None
-    if not isinstance(value, dict) or value.get("format") != _FORMAT or value.get("version") != _VERSION:
-        raise RefusedError(f"`{directory}` is no reward model of this version", hint='make one: `objective = "reward"`')
-    files = value.get("files")
-    if not isinstance(files, dict) or value.get("digest") != storage.digest_json(files):
-        raise RefusedError(f"`{path}` is damaged: its digest does not fit its list of files")
-    for name, digest in files.items():
-        if (
-            Path(name).name != name
-            or not (directory / name).is_file()
-            or storage.digest_file(directory / name) != digest
-        ):
-            raise RefusedError(f"`{directory}` is damaged: `{name}` is missing or was changed")
+    if not (directory / LINEAGE).is_file():
+        raise RefusedError(f"`{directory}` is no reward model", hint="`chatwright reward RECIPE` makes one")
+    read_head(directory, kind=_FORMAT, version=_VERSION)
+    require_own_files(directory)
     model = RewardModel(Network(read_config(directory, is_classifier=True)))
     try:
         weights = load_file(directory / WEIGHTS)
