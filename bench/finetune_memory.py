@@ -10,6 +10,8 @@ adapter and the merged model written. Peaks are resident sizes (`VmHWM`), of tra
 import argparse
 import json
 import multiprocessing
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,6 +114,7 @@ def measure(place: Path, numbers: str) -> dict[str, Any]:
         config=validate(FinetuneConfig, settings, where="bench"), inputs={"base": place / "base"}, output=output, seed=1
     )
     report = finetune.run(context)
+    shutil.rmtree(output)  # gigabytes of merged weights
     return {
         "steps": report["steps"],
         "trained": report["trained"],
@@ -121,8 +124,8 @@ def measure(place: Path, numbers: str) -> dict[str, Any]:
     }
 
 
-def rows_for(place: Path, name: str) -> list[str]:
-    """The table's rows of one size."""
+def rows_for(place: Path, name: str, kinds: Sequence[Numbers]) -> None:
+    """Print the table's rows of one size."""
     shape = SIZES[name]
     config = shape.config()
     folder = place / name
@@ -130,19 +133,14 @@ def rows_for(place: Path, name: str) -> list[str]:
     if not (folder / "base" / "chatwright.json").is_file():
         with fresh.Pool(1) as pool:
             pool.apply(make_model, (folder, shape))
-    rows = []
-    kinds: tuple[Numbers, ...] = ("float32", "int8", "nf4")
     for numbers in kinds:
         with fresh.Pool(1) as pool:
             found = pool.apply(measure, (folder, numbers))
         told = foretold(config, numbers=numbers, trained=found["trained"], is_beside=True, tokens=CONTEXT)
         values = [told.total, found["training"], found["whole"]]
         shown = " | ".join(f"{value / 2**30:.2f}" for value in values)
-        rows.append(
-            f"| {config.num_parameters() / 1e6:.0f}M | {numbers} | {shown} | {found['training'] / told.total:.2f} |"
-        )
-        print(rows[-1], flush=True)
-    return rows
+        size = f"{config.num_parameters() / 1e6:.0f}M"
+        print(f"| {size} | {numbers} | {shown} | {found['training'] / told.total:.2f} |", flush=True)
 
 
 def main() -> None:
@@ -150,12 +148,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--numbers", nargs="+", choices=["float32", "int8", "nf4"], default=["float32", "int8", "nf4"])
     chosen = parser.parse_args()
     print("| parameters | base in | foretold, GiB | training, GiB | whole stage, GiB | measured / foretold |")
     print("|---|---|---|---|---|---|", flush=True)
     for name in chosen.sizes:
         (chosen.out / name).mkdir(parents=True, exist_ok=True)
-        rows_for(chosen.out, name)
+        rows_for(chosen.out, name, chosen.numbers)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pytest
 from chatwright.foundation.errors import ExitCode
 from chatwright.model.directory import save_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a dozen processes
 GUIDE = Path(__file__).parents[2] / "docs" / "support.md"
 FAQ = """# Delivery
 ## Do you ship to France?
