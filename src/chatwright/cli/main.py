@@ -15,14 +15,17 @@ import typer
 from typer.core import TyperGroup
 
 from chatwright.cli import (
+    adapters,
     cards,
     compare,
     evaluate,
     exchange,
     feedback,
+    finetune,
     improve,
     improving,
     rate,
+    report,
     sharded,
     tokenizer,
     watch,
@@ -146,11 +149,11 @@ for _name, _text in (
     ("clean", "Clean, filter, deduplicate and split the documents."),
     ("tokenize", "Learn the tokenizer and encode the corpus."),
     ("pretrain", "Train the base model; run again to resume."),
-    ("finetune", "Fine-tune on conversations; run again to resume."),
 ):
     _stage_command(_name, f"{_text} Stages before it are done if they have to be.")
 
 
+finetune.register(app, run=_run)
 evaluate.register(app, run_stage=_run)
 rate.register(app)
 compare.register(app)
@@ -295,15 +298,7 @@ def _engine_settings(quantize: Literal["int8"] | None) -> "EngineSettings":
 def _settle_cpu() -> None:
     from chatwright.foundation.devices import place
 
-    place(precision="float32")
-
-
-@app.command()
-def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")]) -> None:
-    """Write `report.html` of a run anew: one file that opens offline."""
-    from chatwright.recipe.report import write_report
-
-    typer.echo(write_report(run_dir))
+    place(precision="float32", keeps_freed_memory=False)
 
 
 @app.command()
@@ -328,6 +323,7 @@ def lineage(
 
 
 exchange.register(app)
+adapters.register(app)
 improving.register(app, run=_run)
 improve.register(app, default_store=DEFAULT_STORE)
 tokenizer.register(app)
@@ -336,6 +332,7 @@ cards.register(app)
 feedback.register(app, default_store=DEFAULT_STORE)
 watch.register(app)
 sharded.register(app)
+report.register(app)
 
 
 def main() -> None:

@@ -105,5 +105,9 @@ class RefusedError(ChatwrightError):
     exit_code = ExitCode.REFUSED
 
 
+class DamagedError(RefusedError):
+    """What we wrote ourselves is not as it was written: cut, changed or unreadable. It can be made again."""
+
+
 class BusyError(UsageError):
     """Another process works on the same run directory."""

@@ -18,6 +18,7 @@ from chatwright.model.families import StoredTensor, from_hugging_face, layout, t
 from chatwright.model.foreign import require_own_file, require_own_files
 from chatwright.model.network import Network
 from chatwright.model.prompts import stop_tokens
+from chatwright.model.quantised import Numbers
 from chatwright.model.weights import WEIGHTS, WEIGHTS_INDEX, read_network, weight_files
 from chatwright.tokens.soundness import require_sound_tokenizer
 from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -99,8 +100,10 @@ def read_config(directory: Path, *, is_classifier: bool = False) -> ModelConfig:
     return from_hugging_face(value, where=str(path), is_classifier=is_classifier)
 
 
-def load_model(directory: Path, *, device: torch.device | str = "cpu") -> LoadedModel:
-    """Open a model directory in float32. Its weights are held once: each is read into its place.
+def load_model(directory: Path, *, device: torch.device | str = "cpu", numbers: Numbers = "float32") -> LoadedModel:
+    """Open a model directory in float32, or with its matrices frozen in few bits.
+
+    Its weights are held once: each is read into its place.
 
     Raises:
         RefusedError: files missing or damaged, links out of the directory, tensors missing, extra, mis-shaped or not
@@ -118,7 +121,7 @@ def load_model(directory: Path, *, device: torch.device | str = "cpu") -> Loaded
         )
     if lineage and lineage.get("tokenizer") != tokenizer.digest:
         raise RefusedError(f"the tokenizer of `{directory}` is not the one that its model was trained with")
-    network = read_network(directory, config).to(device)
+    network = read_network(directory, config, numbers=numbers).to(device)
     digest = lineage["digest"] if lineage else storage.digest_json(_file_digests(directory))
     return LoadedModel(network, tokenizer, lineage.get("lineage", {}), str(digest))
 

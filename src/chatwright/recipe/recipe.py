@@ -17,7 +17,7 @@ from chatwright.recipe.improve.settings import ImproveConfig
 from chatwright.tokens.tokenizer import TokenizerConfig
 from chatwright.train.pretrain import PretrainConfig
 from chatwright.tune.distill.settings import DistillConfig
-from chatwright.tune.finetune import FinetuneConfig
+from chatwright.tune.finetune_settings import FinetuneConfig
 from chatwright.tune.preferences.reward_stage import RewardTrainingConfig
 from chatwright.tune.preferences.settings import AlignConfig
 
@@ -68,6 +68,8 @@ class Recipe(Config):
             yield "`pretrain` needs documents: add `[[collect.sources]]`"
         if self.finetune is not None and self.pretrain is None and self.base is None:
             yield "`finetune` needs a model: add `[pretrain]`, or `[base]` with `model`"
+        if self.finetune is not None and self.finetune.replay_from is not None and self.collect is not None:
+            yield "`finetune.replay_from` has no effect with documents of the recipe's own: they are replayed"
         yield from self._problems_of_improving()
         if self.evaluate is not None and self.pretrain is None and self.finetune is None:
             yield "`evaluate` has no model of this run to measure: add `[pretrain]` or `[finetune]`"
@@ -106,6 +108,7 @@ _PATH_KEYS = (
     ("base", "model"),
     ("finetune", "data"),
     ("finetune", "test"),
+    ("finetune", "replay_from"),
     ("reward", "data"),
     ("reward", "test"),
     ("align", "data"),

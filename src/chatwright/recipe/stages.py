@@ -114,7 +114,11 @@ def _evaluate_config(recipe: Recipe) -> evaluate.EvaluateInputs:
 
 
 def _finetune_outside(recipe: Recipe) -> Any:
-    return recipe.finetune and [_file_digest(path) for path in (recipe.finetune.data, recipe.finetune.test)]
+    if recipe.finetune is None:
+        return None
+    config = recipe.finetune
+    files = [_file_digest(path) for path in (config.data, config.test)]
+    return files if config.replay_from is None else [*files, _file_digest(f"{config.replay_from}/index.json")]
 
 
 def _evaluate_outside(recipe: Recipe) -> Any:

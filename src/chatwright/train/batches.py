@@ -22,14 +22,19 @@ class MicroBatch(NamedTuple):
     weight: float = 1.0  # of its targets in the step's mean, beside those of other micro-batches
     keeps_base: bool = False  # it guards what the base predicts, rather than teaching its targets
     documents_BT: Tensor | None = None  # noqa: N815 - which document of its row a position belongs to, where many share
+    extras: dict[str, Tensor] | None = None  # what an objective wants beside the ids; between it and its source
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on a device."""
         if device.type == "cpu":
             return self
         documents_BT = self.documents_BT if self.documents_BT is None else _moved(self.documents_BT, device)
+        extras = self.extras and {name: _moved(tensor, device) for name, tensor in self.extras.items()}
         return self._replace(
-            ids_BT=_moved(self.ids_BT, device), targets_BT=_moved(self.targets_BT, device), documents_BT=documents_BT
+            ids_BT=_moved(self.ids_BT, device),
+            targets_BT=_moved(self.targets_BT, device),
+            documents_BT=documents_BT,
+            extras=extras,
         )
 
     @property

@@ -82,7 +82,8 @@ class Trainer:
         placement: device and precision.
         directory: where `checkpoints/` and `metrics.jsonl` are.
         flops_per_token: the model's arithmetic, where the machine's use is to be logged.
-        evaluate: measures on held-out data; called between steps, must not draw random numbers.
+        evaluate: measures on held-out data; called between steps, must not draw random numbers. Training ends early
+            where its figures say `finished`.
     """
 
     def __init__(
@@ -143,6 +144,11 @@ class Trainer:
         self._evaluation: dict[str, Any] = {}
         self._score: float | None = None  # of the evaluation, if it was made at this very step
 
+    @property
+    def step(self) -> int:
+        """Steps done so far."""
+        return self._step
+
     def run(self, stop: StopFlag | None = None, *, label: str = "train") -> dict[str, Any]:
         """Train to the last step, from the newest sound checkpoint if there is one.
 
@@ -161,7 +167,7 @@ class Trainer:
             habits = Preparation(self._config.steps, self._config.is_fitted, self._config.compile)
             self._fitted.prepare(self._network, self._source, self._directory, habits)
             progress = ProgressLine(label, self._config.steps, start=self._step)
-            while self._step < self._config.steps and not self._patience.is_over:
+            while self._step < self._config.steps and not self._is_over():
                 began = time.monotonic()
                 report = self._train_step()
                 elapsed = time.monotonic() - began
@@ -187,6 +193,10 @@ class Trainer:
             "evaluation": self._evaluation,
             **used,
         }
+
+    def _is_over(self) -> bool:
+        """Whether training ends early: held-out loss no longer falls, or the measurement says that it has enough."""
+        return self._patience.is_over or bool(self._evaluation.get("finished"))
 
     def _held_alone(self) -> contextlib.AbstractContextManager[None]:
         """No other process trains in this directory meanwhile."""

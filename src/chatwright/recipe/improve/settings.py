@@ -9,7 +9,7 @@ from chatwright.foundation import config as configuration
 from chatwright.foundation.config import Config
 from chatwright.model.adapter import LoraConfig
 from chatwright.train.settings import TrainingConfig
-from chatwright.tune.finetune import FinetuneConfig
+from chatwright.tune.finetune_settings import FinetuneConfig
 from chatwright.tune.preferences.harvest import HarvestConfig
 from chatwright.tune.preferences.settings import AlignConfig, AlignOptimizerConfig, AlignScheduleConfig
 

@@ -23,7 +23,7 @@ from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
 from chatwright.train.batches import MicroBatch
 from chatwright.tune.preferences.losses import pairwise
 from chatwright.tune.rollouts import Answered
-from chatwright.tune.tasks import TaskBatch, extras_of
+from chatwright.tune.tasks import extras_of, task_batch
 
 _FORMAT = "chatwright.reward"
 _VERSION = 1
@@ -67,7 +67,7 @@ def pair_batch(chosen: Sequence[Answered], rejected: Sequence[Answered], weights
     rows = [[*answer.prompt, *answer.answer] for answer in (*chosen, *rejected)]
     ids_BT = padded(rows)
     extras = {"last_B": torch.tensor([len(row) - 1 for row in rows]), "weights_P": torch.tensor(list(weights))}
-    return TaskBatch.of(ids_BT, torch.full_like(ids_BT, -100), count=len(chosen), extras=extras)
+    return task_batch(ids_BT, torch.full_like(ids_BT, -100), count=len(chosen), extras=extras)
 
 
 class RewardObjective:
