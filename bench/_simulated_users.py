@@ -213,7 +213,7 @@ class Talkers:
                     self.answered += 1
                 except (httpx.HTTPError, ValueError) as error:
                     self.failures.append(repr(error))
-                self._over.wait(0.05)
+                self._over.wait(0.2)
 
     def _stream(self, client: httpx.Client, question: Question) -> str:
         messages = [{"role": "user", "content": question.text}]

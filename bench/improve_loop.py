@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--compared", type=int, default=500, help="held-out questions for the judge's comparison")
     parser.add_argument("--pages", type=int, default=6, help="questions of a round that are asked in a browser")
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--part", choices=("all", "loop", "kills"), default="all")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", type=Path, help="where the figures are put")
     options = parser.parse_args()
@@ -75,6 +76,13 @@ class Loop:
 
     def go(self) -> dict[str, Any]:
         """Every part, in order."""
+        found = self.rounds() if self.options.part != "kills" else {}
+        if self.options.part != "loop":
+            found["kills"] = kill_often(self.store.with_name("killed.db"), self.run, self.options.kills)
+        return found
+
+    def rounds(self) -> dict[str, Any]:
+        """Fair rounds, poisoned ones, the way back, and somebody's end."""
         found: dict[str, Any] = {"questions": len(self.questions), "compared_on": len(self.compared), "rounds": []}
         with served(self.run, self.store, self.guests) as url:
             crowd = Crowd(url, self.users, model=self.run.name, seed=1)
@@ -89,7 +97,6 @@ class Loop:
                 found["poisoned"][name] = self.round(crowd, place, judge, scores)
             found["rollback"] = self.roll_back(crowd, scores)
             found["consent"] = self.forget(crowd)
-        found["kills"] = kill_often(self.store.with_name("killed.db"), self.run, self.options.kills)
         return found
 
     def round(self, crowd: Crowd, number: int, judge: Judge, scores: list[list[float]]) -> dict[str, Any]:
@@ -102,7 +109,7 @@ class Loop:
             pages = self.questions[-number * self.options.pages :][: self.options.pages]
             crowd.said.update(in_browser(crowd.url, self.users, pages, judge))
         began = time.monotonic()
-        with Talkers(crowd, self.questions[:200], number=2) as talkers:
+        with Talkers(crowd, self.questions[:200], number=1) as talkers:
             outcome = improve(self.run, self.store, self.options.settings)
             if outcome["state"] == "promoted":
                 digest = outcome["in_service"]["digest"][:12]
@@ -126,7 +133,7 @@ class Loop:
 
     def roll_back(self, crowd: Crowd, scores: list[list[float]]) -> dict[str, Any]:
         """The model before is served again, and answers as it did."""
-        with Talkers(crowd, self.questions[:200], number=2) as talkers:
+        with Talkers(crowd, self.questions[:200], number=1) as talkers:
             told = command("improve", self.run, "--rollback", "--json")
             wait_until(lambda: f"fp_{told['in_service']['digest'][:12]}" in talkers.prints)
         again = crowd.scores(self.compared, fair)

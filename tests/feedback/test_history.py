@@ -216,6 +216,30 @@ def test_a_migration_that_fails_half_way_leaves_the_old_schema(tmp_path, monkeyp
     store.close()
 
 
+def test_a_store_of_the_second_version_names_the_owners_of_its_conversations(tmp_path):
+    import sqlalchemy as sql
+
+    path = tmp_path / "feedback.sqlite"
+    engine = sql.create_engine(f"sqlite:///{path}")
+    then = without_later_columns(version=2)
+    talks = {"id": "c1", "owner": "ann", "title": "", "system": "", "settings": {}, "created": 1.0, "updated": 1.0}
+    with engine.begin() as connection:
+        then.create_all(connection, tables=[t for name, t in then.tables.items() if name not in ("scores", "people")])
+        connection.execute(tables.versions.insert().values(version=2))
+        connection.execute(then.tables["conversations"].insert().values(**talks))
+        turn = {"id": "t", "conversation": "c1", "role": "assistant", "content": "", "created": 1.0, "answer": "hers"}
+        connection.execute(then.tables["turns"].insert().values(**turn))
+        for name in ("hers", "nobodys"):
+            row = {k: v for k, v in vars(answer(name, "text")).items() if k != "owner"} | {"messages": []}
+            connection.execute(then.tables["answers"].insert().values(**row, created=1.0))
+            connection.execute(then.tables["ratings"].insert().values(answer_id=name, thumb=1, created=2.0))
+    engine.dispose()
+    store = FeedbackStore(path)
+    found = [(entry["id"], entry["owner"], entry["ratings"][0]["rater"]) for entry in store.export()]
+    store.close()
+    assert found == [("hers", "ann", "ann"), ("nobodys", "", "")]
+
+
 def fail_at_statement(monkeypatch, number):
     """Let the `number`-th change of the schema fail, as a full disk would."""
     from sqlalchemy.engine.default import DefaultDialect

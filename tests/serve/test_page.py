@@ -317,6 +317,24 @@ def test_settings_and_the_system_prompt_belong_to_the_conversation(page, server)
     assert answer(page).inner_text() == "The other answer"
 
 
+def test_a_person_says_whether_models_may_learn_from_them_and_can_be_forgotten(page, server):
+    send(page, "Hello")
+    wait_for_end(page)
+    button(page, "Settings").click()
+    page.get_by_label("Models may learn from it").uncheck()
+    page.get_by_text("Models will not learn from it.").wait_for()
+    assert [entry["consent"] for entry in server.store.export()] == [False]
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download your answers").click()
+    assert "You said: Hello" in Path(download.value.path()).read_text()
+    button(page, "Delete everything of mine").click()
+    assert list(server.store.export())
+    page.locator("#forget-me", has_text="Press again").click()
+    page.get_by_role("button", name="How are you?").wait_for()
+    assert list(server.store.export()) == []
+    assert server.store.history.find("") == []
+
+
 def test_colours_follow_the_choice_and_are_kept(page):
     ground = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(ground)

@@ -147,7 +147,7 @@ def test_forgetting_is_the_rise_of_bits_per_byte_on_the_base_s_held_out_document
     measured = []
     for directory in (material / "base", tuned[0] / "model"):
         network = load_model(directory).network.eval()
-        losses = document_losses(network, documents, end_of_text=tiny_tokenizer.end_of_text, stride=64)
+        losses = document_losses(network, documents, begin=tiny_tokenizer.begin_of_text, stride=64)
         measured.append(by_domain(losses))
     for domain in ("all", "shop", "sea"):
         rise = measured[1][domain]["bits_per_byte"] - measured[0][domain]["bits_per_byte"]

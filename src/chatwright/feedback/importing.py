@@ -76,13 +76,25 @@ def import_entries(store: FeedbackStore, entries: Iterable[dict[str, Any]]) -> I
     answers = sum(_add_answer(store, entry) for entry in listed)
     known = {entry["id"] for entry in store.export()}
     opinions, passed_over = 0, Counter[str]()
-    for entry in listed:
-        for created, given in _opinions(entry):
-            if not set(given.answer_ids) <= known:
-                passed_over["the other answer of a choice is not in the file"] += 1
-                continue
-            opinions += store.add_rating(given, created=created).is_new
+    told = [one for entry in listed for one in _opinions(entry)]
+    for created, given in sorted(told, key=lambda one: one[0]):  # where nobody has a name, the last one counts
+        if not set(given.answer_ids) <= known:
+            passed_over["the other answer of a choice is not in the file"] += 1
+            continue
+        opinions += store.add_rating(given, created=created).is_new
+    _take_over_consent(store, listed)
     return Imported(answers, opinions, dict(passed_over))
+
+
+def _take_over_consent(store: FeedbackStore, entries: Iterable[dict[str, Any]]) -> None:
+    """Who agreed there, agrees here, unless they said something here; the owner's refusal likewise."""
+    told = {str(entry.get("owner", "")): entry.get("consent") for entry in entries}
+    for entry in entries:
+        for kind in ("ratings", "scores", "choices"):
+            told |= {str(item.get("rater", "")): item.get("consent") for item in entry.get(kind, ())}
+    for name, agrees in told.items():
+        if agrees is (name != "") and store.people.consent(name) is None:
+            store.people.set_consent(name, agrees=bool(agrees))
 
 
 def _add_answer(store: FeedbackStore, entry: dict[str, Any]) -> bool:
@@ -134,7 +146,10 @@ def _told(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def import_study(store: FeedbackStore, judgements: Iterable[dict[str, Any]]) -> Imported:
-    """Put what people said on the page for raters (`Study.export`) into a store; checks and repeats are passed over."""
+    """Put what people said on the page for raters (`Study.export`) into a store; checks and repeats are passed over.
+
+    Who takes part in a study agrees to its use. Its raters stay apart from people of the same name in the chat.
+    """
     answers = opinions = 0
     passed_over = Counter[str]()
     for told in judgements:
@@ -143,9 +158,16 @@ def import_study(store: FeedbackStore, judgements: Iterable[dict[str, Any]]) -> 
             continue
         entries = [_of_study(told, place) for place in range(len(told["answers"]))]
         answers += sum(_add_answer(store, entry) for entry in entries)
+        if store.people.consent(rater_of(told)) is None:
+            store.people.set_consent(rater_of(told), agrees=True)
         for given in _of_judgement(told, [entry["id"] for entry in entries]):
             opinions += store.add_rating(given, created=told["created"]).is_new
     return Imported(answers, opinions, dict(passed_over))
+
+
+def rater_of(told: dict[str, Any]) -> str:
+    """A study's rater as a person of the store."""
+    return f"study:{told['rater']}"
 
 
 def _of_study(told: dict[str, Any], place: int) -> dict[str, Any]:
@@ -163,7 +185,7 @@ def _of_study(told: dict[str, Any], place: int) -> dict[str, Any]:
 
 
 def _of_judgement(told: dict[str, Any], ids: list[str]) -> Iterator[Rating | Choice | Score]:
-    whose: dict[str, Any] = {"rater": told["rater"], "role": told["rater_kind"], "reason": told["note"]}
+    whose: dict[str, Any] = {"rater": rater_of(told), "role": told["rater_kind"], "reason": told["note"]}
     whose["key"] = f"study-{digest_json([told['item'], told['rater'], told['created']])[:32]}"
     if len(ids) > 1:
         yield Choice(first=ids[0], second=ids[1], choice=told["choice"], **whose)

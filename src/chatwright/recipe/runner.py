@@ -131,6 +131,8 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOut
         summary = stage.run(_context(plan, recipe, work, stop))
     seconds = time.monotonic() - began
     storage.finish(work, plan.final, _facts(plan, recipe, summary, seconds))
+    if stage.published is not None:
+        stage.published(plan.final)
     for stale in (run_dir / _WORK).glob(f"{stage.name}-*"):
         shutil.rmtree(stale, ignore_errors=True)
     say(f"  done in {duration(seconds)}")

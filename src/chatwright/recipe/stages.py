@@ -29,6 +29,7 @@ class Stage(NamedTuple):
     config: Callable[[Recipe], Any]
     run: Callable[[StageContext], dict[str, Any]]
     outside: Callable[[Recipe], Any] = lambda recipe: None  # noqa: ARG005 - digest of what lies outside the run
+    published: Callable[[Path], None] | None = None  # called with the stage's directory, once it is there
 
 
 def _has_documents(recipe: Recipe) -> bool:
@@ -220,7 +221,7 @@ STAGES = (
     ),
     Stage(
         name="evaluate",
-        version=2,
+        version=3,
         command="evaluate",
         wanted=lambda recipe: (
             recipe.evaluate is not None and bool(_evaluate_inputs(recipe).keys() & {"pretrain", "finetune"})
@@ -229,6 +230,7 @@ STAGES = (
         config=_evaluate_config,
         run=evaluate.run,
         outside=_evaluate_outside,
+        published=evaluate.keep_records,
     ),
 )
 

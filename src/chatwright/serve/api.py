@@ -26,7 +26,7 @@ from chatwright.serve.routes import answering, feedback, information, kept, page
 from chatwright.serve.settings import ServeSettings
 from chatwright.serve.shelf import Shelf
 
-_TAGS = frozenset({"a_rating", "a_choice"})  # steps of a path that name a shape, not a field
+_TAGS = frozenset({"a_rating", "a_choice", "a_score"})  # steps of a path that name a shape, not a field
 _PLACES = frozenset({"body", "query", "path", "header"})
 
 

@@ -49,13 +49,14 @@ def sample_documents(split: TokenSplit, *, tokens_per_domain: int) -> list[Token
 
 
 def document_losses(
-    network: Network, documents: Iterable[TokenDocument], *, end_of_text: int, stride: int, batch_tokens: int = 16_384
+    network: Network, documents: Iterable[TokenDocument], *, begin: int, stride: int, batch_tokens: int = 16_384
 ) -> list[DocumentLoss]:
     """Loss of every token of every document, each token counted once.
 
     Windows of the model's context move on by `stride`; a token is scored in the first window that holds it, so it
     sees at least `context - stride` tokens before it where the document has them. The first token is predicted from
-    an end-of-text token; the end of the document is not scored. `stride` equal to the context is the fastest.
+    `begin`, the token that begins a text (for our own tokenizers the one that ends the text before); the end of the
+    document is not scored. `stride` equal to the context is the fastest.
     """
     listed = list(documents)
     length = network.config.context_length
@@ -63,7 +64,7 @@ def document_losses(
         raise ValueError(f"the stride must lie between 1 and the context of {length}: {stride}")
     windows: list[_Window] = []
     for index, document in enumerate(listed):
-        windows += _windows(index, document.ids.tolist(), end_of_text=end_of_text, length=length, stride=stride)
+        windows += _windows(index, document.ids.tolist(), begin=begin, length=length, stride=stride)
     windows.sort(key=lambda window: len(window.inputs))  # rows of like length are padded least
     nats = [0.0] * len(listed)
     start = 0
@@ -78,15 +79,15 @@ def document_losses(
     ]
 
 
-def _windows(document: int, ids: Sequence[int], *, end_of_text: int, length: int, stride: int) -> list[_Window]:
-    stream = [end_of_text, *ids]  # stream[i] predicts stream[i + 1]
-    windows, scored, begin = [], 0, 0
+def _windows(document: int, ids: Sequence[int], *, begin: int, length: int, stride: int) -> list[_Window]:
+    stream = [begin, *ids]  # stream[i] predicts stream[i + 1]
+    windows, scored, start = [], 0, 0
     while scored < len(ids):
-        end = min(begin + length, len(ids))
-        targets = [IGNORED] * (scored - begin) + stream[scored + 1 : end + 1]
-        windows.append(_Window(document, stream[begin:end], targets))
+        end = min(start + length, len(ids))
+        targets = [IGNORED] * (scored - start) + stream[scored + 1 : end + 1]
+        windows.append(_Window(document, stream[start:end], targets))
         scored = end
-        begin += stride
+        start += stride
     return windows
 
 
@@ -139,15 +140,15 @@ def by_domain(losses: Iterable[DocumentLoss]) -> dict[str, dict[str, Any]]:
 class HeldoutCheck:
     """The measurement during training: a fixed sample of held-out documents, whole, by domain."""
 
-    def __init__(self, network: Network, documents: Sequence[TokenDocument], *, end_of_text: int):
+    def __init__(self, network: Network, documents: Sequence[TokenDocument], *, begin: int):
         self._network = network
         self._documents = documents
-        self._end_of_text = end_of_text
+        self._begin = begin
 
     def __call__(self) -> dict[str, Any]:
         """Bits per byte by domain, and one line for the person."""
         stride = self._network.config.context_length
-        losses = document_losses(self._network, self._documents, end_of_text=self._end_of_text, stride=stride)
+        losses = document_losses(self._network, self._documents, begin=self._begin, stride=stride)
         domains = by_domain(losses)
         bits = {name: values["bits_per_byte"] for name, values in domains.items()}
         named = ", ".join(f"{name} {value:.3f}" for name, value in bits.items() if name != "all")

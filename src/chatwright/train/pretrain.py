@@ -75,7 +75,7 @@ def run(context: StageContext) -> dict[str, Any]:
     shares = order.shares(settings.steps * settings.batch_rows) if isinstance(order, MixtureOrder) else []
     fingerprint = _fingerprint(context, train, length=length)
     heldout = sample_documents(data.split("heldout"), tokens_per_domain=settings.heldout_tokens)
-    check = HeldoutCheck(network, heldout, end_of_text=tokenizer.end_of_text) if heldout else None
+    check = HeldoutCheck(network, heldout, begin=tokenizer.begin_of_text) if heldout else None
     trainer = Trainer(
         network=network,
         trained=network,

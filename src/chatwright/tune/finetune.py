@@ -132,7 +132,7 @@ def _material(config: FinetuneConfig, base: LoadedModel, tokens: Path | None) ->
         answers_of(test, encoder, context_length=length),
         answers_of(validation, encoder, context_length=length),
         heldout,
-        base.tokenizer.end_of_text,
+        base.tokenizer.begin_of_text,
     )
     return _Material(encode_samples(train, encoder, context_length=length), task, data)
 

@@ -55,7 +55,7 @@ class Task(NamedTuple):
     test: Answers
     validation: Answers
     heldout: list[TokenDocument]  # of the base's documents, a sample of each domain
-    end_of_text: int
+    begin: int  # the token that documents are read from
 
     def figures(self, network: Network) -> dict[str, Any]:
         """Bits per byte on the answers, and on the base's documents by domain; what there is not is left out."""
@@ -67,7 +67,7 @@ class Task(NamedTuple):
         }
         if self.heldout:
             length = network.config.context_length
-            losses = document_losses(network, self.heldout, end_of_text=self.end_of_text, stride=length)
+            losses = document_losses(network, self.heldout, begin=self.begin, stride=length)
             result["heldout"] = by_domain(losses)
         return result
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from chatwright.evaluate.answers import Answered, ask, references_by_label, score
 from chatwright.evaluate.metrics import same
 from chatwright.feedback.conversations import Conversation, Message, read_conversations
-from chatwright.model.chat import ChatModel
+from chatwright.model.chat import ChatModel, load
 from chatwright.recipe.improve.gather import Gathered, verdict_couples
 from chatwright.recipe.improve.settings import PromotionConfig
 from chatwright.recipe.recipe import Recipe
@@ -102,12 +102,12 @@ def tasks_of(recipe: Recipe, config: PromotionConfig) -> Tasks:
     return Tasks(questions[::step], references, recipe.evaluate.max_answer_tokens)
 
 
-def won(new: ChatModel, old: ChatModel, part: Preferences, *, least: int, config: PromotionConfig) -> Share | None:
-    """The share of held-out feedback that the new model won; None where there is less than `least`."""
+def won(new: ChatModel, old: ChatModel, part: Preferences, *, config: PromotionConfig) -> Share | None:
+    """The share of feedback that the new model won; None where there is less than `least_heldout`."""
     outcomes, questions = _of_pairs(new, old, part)
-    if len(outcomes) < least:
+    if len(outcomes) < config.least_heldout:
         outcomes, questions = _of_verdicts(new, old, part)
-    if len(outcomes) < least:
+    if len(outcomes) < config.least_heldout:
         return None
     return bootstrap(outcomes, questions, confidence=config.confidence, draws=config.draws)
 
@@ -191,6 +191,7 @@ class Measured(NamedTuple):
     first: Figures  # of the model that the loop began with
     heldout: Share | None
     earlier: Share | None
+    agreement: Share | None  # of the new feedback with what the model in service has learned since the first one
 
 
 def measure_both(
@@ -204,26 +205,31 @@ def measure_both(
         recipe: names the tasks.
         data: the run's documents as tokens.
     """
-    from chatwright.model.chat import load
-
     config = recipe.improve.promote
     tasks, tokens = tasks_of(recipe, config), recipe.improve.learn.heldout_tokens
     new, old = load(paths[0]), load(paths[1])
+    first = old if paths[2] == paths[1] else load(paths[2])
     figures = [measure(model, tasks, data, tokens_per_domain=tokens) for model in (new, old)]
     no_tasks = tasks._replace(questions=[])
-    first = figures[1] if paths[2] == paths[1] else measure(load(paths[2]), no_tasks, data, tokens_per_domain=tokens)
+    begun = figures[1] if first is old else measure(first, no_tasks, data, tokens_per_domain=tokens)
+    fresh = Preferences(
+        [*gathered.train.pairs, *gathered.heldout.pairs], [*gathered.train.verdicts, *gathered.heldout.verdicts]
+    )
     return Measured(
         figures[0],
         figures[1],
-        first,
-        won(new, old, gathered.heldout, least=config.least_heldout, config=config),
-        won(new, old, gathered.earlier, least=config.least_heldout, config=config),
+        begun,
+        heldout=won(new, old, gathered.heldout, config=config),
+        earlier=won(new, old, gathered.earlier, config=config),
+        agreement=None if first is old else won(old, first, fresh, config=config),
     )
 
 
 def judge(found: Measured, gathered: Gathered, config: PromotionConfig) -> list[Check]:
     """The conditions, all of which a new model must meet."""
-    checks = [_wins(found.heldout, gathered), _keeps(found.earlier)]
+    checks = [_wins(found.heldout, gathered)]
+    if config.keeps_earlier:
+        checks += [_agrees(found.agreement), _keeps(found.earlier, config)]
     if found.new.right is not None and found.old.right is not None:
         change = found.new.right - found.old.right
         told = (
@@ -248,7 +254,7 @@ def _wins(share: Share | None, gathered: Gathered) -> Check:
         part = gathered.heldout
         told = f"{len(part.pairs)} pairs and {len(part.verdicts)} thumbs are held out: too few to tell"
         return Check(name, passed=False, told=told)
-    told = f"{_shown(share)}; the interval must lie above 50 %"
+    told = f"won {_shown(share)}; the interval must lie above 50 %"
     return Check(name, share.low > 0.5, told + ("" if share.low > 0.5 else _why_not(share)))
 
 
@@ -260,18 +266,28 @@ def _why_not(share: Share) -> str:
     )
 
 
-def _keeps(share: Share | None) -> Check:
-    """No loss on what people said in earlier rounds."""
-    name = "keeps what earlier feedback taught"
+def _agrees(share: Share | None) -> Check:
+    """The new feedback does not contradict what the rounds before have taught: a poisoned round does."""
+    name = "agrees with earlier feedback"
     if share is None:
-        return Check(name, passed=True, told="nothing of earlier rounds is held out yet")
-    told = f"{_shown(share)}; the interval must not lie below 50 %"
+        return Check(name, passed=True, told="no round before, or too little feedback to compare with")
+    told = f"what was learned before says the same of {_shown(share)}; the interval must not lie below 50 %"
     contradicts = ". The new feedback contradicts what people said before" if share.high < 0.5 else ""
     return Check(name, share.high >= 0.5, told + contradicts)
 
 
+def _keeps(share: Share | None, config: PromotionConfig) -> Check:
+    """No loss on what was held out of earlier rounds. Here the burden of proof is the new model's."""
+    name = "keeps what earlier feedback taught"
+    if share is None:
+        return Check(name, passed=True, told="too little of earlier rounds is held out yet")
+    least = 0.5 - config.earlier_loss
+    told = f"won {_shown(share)}; at least {least:.0%} are needed, and the interval must not lie below 50 %"
+    return Check(name, share.share >= least and share.high >= 0.5, told)
+
+
 def _shown(share: Share) -> str:
     return (
-        f"{share.share:.1%} of {share.comparisons} comparisons on {share.questions} questions won "
+        f"{share.share:.1%} of {share.comparisons} comparisons on {share.questions} questions "
         f"({share.low:.1%} to {share.high:.1%})"
     )

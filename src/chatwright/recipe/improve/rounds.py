@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.feedback.conversations import read_conversations
+from chatwright.feedback.importing import import_study
+from chatwright.feedback.ratings import Study
 from chatwright.feedback.store import FeedbackStore
 from chatwright.foundation import storage
 from chatwright.foundation.console import duration, say
@@ -31,6 +33,7 @@ from chatwright.tune.preferences import align
 from chatwright.tune.preferences.harvest import questions_of
 
 REPORT = "report.json"
+STUDY = "ratings.sqlite"  # of the page for raters
 _WORK = ".work"
 _VERSION = 1
 
@@ -149,9 +152,20 @@ def _gather(at: _Place, store: str) -> tuple[Gathered, Any]:
     _require_no_larger_share(at.run_dir, config)
     learned, set_aside = _used(at.run_dir, at.service)
     with contextlib.closing(FeedbackStore(store)) as opened:
+        _take_in_ratings(at.run_dir, opened)
         entries = list(opened.export(rated_only=True))
     tests = _test_prompts(at.recipe)
     return gathering.gather(entries, config, learned=learned, set_aside=set_aside, test_prompts=tests)
+
+
+def _take_in_ratings(run_dir: Path, store: FeedbackStore) -> None:
+    """What people said on the run's page for raters comes into the store, once."""
+    if not (run_dir / STUDY).is_file():
+        return
+    with contextlib.closing(Study(run_dir / STUDY)) as study:
+        found = import_study(store, study.export())
+    if found.opinions:
+        say(f"  {found.opinions} opinions from the page for raters are new in the store")
 
 
 def _require_no_larger_share(run_dir: Path, config: ImproveConfig) -> None:

@@ -32,11 +32,11 @@ class LearningConfig(TrainingConfig):
     good_weight: float = Field(default=1.0, gt=0)
     bad_weight: float = Field(default=1.0, gt=0)
     max_answer_tokens: int = Field(default=64, ge=1)
-    epochs: float = Field(default=2.0, gt=0)
+    epochs: float = Field(default=3.0, gt=0)
     batch_rows: int = Field(default=16, ge=1)
     micro_rows: int = Field(default=8, ge=1)
     heldout_tokens: int = Field(default=16_384, ge=1)  # of each domain, to see what is forgotten
-    optimizer: AlignOptimizerConfig = AlignOptimizerConfig(learning_rate=1e-4)
+    optimizer: AlignOptimizerConfig = AlignOptimizerConfig(learning_rate=3e-4)
     schedule: AlignScheduleConfig = AlignScheduleConfig()
 
     def as_align(self, objective: str, *, data: str, test: str | None) -> AlignConfig:
@@ -77,6 +77,12 @@ class PromotionConfig(Config):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)  # of the interval of the share of held-out feedback won
     draws: int = Field(default=10_000, ge=100)  # of the bootstrap over questions
     least_heldout: int = Field(default=20, ge=2)  # held-out comparisons below which nothing is promoted
+    keeps_earlier: bool = (
+        True  # new feedback must not contradict that of earlier rounds; false: people changed their mind
+    )
+    earlier_loss: float = Field(
+        default=0.05, ge=0, lt=0.5
+    )  # share below half that may be won of earlier rounds' feedback
     forgetting: float = Field(default=0.05, ge=0)  # bits per byte that a round may lose on held-out documents
     forgetting_ever: float = Field(default=0.1, ge=0)  # the same since the model that the loop began with
     task_loss: float = Field(default=0.02, ge=0)  # share of test questions answered right that a round may lose

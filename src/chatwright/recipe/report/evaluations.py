@@ -32,11 +32,19 @@ def main_figures(record: dict[str, Any]) -> dict[str, float]:
     if kind == "texts":
         return {"bits per byte": float(result["domains"]["all"]["bits_per_byte"])}
     if kind == "answers":
-        names = ("bleu", "chrf", "ter", "rouge_l", "exact", "token_f1", "right")
-        return {name: float(result[name]) for name in names if name in result}
+        return _answer_figures(result)
+    if kind == "run":
+        heldout = result.get("heldout", {}).get("all")
+        bits = {} if heldout is None else {"bits per byte": float(heldout["bits_per_byte"])}
+        return bits | _answer_figures(result.get("answers", {}))
     if kind == "tasks":
         return {f"{name}: {item['metric']}": float(item["value"]) for name, item in result["tasks"].items()}
     return {}
+
+
+def _answer_figures(result: dict[str, Any]) -> dict[str, float]:
+    names = ("bleu", "chrf", "ter", "rouge_l", "exact", "token_f1", "right")
+    return {name: float(result[name]) for name in names if name in result}
 
 
 def evaluations_section(run: RunFacts) -> Section | None:
@@ -54,9 +62,10 @@ def evaluations_section(run: RunFacts) -> Section | None:
 def _lines(records: Sequence[dict[str, Any]]) -> Html | None:
     series: dict[str, list[tuple[float, float, str]]] = {}
     for record in records:
+        # A recipe measures all its models each time: these are lines side by side, not one that goes up and down.
+        whose = record["model"]["name"] if record["kind"] == "run" else Path(str(record["data"].get("path", ""))).name
         for name, value in main_figures(record).items():
-            data = Path(str(record["data"].get("path", ""))).name
-            series.setdefault(f"{data}, {name}", []).append((record["created"], value, record["model"]["name"]))
+            series.setdefault(f"{whose}, {name}", []).append((record["created"], value, record["model"]["name"]))
     drawn = {name: points for name, points in series.items() if len(points) > 1}
     if not drawn:
         return None
@@ -127,10 +136,11 @@ def record_page(record: dict[str, Any]) -> str:
         parts.append(table(["document", "domain", "bits per byte"], worst, caption="Hardest documents", words=(1,)))
     parts.append(spans_part(result["worst_spans"], whose=str(model["name"])))
     parts.append(note("Digests: ", code(", ".join(digests)), f"; chatwright {record['code']['chatwright']}."))
-    return _page(f"{model['name']}: loss of texts", join(part for part in parts if part))
+    return page_without_script(f"{model['name']}: loss of texts", join(part for part in parts if part))
 
 
-def _page(title: str, body: Html) -> str:
+def page_without_script(title: str, body: Html) -> str:
+    """A page of its own in which nothing runs and nothing is fetched."""
     style = STYLE + HEAT_STYLE
     policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     head = element(

@@ -11,6 +11,7 @@ from chatwright.recipe.report.facts import EVALUATIONS, RECIPE, RunFacts, manife
 from chatwright.recipe.report.heatmap import HEAT_STYLE
 from chatwright.recipe.report.look import SCRIPT, STYLE
 from chatwright.recipe.report.markup import Html, Section, element, join, paragraph, script, text
+from chatwright.recipe.report.rounds import round_paths, rounds_section
 
 REPORT = "report.html"
 _VERSION = 2  # raised when the same run would give another page
@@ -41,7 +42,12 @@ def write_report(run_dir: Path) -> Path:
 
 def _digest(run_dir: Path) -> str:
     """Of everything the page depends on: the stages' manifests name all files below them by their SHA-256."""
-    paths = [*manifest_paths(run_dir), run_dir / RECIPE, *sorted((run_dir / EVALUATIONS).glob("*.json"))]
+    paths = [
+        *manifest_paths(run_dir),
+        *round_paths(run_dir),
+        run_dir / RECIPE,
+        *sorted((run_dir / EVALUATIONS).glob("*.json")),
+    ]
     found = {path.relative_to(run_dir).as_posix(): storage.digest_file(path) for path in paths if path.is_file()}
     return storage.digest_json([_VERSION, chatwright.__version__, found])
 
@@ -73,6 +79,7 @@ def render(run: RunFacts, *, digest: str = "") -> str:
         samples_section,
         weak_section,
         evaluations_section,
+        rounds_section,
         training_section,
         data_section,
         lineage_section,
