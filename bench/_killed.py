@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 
 from chatwright.feedback.store import FeedbackStore
-from chatwright.model.chat import load
+from chatwright.model.chat import ChatModel, load
 from chatwright.recipe.improve.service import read_service
 from chatwright.serve.api import create_app
 from chatwright.serve.server import ChatServer, open_port, page_address
@@ -32,7 +33,9 @@ class Killed:
 
     def __init__(self, store: Path, run: Path):
         self.store = store
-        self.model = read_service(run).path(run)
+        torch.set_num_threads(1)  # no pool of threads may stand when a process is forked
+        self.model = load(read_service(run).path(run))
+        self.model.name = "killed"
         self.chance = random.Random(3)
         self.answers: list[str] = []  # acknowledged: the response had come
         self.ratings: list[tuple[str, str]] = []  # acknowledged: answer and key
@@ -102,11 +105,6 @@ class Killed:
         }
 
 
-def _serve(model: Path, store: Path, listening: Any) -> None:
+def _serve(model: ChatModel, store: Path, listening: Any) -> None:
     """The life of one server, in a process of its own."""
-    import torch
-
-    torch.set_num_threads(1)
-    opened = load(model)
-    opened.name = "killed"
-    ChatServer(create_app(opened, FeedbackStore(store), ServeSettings()), grace_s=1.0).run(sockets=[listening])
+    ChatServer(create_app(model, FeedbackStore(store), ServeSettings()), grace_s=1.0).run(sockets=[listening])

@@ -158,7 +158,8 @@ def compare_reach(options: argparse.Namespace, scratch: Path, heldout: NDArray[A
     print(f"\n{'reach':18}{'parameters':>12}{'wall s':>9}{'tokens':>12}{'held-out loss':>15}")
     tokens = options.steps * REACH["batch_rows"] * REACH_MODEL.context_length
     print(f"{'chatwright':18}{network.config.num_parameters():>12,}{wall:>9.1f}{tokens:>12,}{loss:>15.4f}")
-    print(f"{'nanoGPT README':18}{parameters:>12,}{wall_theirs:>9.1f}{options.iterations * 12 * 64:>12,}{loss_theirs:>15.4f}")
+    tokens = options.iterations * README["batch_size"] * README["block_size"]
+    print(f"{'nanoGPT README':18}{parameters:>12,}{wall_theirs:>9.1f}{tokens:>12,}{loss_theirs:>15.4f}")
     print(f"wall time, ours over nanoGPT's: {wall / wall_theirs:.3f}; loss below nanoGPT's: {loss <= loss_theirs}")
 
 

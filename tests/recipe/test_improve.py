@@ -133,6 +133,13 @@ def test_a_kill_between_publishing_and_promoting_is_made_up_for(run_dir):
     assert rounds._settle(run_dir) is None
 
 
+def test_a_model_that_was_made_again_since_is_not_taken_for_the_one_in_service(run_dir, make_network, tiny_tokenizer):
+    service.promote(run_dir, 1)
+    save_model(run_dir / "round-0001" / "model", make_network(seed=9), tiny_tokenizer, lineage={})
+    with pytest.raises(RefusedError, match="another model than the one"):
+        service.read_service(run_dir)
+
+
 @pytest.mark.parametrize("damage", ["digest", "format", "json", "model"])
 def test_a_damaged_note_of_what_is_in_service_is_refused(run_dir, damage):
     service.promote(run_dir, 1)

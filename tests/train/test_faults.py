@@ -221,7 +221,7 @@ def final_loss(directory, poisoned, faults):
 
 
 def test_a_stretch_of_poisoned_batches_costs_a_guarded_run_less_than_a_hundredth(tmp_path):
-    poisoned = range(50, 56)
+    poisoned = range(50, 54)
     clean = final_loss(tmp_path / "clean", (), FaultConfig())
     bare = final_loss(tmp_path / "bare", poisoned, FaultConfig())
     guarded = final_loss(tmp_path / "guarded", poisoned, FaultConfig(spike_sigmas=6))

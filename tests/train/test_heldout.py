@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from chatwright.model.directory import save_model
 from chatwright.tokens.shards import TokenDocument
-from chatwright.train.heldout import DocumentLoss, HeldoutCheck, by_domain, document_losses, sample_documents
+from chatwright.train.heldout import DocumentLoss, HeldoutCheck, by_domain, document_losses, sample_documents, worst
 
 END = 0
 CONTEXT = 16
@@ -141,3 +141,16 @@ def test_the_check_during_training_names_every_domain(network):
     told = HeldoutCheck(network, documents(20, 30), begin=END)()
     assert list(told["bits_per_byte"]) == ["all", "a", "b"]
     assert told["summary"].startswith(f"held-out bits per byte {told['bits_per_byte']['all']:.3f} (a ")
+
+
+def test_the_worst_domain_and_documents_are_named_and_short_ones_left_out():
+    losses = [
+        DocumentLoss("web", nats, 10, num_bytes, number)
+        for number, (nats, num_bytes) in enumerate(
+            [(300.0, 400), (90.0, 300), (500.0, 100), (400.0, 400), (100.0, 900)]
+        )
+    ] + [DocumentLoss("books", 2000.0, 10, 800, 9)]
+    told = worst(losses)
+    assert told["domain"] == "books"
+    assert [document["number"] for document in told["documents"]] == [9, 3, 0]
+    assert told["documents"][1]["bits_per_byte"] == pytest.approx(400 / math.log(2) / 400, abs=1e-5)

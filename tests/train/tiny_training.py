@@ -138,6 +138,7 @@ def new_trainer(
     optimizer: OptimizerConfig | None = None,
     precision: str = "float32",
     with_adapter: bool = False,
+    flops_per_token: float | None = None,
     evaluate=None,
     **loop,
 ) -> Trainer:
@@ -160,6 +161,7 @@ def new_trainer(
         schedule=ScheduleConfig(),
         placement=Placement(torch.device("cpu"), precision, 1, "a test"),
         directory=directory,
+        flops_per_token=flops_per_token,
         evaluate=evaluate or (lambda: {"weights": float(sum(parameter.sum() for parameter in trained.parameters()))}),
     )
 

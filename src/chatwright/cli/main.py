@@ -25,6 +25,8 @@ from chatwright.cli import (
     improve,
     improving,
     rate,
+    report,
+    sharded,
     tokenizer,
     watch,
     weak,
@@ -296,15 +298,7 @@ def _engine_settings(quantize: Literal["int8"] | None) -> "EngineSettings":
 def _settle_cpu() -> None:
     from chatwright.foundation.devices import place
 
-    place(precision="float32")
-
-
-@app.command()
-def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")]) -> None:
-    """Write `report.html` of a run anew: one file that opens offline."""
-    from chatwright.recipe.report import write_report
-
-    typer.echo(write_report(run_dir))
+    place(precision="float32", keeps_freed_memory=False)
 
 
 @app.command()
@@ -337,6 +331,8 @@ plan_command.register(app)
 cards.register(app)
 feedback.register(app, default_store=DEFAULT_STORE)
 watch.register(app)
+sharded.register(app)
+report.register(app)
 
 
 def main() -> None:

@@ -80,10 +80,11 @@ class Recipe(Config):
             )
         if self.collect is None and self.clean != CleanConfig():
             yield "`clean` has no effect without documents: add `[[collect.sources]]`"
-        if self.pretrain is not None and self.pretrain.batch_rows % self.pretrain.micro_rows:
+        rows = None if self.pretrain is None else self.pretrain.micro_rows
+        if self.pretrain is not None and isinstance(rows, int) and self.pretrain.batch_rows % rows:
             yield (
                 "`pretrain.batch_rows` must be a multiple of `pretrain.micro_rows`: "
-                f"{self.pretrain.batch_rows} and {self.pretrain.micro_rows}"
+                f"{self.pretrain.batch_rows} and {rows}"
             )
 
     def _problems_of_improving(self) -> Iterator[str]:

@@ -37,6 +37,27 @@ class MicroBatch(NamedTuple):
             extras=extras,
         )
 
+    @property
+    def is_divisible(self) -> bool:
+        """Whether its rows stand by themselves, so that it can be split between any two of them."""
+        return type(self) is MicroBatch and len(self.ids_BT) > 1
+
+    def split(self, positions: int) -> list["MicroBatch"]:
+        """The same rows in parts of at most so many positions, at least one row each; itself where it fits or must."""
+        rows = max(1, positions // self.ids_BT.shape[1])
+        if not self.is_divisible or len(self.ids_BT) <= rows:
+            return [self]
+        return [self._part(slice(start, start + rows)) for start in range(0, len(self.ids_BT), rows)]
+
+    def _part(self, rows: slice) -> "MicroBatch":
+        targets_BT = self.targets_BT[rows]
+        return self._replace(
+            ids_BT=self.ids_BT[rows],
+            targets_BT=targets_BT,
+            num_targets=int((targets_BT != IGNORED).sum()),
+            documents_BT=None if self.documents_BT is None else self.documents_BT[rows],
+        )
+
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -52,6 +73,14 @@ class BatchSource(Protocol):
 
     def step(self, number: int) -> list[MicroBatch]:
         """All micro-batches of a step, for all ranks; the loop takes its rank's share."""
+        ...
+
+
+class FittableSource(BatchSource, Protocol):
+    """A source that knows its most demanding step, so that what fits can be searched before the first."""
+
+    def longest(self) -> MicroBatch:
+        """All rows of a step whose rows are as long as any, in one."""
         ...
 
 
@@ -77,6 +106,11 @@ class WindowSource:
         ids_RT = torch.from_numpy(self.order.rows(number * self.rows, self.rows))
         parts = (ids_RT[start : start + self.micro_rows] for start in range(0, self.rows, self.micro_rows))
         return [MicroBatch(part[:, :-1], part[:, 1:], part[:, 1:].numel()) for part in parts]
+
+    def longest(self) -> MicroBatch:
+        """Any step: all windows are equally long."""
+        ids_RT = torch.from_numpy(self.order.rows(0, self.rows))
+        return MicroBatch(ids_RT[:, :-1], ids_RT[:, 1:], ids_RT[:, 1:].numel())
 
 
 def sample_seed(seed: int, step: int, index: int) -> int:

@@ -74,6 +74,6 @@ def _losses(split: TokenSplit, config: CurriculumConfig, tokenizer: Tokenizer, d
     found: list[float] = []
     while group := list(itertools.islice(beginnings, _AT_ONCE)):
         length = network.config.context_length
-        losses = document_losses(network, group, end_of_text=tokenizer.end_of_text, stride=length)
+        losses = document_losses(network, group, begin=tokenizer.begin_of_text, stride=length)
         found += [round(loss.nats / max(1, loss.tokens), 5) for loss in losses]
     return found

@@ -99,7 +99,7 @@ def _next_group(windows: Sequence[_Window], start: int, batch_tokens: int) -> Se
     return windows[start:end]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a network in shards cannot be gathered in it
 def _window_nats(network: Network, group: Sequence[_Window]) -> list[float]:
     device = network.lm_head.weight.device
     width = max(len(window.inputs) for window in group)
@@ -137,6 +137,26 @@ def by_domain(losses: Iterable[DocumentLoss]) -> dict[str, dict[str, Any]]:
     return result
 
 
+def worst(losses: Sequence[DocumentLoss], *, most: int = 3, least_bytes: int = 200) -> dict[str, Any]:
+    """The domain with the most bits per byte, and the documents; documents too short to say much are left out."""
+    domains = {name: values["bits_per_byte"] for name, values in by_domain(losses).items() if name != "all"}
+    long_enough = [loss for loss in losses if loss.num_bytes >= least_bytes]
+    ranked = sorted(long_enough, key=lambda loss: (-loss.bits_per_byte, loss.number))[:most]
+    return {
+        "domain": max(domains, key=lambda name: domains[name], default=None),
+        "documents": [
+            {"number": loss.number, "domain": loss.domain, "bits_per_byte": round(loss.bits_per_byte, 5)}
+            for loss in ranked
+        ],
+    }
+
+
+def heldout_loss(values: dict[str, Any]) -> float | None:
+    """The figure by which checkpoints compare: bits per byte over all held-out documents, where they are measured."""
+    bits = values.get("bits_per_byte")
+    return bits.get("all") if isinstance(bits, dict) else None
+
+
 class HeldoutCheck:
     """The measurement during training: a fixed sample of held-out documents, whole, by domain."""
 
@@ -152,4 +172,8 @@ class HeldoutCheck:
         domains = by_domain(losses)
         bits = {name: values["bits_per_byte"] for name, values in domains.items()}
         named = ", ".join(f"{name} {value:.3f}" for name, value in bits.items() if name != "all")
-        return {"bits_per_byte": bits, "summary": f"held-out bits per byte {bits['all']:.3f} ({named})"}
+        return {
+            "bits_per_byte": bits,
+            "worst": worst(losses),
+            "summary": f"held-out bits per byte {bits['all']:.3f} ({named})",
+        }

@@ -25,16 +25,23 @@ from chatwright.foundation.stopping import StopFlag
 from chatwright.model.network import Network
 from chatwright.train.batches import BatchSource
 from chatwright.train.checkpoints import Checkpoint, Checkpoints, Retention
+from chatwright.train.compiling import CompileSetting
+from chatwright.train.curves import CurveName
 from chatwright.train.faults import FaultConfig, FaultGuard, Judgement, Verdict
+from chatwright.train.fitted import FittedStepper, Preparation
+from chatwright.train.heldout import heldout_loss
 from chatwright.train.metrics import MetricsLog, StepReport, Window
 from chatwright.train.objectives import Objective
 from chatwright.train.optimizers import Optimizer, OptimizerConfig
+from chatwright.train.patience import Patience
 from chatwright.train.ranks import TIMEOUT_S, Ranks
 from chatwright.train.reduction import ReductionName
 from chatwright.train.resume import STATE_VERSION, circumstances, differences, refuse_foreign
 from chatwright.train.saving import Saver
 from chatwright.train.schedule import ScheduleConfig
+from chatwright.train.sharding import ParallelName, part_like, shard, whole
 from chatwright.train.step import Learned, Stepper
+from chatwright.train.utilisation import measured_meter
 
 
 class LoopConfig(Config):
@@ -48,8 +55,14 @@ class LoopConfig(Config):
     save_in_background: bool = True  # training goes on while a copy of the state is written
     maximum_failed_saves: int = Field(default=3, ge=0)  # in a row
     evaluate_every: int = Field(default=100, ge=1)  # steps
+    patience: int = Field(default=0, ge=0)  # measurements without a lower held-out loss that end the run; 0: none
     log_every: int = Field(default=10, ge=1)  # steps
+    curves: list[CurveName] = []  # programs that draw what `metrics.jsonl` says
+    recompute: bool = False  # a block's insides are computed again in the backward pass, not kept
+    compile: CompileSetting = False  # the blocks; "auto" where measured to be faster
+    is_fitted: bool = False  # how much is computed at once is searched, not taken as the source gives it
     faults: FaultConfig = FaultConfig()
+    parallel: ParallelName = "ddp"  # what each rank holds: everything, or a shard ("fsdp", "hsdp")
     reduction: ReductionName = "fast"  # "exact": the same bits on any number of ranks
     collective_timeout_s: int = Field(default=TIMEOUT_S, ge=1)  # a rank that is silent so long is lost
     seed: int = 0
@@ -68,6 +81,7 @@ class Trainer:
         schedule: their course over the run.
         placement: device and precision.
         directory: where `checkpoints/` and `metrics.jsonl` are.
+        flops_per_token: the model's arithmetic, where the machine's use is to be logged.
         evaluate: measures on held-out data; called between steps, must not draw random numbers. Training ends early
             where its figures say `finished`.
     """
@@ -84,10 +98,12 @@ class Trainer:
         schedule: ScheduleConfig,
         placement: Placement,
         directory: Path,
+        flops_per_token: float | None = None,
         evaluate: Callable[[], dict[str, Any]] | None = None,
         ranks: Ranks | None = None,
     ):
         self._network = network.to(placement.device)
+        network.recompute_blocks(is_on=config.recompute)
         self._trained = trained.to(placement.device)
         self._source = source
         self._config = config
@@ -97,6 +113,10 @@ class Trainer:
         self._evaluate = evaluate
         self._ranks = ranks or Ranks()
         self._ranks.join(placement.device, timeout_s=config.collective_timeout_s)
+        if config.parallel != "ddp":
+            if trained is not network:
+                raise UsageError(f'`parallel = "{config.parallel}"` trains whole networks, not adapters or heads')
+            shard(self._network, parallel=config.parallel, placement=placement, ranks=self._ranks)
         named = [(name, parameter) for name, parameter in trained.named_parameters() if parameter.requires_grad]
         self._optimizer = Optimizer(named, optimizer)
         learned = Learned(self._network, self._trained, objective, self._optimizer, optimizer.maximum_norm)
@@ -105,7 +125,8 @@ class Trainer:
         )
         retention = Retention(config.keep_checkpoints, config.keep_every, config.keep_best)
         self._checkpoints = Checkpoints(directory / "checkpoints", retention=retention)
-        self._log = MetricsLog(directory, is_writer=self._ranks.is_first)
+        self._log = MetricsLog(directory, is_writer=self._ranks.is_first, curves=config.curves)
+        self._fitted = FittedStepper(self._stepper, placement=placement, ranks=self._ranks, log=self._log)
         self._saver = Saver(
             self._checkpoints,
             self._log,
@@ -113,11 +134,13 @@ class Trainer:
             maximum_failures=config.maximum_failed_saves,
         )
         self._guard = FaultGuard(config.faults)
+        self._patience = Patience(config.patience)
         self._step = 0
         self._passed_over = 0  # steps' worth of data that a rollback left out
         self._targets_seen = 0
         self._seconds = 0.0
         self._window = Window()
+        self._meter = measured_meter(flops_per_token, placement, num_ranks=self._ranks.size)
         self._evaluation: dict[str, Any] = {}
         self._score: float | None = None  # of the evaluation, if it was made at this very step
 
@@ -139,30 +162,41 @@ class Trainer:
             BusyError: another process trains in this directory.
             RankLostError: another process of this training ended or hangs.
         """
-        with self._held_alone(), contextlib.closing(self._saver):
+        with self._held_alone(), contextlib.closing(self._saver), contextlib.closing(self._log):
             self._begin()
+            habits = Preparation(self._config.steps, self._config.is_fitted, self._config.compile)
+            self._fitted.prepare(self._network, self._source, self._directory, habits)
             progress = ProgressLine(label, self._config.steps, start=self._step)
-            while self._step < self._config.steps and not self._evaluation.get("finished"):
+            while self._step < self._config.steps and not self._is_over():
                 began = time.monotonic()
                 report = self._train_step()
                 elapsed = time.monotonic() - began
                 self._seconds += elapsed
                 if report is None:
                     continue  # rolled back
-                self._window.add(report, elapsed)
+                self._window.add(report, elapsed, self._meter)
                 if self._ranks.is_first:
                     progress.update(self._step, self._window.text())
                 self._keep_habits(stop)
             progress.close()
+            if self._patience.is_over:
+                self._end_early()
             self._log.flush()
             self._ranks.wait()  # the first rank publishes what the others may still be reading
+        rate = self._targets_seen / max(self._seconds, 1e-9)
+        used = {} if self._meter is None else {"utilisation": round(self._meter.share(rate), 4)}
         return {
             "steps": self._step,
             "target_tokens": self._targets_seen,
             "seconds": round(self._seconds, 3),
-            "tokens_per_second": round(self._targets_seen / max(self._seconds, 1e-9), 1),
+            "tokens_per_second": round(rate, 1),
             "evaluation": self._evaluation,
+            **used,
         }
+
+    def _is_over(self) -> bool:
+        """Whether training ends early: held-out loss no longer falls, or the measurement says that it has enough."""
+        return self._patience.is_over or bool(self._evaluation.get("finished"))
 
     def _held_alone(self) -> contextlib.AbstractContextManager[None]:
         """No other process trains in this directory meanwhile."""
@@ -196,7 +230,7 @@ class Trainer:
         """One step, applied or left out; None where the run went back instead."""
         number = self._step + self._passed_over
         micro_batches = self._source.step(number)
-        candidate = self._stepper.gradient(micro_batches, number=number)
+        candidate = self._fitted.gradient(micro_batches, number=number, step=self._step)
         judgement = self._guard.judge(candidate)
         if judgement.verdict is Verdict.ACCEPT:
             self._stepper.apply(self._schedule.factor(self._step, self._config.steps), number=self._step)
@@ -255,7 +289,7 @@ class Trainer:
         if (measures or saves) and self._is_damaged():
             return  # rolled back
         if self._step % config.log_every == 0 or is_last:
-            self._log_at_step("step", self._window.take())
+            self._log_at_step("step", self._window.take(self._meter))
         self._score = None
         if measures:
             self._measure()
@@ -277,19 +311,30 @@ class Trainer:
         self._roll_back(judgement)
         return True
 
+    def _end_early(self) -> None:
+        """Patience is at its end: the state is saved as at the last step."""
+        if self._ranks.is_first:
+            say(f"  ends at step {self._step}: {self._config.patience} measurements brought no lower loss")
+        if self._score is not None:  # else it ended in an earlier call
+            self._log_at_step("ended_early", {"best": self._patience.best})
+            self._save(must_hold=True)
+
     def _measure(self) -> None:
         if self._evaluate is None:
             return
         self._network.eval()
         self._trained.eval()
-        with self._stepper.autocast(), torch.inference_mode():
+        # Inference mode forbids what gathers shards.
+        quiet = torch.inference_mode() if self._config.parallel == "ddp" else torch.no_grad()
+        with self._stepper.autocast(), quiet:
             values = self._evaluate()
         self._log_at_step("evaluation", values)
         if self._ranks.is_first and "summary" in values:
             say(f"  step {self._step}: {values['summary']}")
         self._evaluation, self._score = values, heldout_loss(values)
-        if self._config.keep_best and self._score is None:
-            raise UsageError("`keep_best` has no effect: this training measures no held-out `bits_per_byte`")
+        self._patience.see(self._score)
+        if (self._config.keep_best or self._config.patience) and self._score is None:
+            raise UsageError("`keep_best` and `patience` need a training that measures held-out `bits_per_byte`")
         trim_memory()
 
     def _log_at_step(self, event: str, values: dict[str, Any]) -> None:
@@ -297,10 +342,11 @@ class Trainer:
 
     def _save(self, *, must_hold: bool) -> None:
         """Save this step, beside the training or, where it must hold, before anything else."""
+        snapshot = None if self._config.parallel == "ddp" else self._snapshot()  # all ranks gather what is sharded
 
         def save() -> None:
             if self._saver.last_step != self._step:
-                self._saver.save(self._step, self._snapshot())
+                self._saver.save(self._step, snapshot or self._snapshot())
             if must_hold:
                 self._saver.wait(must_hold=True)
 
@@ -320,8 +366,8 @@ class Trainer:
 
     def _snapshot(self) -> Checkpoint:
         """A copy of everything that the next step depends on, in main memory."""
-        weights = {name: p.detach().to("cpu", copy=True) for name, p in self._trained.named_parameters()}
-        optimizer = {name: tensor.cpu() for name, tensor in self._optimizer.tensors().items()}
+        weights = {name: whole(p.detach()).to("cpu", copy=True) for name, p in self._trained.named_parameters()}
+        optimizer = {name: whole(tensor).cpu() for name, tensor in self._optimizer.tensors().items()}
         return Checkpoint(weights, optimizer, self._state(), self._score)
 
     def _state(self) -> dict[str, Any]:
@@ -332,9 +378,11 @@ class Trainer:
             "targets_seen": self._targets_seen,
             "seconds": self._seconds,
             "guard": self._guard.state(),
+            "patience": self._patience.state(),
             "window": self._window.sums(),
             "evaluation": self._evaluation,
             "scale": self._stepper.scale,
+            "positions": self._fitted.positions,
             "source": self._source.fingerprint,
             "steps": self._config.steps,
             "circumstances": self._circumstances(),
@@ -350,17 +398,13 @@ class Trainer:
         named: dict[str, Tensor] = dict(self._trained.named_parameters())
         with torch.no_grad():
             for name, tensor in checkpoint.weights.items():
-                named[name].copy_(tensor)
+                named[name].copy_(part_like(named[name], tensor))
         self._optimizer.load(checkpoint.optimizer)
         self._stepper.scale = state["scale"]
+        self._fitted.positions = state.get("positions")
         self._step, self._passed_over = state["step"], state["passed_over"]
         self._targets_seen, self._seconds = state["targets_seen"], state["seconds"]
         self._guard.load(state["guard"])
+        self._patience.load(state["patience"])
         self._window, self._evaluation = Window(**state["window"]), state["evaluation"]
         return state
-
-
-def heldout_loss(values: dict[str, Any]) -> float | None:
-    """The figure by which checkpoints compare: bits per byte over all held-out documents, where they are measured."""
-    bits = values.get("bits_per_byte")
-    return bits.get("all") if isinstance(bits, dict) else None

@@ -1,8 +1,8 @@
 """The stage `pretrain`: a network learns to predict the next token of the corpus."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -21,7 +21,8 @@ from chatwright.tokens.mixture import MixtureConfig, MixtureOrder
 from chatwright.tokens.order import WindowOrder
 from chatwright.tokens.shards import TokenData, TokenSplit
 from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
-from chatwright.train.batches import BatchSource, WindowSource
+from chatwright.train.ahead import Ahead
+from chatwright.train.batches import FittableSource, WindowSource
 from chatwright.train.curriculum import CurriculumConfig, CurriculumOrder, GrowingSource, LengthConfig
 from chatwright.train.document_scores import document_scores
 from chatwright.train.heldout import HeldoutCheck, sample_documents
@@ -29,8 +30,10 @@ from chatwright.train.loop import Trainer
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.ranks import Ranks
+from chatwright.train.samples import Samples
 from chatwright.train.schedule import ScheduleConfig
 from chatwright.train.settings import TrainingConfig
+from chatwright.train.sharding import ParallelName, whole_network
 
 
 class PretrainConfig(TrainingConfig):
@@ -41,12 +44,27 @@ class PretrainConfig(TrainingConfig):
     curriculum: CurriculumConfig | None = None  # easy documents first, or a control; None shuffles them all
     growth: LengthConfig | None = None  # short windows first; None has whole ones from the beginning
     batch_rows: int = Field(default=16, ge=1)  # windows of the model's context a step, over all ranks
-    micro_rows: int = Field(default=16, ge=1)  # windows at once; gradients are accumulated over the batch
+    # Windows at once; gradients are accumulated over the batch. "auto" searches what fits and is fastest, once a run.
+    # A number is the default: with it, the same recipe gives the same bits again.
+    micro_rows: Annotated[int, Field(ge=1)] | Literal["auto"] = 16
+    parallel: ParallelName = "ddp"  # what each rank holds: everything, or a shard ("fsdp"; "hsdp" within a machine)
+    sample_prompts: list[str] = []  # what the network writes after them goes into `metrics.jsonl` at each measurement
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether how much is computed at once is searched."""
+        return self.micro_rows == "auto"
+
     def problems(self) -> Iterator[str]:
-        """One order of documents."""
+        """One order of documents, and what shards exclude."""
+        if self.parallel != "ddp" and self.reduction == "exact":
+            yield '`reduction = "exact"` has no effect on shards: set `parallel = "ddp"`'
+        if self.parallel != "ddp" and self.compile == "auto":
+            yield '`compile = "auto"` cannot be measured on shards: say true or false, or set `parallel = "ddp"`'
+        if self.parallel != "ddp" and self.is_fitted:
+            yield '`micro_rows = "auto"` cannot be searched on shards: give a number, or set `parallel = "ddp"`'
         if self.mixture is not None and self.curriculum is not None:
             yield "`mixture` and `curriculum` both say which documents come when: give one of them"
 
@@ -76,17 +94,20 @@ def run(context: StageContext) -> dict[str, Any]:
     fingerprint = _fingerprint(context, train, length=length)
     heldout = sample_documents(data.split("heldout"), tokens_per_domain=settings.heldout_tokens)
     check = HeldoutCheck(network, heldout, begin=tokenizer.begin_of_text) if heldout else None
+    samples = Samples(network, tokenizer, settings.sample_prompts) if settings.sample_prompts else None
+    source = _source(settings, order, length=length, fingerprint=fingerprint)
     trainer = Trainer(
         network=network,
         trained=network,
         objective=next_token,
-        source=_source(settings, order, length=length, fingerprint=fingerprint),
-        config=settings.loop(steps=settings.steps, seed=context.seed),
+        source=Ahead(source, steps=settings.steps),
+        config=settings.loop(steps=settings.steps, seed=context.seed, parallel=settings.parallel),
         optimizer=settings.optimizer,
         schedule=settings.schedule,
         placement=placement,
         directory=context.output,
-        evaluate=check,
+        flops_per_token=network.config.flops_per_token(),
+        evaluate=_measurement(check, samples),
     )
     summary = trainer.run(context.stop, label="pretrain")
     summary |= {
@@ -99,9 +120,18 @@ def run(context: StageContext) -> dict[str, Any]:
     }
     if shares:
         summary["mixture"] = {one.domain: {"tokens": one.tokens, "epochs": one.epochs} for one in shares}
-    if Ranks().is_first:
-        summary["model_digest"] = save_model(context.output / "model", network, tokenizer, lineage=context.lineage)
+    finished = network if settings.parallel == "ddp" else whole_network(network, is_first=Ranks().is_first)
+    if Ranks().is_first and finished is not None:
+        summary["model_digest"] = save_model(context.output / "model", finished, tokenizer, lineage=context.lineage)
     return summary
+
+
+def _measurement(check: HeldoutCheck | None, samples: Samples | None) -> Callable[[], dict[str, Any]] | None:
+    """What is measured between steps, of what was asked for."""
+    parts = [part for part in (check, samples) if part is not None]
+    if not parts:
+        return None
+    return lambda: {name: value for part in parts for name, value in part().items()}
 
 
 Order = WindowOrder | MixtureOrder | CurriculumOrder
@@ -135,9 +165,10 @@ def _order(
     )
 
 
-def _source(settings: PretrainConfig, order: Order, *, length: int, fingerprint: str) -> BatchSource:
+def _source(settings: PretrainConfig, order: Order, *, length: int, fingerprint: str) -> FittableSource:
     """Whole windows, or growing ones."""
-    rows, at_once, growth = settings.batch_rows, settings.micro_rows, settings.growth
+    rows, growth = settings.batch_rows, settings.growth
+    at_once = rows if settings.micro_rows == "auto" else settings.micro_rows
     if growth is None:
         return WindowSource(order=order, rows=rows, micro_rows=at_once, fingerprint=fingerprint)
     if growth.start >= length:

@@ -58,6 +58,15 @@ class Ranks:
         """The first rank's number, on all."""
         return round(self.sum(float(value if self.is_first else 0), device))
 
+    def minimum(self, value: int, device: torch.device) -> int:
+        """The smallest of all ranks' numbers."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.int64, device=device)
+        with self._losses_named():
+            dist.all_reduce(tensor, dist.ReduceOp.MIN)
+            return int(tensor)
+
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Gradients summed over all ranks, as one message."""
         if self.size == 1:

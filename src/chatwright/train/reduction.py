@@ -82,6 +82,10 @@ class Reduction(Protocol):
         """The parameters' gradients now hold micro-batch `index` (and, with `"fast"`, those before it)."""
         ...
 
+    def forget(self) -> None:
+        """The step is begun anew: nothing of it counts."""
+        ...
+
     def finish(self, count: int) -> None:
         """Leave in the parameters the gradient of all `count` micro-batches of all ranks."""
         ...
@@ -97,9 +101,25 @@ class FastReduction:
     def add(self, index: int) -> None:
         """Nothing: the gradients stay where they are added to."""
 
+    def forget(self) -> None:
+        """Nothing: the gradients stand in the parameters."""
+
     def finish(self, count: int) -> None:  # noqa: ARG002 - the other reduction needs it
         """Sum over the ranks."""
         self._ranks.sum_gradients(self._parameters)
+
+
+class ShardedReduction:
+    """Shards are summed over the ranks as soon as they are computed, by the backward pass itself."""
+
+    def add(self, index: int) -> None:
+        """Nothing: it is added already."""
+
+    def forget(self) -> None:
+        """Nothing: the gradients stand in the parameters."""
+
+    def finish(self, count: int) -> None:
+        """Nothing: it is summed already."""
 
 
 class ExactReduction:
@@ -116,6 +136,10 @@ class ExactReduction:
         self._own.push(Span(index, 1), torch.cat([gradient.flatten() for gradient in gradients]))
         for parameter in self._parameters:
             parameter.grad = None
+
+    def forget(self) -> None:
+        """Begin a new tree."""
+        self._own = FixedTree()
 
     def finish(self, count: int) -> None:
         """Every rank meets the nodes of all in their order, and joins them alike."""

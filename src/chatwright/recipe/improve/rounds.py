@@ -94,7 +94,7 @@ def improve(run_dir: Path, *, store: str, overrides: tuple[str, ...] = (), only_
         raise DataError(f"there is no feedback store `{place}`", hint="name the server's with `--store`")
     with stop_requested() as stop, storage.exclusive(run_dir):
         storage.recover(run_dir)
-        settled = _settle(run_dir)
+        settled = None if only_plan else _settle(run_dir)
         if settled is not None:
             return settled
         number = 1 + max((found.number for found in rounds_of(run_dir)), default=0)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError, UsageError
-from chatwright.model.directory import digest_of
+from chatwright.model.directory import LINEAGE, digest_of
 from chatwright.recipe.recipe import Recipe, load_recipe
 
 SERVICE = "service.json"
@@ -74,9 +74,20 @@ def read_service(run_dir: Path) -> Service:
         found = Service(Placed(**told[0]), tuple(Placed(**entry) for entry in told[1]), tuple(told[2]))
     except (KeyError, TypeError) as error:
         raise RefusedError(f"`{path}` is damaged: {error!r}", hint="restore it from a copy") from error
-    if not (found.path(run_dir) / "config.json").is_file():
-        raise RefusedError(f"the model in service is gone: `{found.path(run_dir)}`", hint="`improve RUN --rollback`")
+    _require_as_it_was(found.path(run_dir), found.now)
     return found
+
+
+def _require_as_it_was(path: Path, placed: Placed) -> None:
+    """The model is there, and where it says what it is, it is the one that was put into service."""
+    if not (path / "config.json").is_file():
+        raise RefusedError(f"the model in service is gone: `{path}`", hint="copy it back from where it was kept")
+    if (path / LINEAGE).is_file() and digest_of(path) != placed.digest:
+        raise RefusedError(
+            f"`{path}` is another model than the one that was put into service",
+            cause="its stage was done again since",
+            hint=f"delete `{SERVICE}` in the run's folder to begin with it",
+        )
 
 
 def _first(run_dir: Path) -> Placed:
@@ -115,8 +126,7 @@ def roll_back(run_dir: Path) -> Service:
     if not service.before:
         raise UsageError(f"`{service.now.model}` is the first model in service: there is none to go back to")
     *rest, placed = service.before
-    if not (run_dir / placed.model / "config.json").is_file():
-        raise RefusedError(f"the model before is gone: `{run_dir / placed.model}`")
+    _require_as_it_was(run_dir / placed.model, placed)
     return _write(run_dir, Service(placed, tuple(rest), service.log), "rolled back", service.now)
 
 

@@ -3,19 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from chatwright.recipe.report import markup as html
 from chatwright.recipe.report.evaluations import page_without_script
-from chatwright.recipe.report.markup import (
-    Child,
-    Html,
-    code,
-    count,
-    decimal,
-    element,
-    join,
-    note,
-    share_bar,
-    table,
-)
 
 if TYPE_CHECKING:
     from chatwright.recipe.weak import Domain, Proposal, Topic
@@ -32,60 +21,64 @@ def weak_page(name: str, topics: "Sequence[Topic]", domains: "Sequence[Domain]",
         domains: the hardest first.
         found: proposals in the order of their numbers.
     """
-    parts: list[Child] = [_topics(topics)]
+    parts: list[html.Child] = [_topics(topics)]
     if domains:
         parts.append(_domains(domains))
     parts.append(_proposals(found))
-    return page_without_script(f"{name}: weak areas", join(parts))
+    return page_without_script(f"{name}: weak areas", html.join(parts))
 
 
-def _topics(topics: "Sequence[Topic]") -> Html:
-    rows: list[list[Child]] = [
+def _topics(topics: "Sequence[Topic]") -> html.Html:
+    rows: list[list[html.Child]] = [
         [
             topic.name,
             _share(topic.right),
-            count(topic.questions),
+            html.count(topic.questions),
             _share(topic.tasks),
-            count(topic.task_items),
-            _DASH if topic.rated is None else decimal(topic.rated, digits=2),
-            count(topic.ratings),
+            html.count(topic.task_items),
+            _DASH if topic.rated is None else html.decimal(topic.rated, digits=2),
+            html.count(topic.ratings),
             _thumbs(topic),
         ]
         for topic in topics
     ]
     head = ["topic", "right answers", "questions", "tasks", "items", "people's mean (1 to 5)", "ratings", "thumbs up"]
     told = "Weakest first, by the mean of what is known of a topic. Topics are labels, or clusters of like questions."
-    return join([table(head, rows, caption="Topics"), note(told)])
+    return html.join([html.table(head, rows, caption="Topics"), html.note(told)])
 
 
-def _share(share: float | None) -> Child:
-    return _DASH if share is None else share_bar(share)
+def _share(share: float | None) -> html.Child:
+    return _DASH if share is None else html.share_bar(share)
 
 
-def _thumbs(topic: "Topic") -> Child:
+def _thumbs(topic: "Topic") -> html.Child:
     number = topic.thumbs_up + topic.thumbs_down
-    return _DASH if not number else join([share_bar(topic.thumbs_up / number), f" of {number:,}"])
+    return _DASH if not number else html.join([html.share_bar(topic.thumbs_up / number), f" of {number:,}"])
 
 
-def _domains(domains: "Sequence[Domain]") -> Html:
+def _domains(domains: "Sequence[Domain]") -> html.Html:
     most = max(domain.bits_per_byte for domain in domains)
-    rows: list[list[Child]] = [
+    rows: list[list[html.Child]] = [
         [
             domain.name,
-            element("span", class_="bar", style=f"--share:{domain.bits_per_byte / most:.4f}", aria_hidden="true"),
-            decimal(domain.bits_per_byte),
+            html.element("span", class_="bar", style=f"--share:{domain.bits_per_byte / most:.4f}", aria_hidden="true"),
+            html.decimal(domain.bits_per_byte),
             f"{domain.beside_all:.2f}",
-            count(domain.documents),
+            html.count(domain.documents),
         ]
         for domain in domains
     ]
     head = ["domain", "", "bits per byte", "times that of all", "documents"]
-    return table(head, rows, caption="Held-out documents by domain, hardest first", words=(1,))
+    return html.table(head, rows, caption="Held-out documents by domain, hardest first", words=(1,))
 
 
-def _proposals(found: "Sequence[Proposal]") -> Html:
+def _proposals(found: "Sequence[Proposal]") -> html.Html:
     if not found:
-        return note("Nothing to propose: no topic or domain is weak enough.")
-    items = [element("li", proposal.why, ": ", code(f"{proposal.key} = {proposal.value}")) for proposal in found]
-    how = note("Accept one with ", code("chatwright weak RUN --accept NUMBER --to NEW.toml"), "; nothing else changes.")
-    return join([element("h3", "What to change"), element("ol", *items), how])
+        return html.note("Nothing to propose: no topic or domain is weak enough.")
+    items = [
+        html.element("li", proposal.why, ": ", html.code(f"{proposal.key} = {proposal.value}")) for proposal in found
+    ]
+    how = html.note(
+        "Accept one with ", html.code("chatwright weak RUN --accept NUMBER --to NEW.toml"), "; nothing else changes."
+    )
+    return html.join([html.element("h3", "What to change"), html.element("ol", *items), how])
