@@ -262,10 +262,10 @@ def _why_not(share: Share) -> str:
 
 
 def _keeps(share: Share | None, config: PromotionConfig) -> Check:
-    """No loss on what was held out of earlier rounds: there a poisoned round shows. The burden of proof is the new model's.
+    """No loss on what was held out of earlier rounds, where a poisoned round shows. The new model has to prove it.
 
-    Whether the model in service agrees with the new feedback would be no test: the answers are its own, and of those that
-    it has come to write the bad ones have gained most (`docs/log.md`).
+    Whether the model in service agrees with the new feedback would be no test: the answers are its own, and of those
+    that it has come to write the bad ones have gained most (`docs/log.md`).
     """
     name = "keeps what earlier feedback taught"
     if share is None:
