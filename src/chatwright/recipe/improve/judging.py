@@ -66,8 +66,8 @@ class _Outcome(NamedTuple):
 
 def measure(model: ChatModel, tasks: "Tasks", data: TokenData | None, *, tokens_per_domain: int) -> Figures:
     """Bits per byte of held-out documents, and right answers to test questions."""
-    end = model.tokenizer.end_of_text
-    bits = heldout_bits(model.network, data, end_of_text=end, tokens_per_domain=tokens_per_domain)
+    begin = model.tokenizer.begin_of_text
+    bits = heldout_bits(model.network, data, begin=begin, tokens_per_domain=tokens_per_domain)
     right = tasks.share_right(model) if tasks.questions else None
     return Figures(bits, right, len(tasks.questions))
 
