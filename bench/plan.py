@@ -1,7 +1,10 @@
-"""Predicted against what happened: time, memory and rank of a plan's choice beside half and double its size.
+"""Predicted against what happened: time and loss of a plan's choice, and its rank beside half and double its size.
 
-Plans for a budget on the tokens of a run, then pretrains the three proposals by the stage `pretrain` itself, each in a
-process of its own. Prints JSON: predicted and measured seconds and memory, and held-out bits per byte.
+Plans for a budget on the tokens of a run, with `--fit` by a ladder on them, then pretrains the three proposals by the
+stage `pretrain` itself, each in a process of its own. Prints JSON: predicted and measured seconds, memory and held-out
+bits per byte, and whether each promise held. On a machine with other work seconds mean nothing: `--rates` plans with
+rates that were measured on it while it was idle (WIDTH:LAYERS:TOKENS_PER_SECOND, 16 rows of 256 tokens, vocabulary of
+4,096), so that losses can still be compared; the times are then those of the busy machine.
 """
 
 import argparse
@@ -18,6 +21,8 @@ from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.config import ModelConfig
 from chatwright.recipe import plan as planning
+from chatwright.recipe.plan.cost import step_flops
+from chatwright.recipe.plan.shapes import shape_of
 from chatwright.train import pretrain
 
 
@@ -26,22 +31,57 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="a run that has its tokens")
     parser.add_argument("--budget", default="2m", help="for each of the three trainings")
+    parser.add_argument("--fit", action="store_true", help="fit the law to a ladder of small trainings first")
+    parser.add_argument("--rates", nargs="*", default=[], help="of an idle machine, instead of measuring")
     parser.add_argument("--one", help="a proposal as JSON; used by the benchmark itself")
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(train_one(arguments.run, json.loads(arguments.one))))
         return
     machine = planning.measure_machine()
+    if arguments.rates:
+        machine = machine._replace(rates=tuple(sorted(told_rate(text) for text in arguments.rates)))
     corpus = planning.size_of_run(arguments.run)
     budget = planning.Budget(seconds=seconds_of(arguments.budget))
-    plan = planning.choose(machine, corpus, budget, timer=planning.step_timer(machine))
-    result = planning.as_json(plan)
+    law = planning.PUBLISHED
+    if arguments.fit:
+        train = planning.trainer_on(arguments.run, precision=machine.precision, threads=machine.threads)
+        rungs = planning.climb(planning.affordable(machine, corpus, budget), budget.seconds or 0.0, train)
+        law = planning.fit(rungs, corpus_tokens=corpus.tokens)
+    timer = None if arguments.rates else planning.step_timer(machine)
+    result = planning.as_json(planning.choose(machine, corpus, budget, law=law, timer=timer))
     result.pop("recipe")
+    if arguments.fit:
+        result["ladder"] = [rung.to_json() for rung in rungs]
     proposals = {"chosen": result["chosen"], **result["alternatives"]}
     result["happened"] = {
         name: called(arguments.run, proposal, machine.precision) for name, proposal in proposals.items()
     }
+    result["held"] = held(result)
     print(json.dumps(result, indent=2))
+
+
+def told_rate(text: str) -> planning.StepRate:
+    """`128:4:13896` as a measured step."""
+    width, layers, per_second = (float(part) for part in text.split(":"))
+    tokens = 4096
+    shape = shape_of(int(width), int(layers), vocabulary_size=4096, context_length=256)
+    flops = step_flops(shape, tokens)
+    return planning.StepRate(int(width), int(layers), tokens / per_second, flops * per_second / tokens)
+
+
+def held(result: dict) -> dict:
+    """Each promise beside what it came to."""
+    happened, predicted = result["happened"], result["predicted"]
+    chosen = happened["chosen"]
+    others = {name: one["bits_per_byte"] for name, one in happened.items() if name != "chosen"}
+    by_bits = predicted["loss"] is not None and predicted["loss_unit"] == "bits per byte"
+    return {
+        "time_ratio": round(predicted["seconds"] / chosen["training_seconds"], 4),
+        "loss_ratio": round(predicted["loss"] / chosen["bits_per_byte"], 4) if by_bits else None,
+        "memory_ratio": round(predicted["memory_bytes"]["total"] / chosen["peak_memory_bytes"], 4),
+        "beats": {name: chosen["bits_per_byte"] < bits for name, bits in others.items()},
+    }
 
 
 def called(run: Path, proposal: dict, precision: str) -> dict:

@@ -10,18 +10,16 @@ decays over exactly these. Then both models read the same windows of the held-ou
 import argparse
 import json
 import math
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
+from numpy.typing import NDArray
 
+import _nanogpt
 from chatwright.foundation.stage import StageContext
 from chatwright.model.directory import load_model
 from chatwright.recipe.recipe import Recipe
@@ -71,11 +69,13 @@ def compare(options: argparse.Namespace, recipe: Recipe, scratch: Path) -> None:
     run_nanogpt(theirs, options, recipe, iterations)
     wall_theirs = time.monotonic() - began
     heldout = TokenData(options.run / "tokens").split("heldout")
-    loss, parameters = loss_of_ours(ours / "model", heldout)
-    loss_theirs, parameters_theirs = loss_of_nanogpt(theirs, heldout, recipe.model.context_length)
+    network = load_model(ours / "model").network.eval()
+    scores, parameters_theirs = _nanogpt.trained(theirs)
+    loss = _nanogpt.mean_loss(network, stream(heldout), network.config.context_length)
+    loss_theirs = _nanogpt.mean_loss(scores, stream(heldout), recipe.model.context_length)
     per_byte = held_out_tokens_per_byte(heldout) / math.log(2)
     rows = [
-        ("chatwright", parameters, wall, loss, loss * per_byte),
+        ("chatwright", network.config.num_parameters(), wall, loss, loss * per_byte),
         ("nanoGPT train.py", parameters_theirs, wall_theirs, loss_theirs, loss_theirs * per_byte),
     ]
     print(f"{'':18}{'parameters':>12}{'wall s':>9}{'nats/token':>12}{'bits/byte':>11}")
@@ -88,25 +88,25 @@ def compare(options: argparse.Namespace, recipe: Recipe, scratch: Path) -> None:
 def prepare_nanogpt(options: argparse.Namespace, scratch: Path) -> Path:
     """A copy of the checkout with our tokens in its form."""
     theirs = scratch / "nanogpt"
-    shutil.copytree(options.nanogpt, theirs, ignore=shutil.ignore_patterns(".git", "data", "assets"))
-    folder = theirs / "data" / "ours"
-    folder.mkdir(parents=True)
     data = TokenData(options.run / "tokens")
-    for split, name in (("train", "train.bin"), ("heldout", "val.bin")):
-        tokens = data.split(split)
-        tokens.slice(0, len(tokens)).astype(np.uint16).tofile(folder / name)
-    # nanoGPT reads its vocabulary size from a pickled dictionary; these bytes are {'vocab_size': N} in protocol 0.
-    size = load_tokenizer(options.run / "tokenizer").size
-    (folder / "meta.pkl").write_bytes(f"(dS'vocab_size'\nI{size}\ns.".encode())
+    _nanogpt.prepare(
+        options.nanogpt,
+        theirs,
+        train=stream(data.split("train")),
+        heldout=stream(data.split("heldout")),
+        vocabulary=load_tokenizer(options.run / "tokenizer").size,
+    )
     return theirs
+
+
+def stream(split: TokenSplit) -> NDArray[np.int64]:
+    return split.slice(0, len(split))
 
 
 def run_nanogpt(theirs: Path, options: argparse.Namespace, recipe: Recipe, iterations: int) -> None:
     assert recipe.pretrain is not None
     model = recipe.model
     settings = {
-        "dataset": "ours",
-        "out_dir": "out",
         "device": "cpu",
         "compile": False,
         "dtype": "bfloat16" if uses_bfloat16(options.run) else "float32",
@@ -128,8 +128,7 @@ def run_nanogpt(theirs: Path, options: argparse.Namespace, recipe: Recipe, itera
         "warmup_iters": max(1, iterations // 20),
         "beta2": 0.99,
     }
-    arguments = [f"--{key}={value}" for key, value in settings.items()]
-    subprocess.run([sys.executable, "train.py", *arguments], cwd=theirs, check=True)
+    print(_nanogpt.train(theirs, settings), end="")
 
 
 def uses_bfloat16(run: Path) -> bool:
@@ -147,48 +146,6 @@ def probe_nanogpt(theirs: Path, options: argparse.Namespace, recipe: Recipe) -> 
         seconds.append(time.monotonic() - began)
     rate = (seconds[1] - seconds[0]) / PROBE_ITERATIONS
     return seconds[0] - 2 * rate, rate
-
-
-def windows(split: TokenSplit, length: int) -> Any:
-    for start in range(0, len(split) - length, length):
-        yield torch.from_numpy(split.slice(start, length + 1))
-
-
-@torch.inference_mode()
-def mean_loss(scores: Any, split: TokenSplit, length: int, *, rows: int = 32) -> float:
-    """Nats per token over the whole held-out stream, in windows that follow one another."""
-    total = count = 0.0
-    batch: list[torch.Tensor] = []
-    for window in windows(split, length):
-        batch.append(window)
-        if len(batch) == rows:
-            ids = torch.stack(batch)
-            total += float(F.cross_entropy(scores(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"))
-            count += ids[:, 1:].numel()
-            batch = []
-    return total / count
-
-
-def loss_of_ours(directory: Path, split: TokenSplit) -> tuple[float, int]:
-    network = load_model(directory).network.eval()
-    return mean_loss(network, split, network.config.context_length), network.config.num_parameters()
-
-
-def loss_of_nanogpt(theirs: Path, split: TokenSplit, length: int) -> tuple[float, int]:
-    sys.path.insert(0, str(theirs))
-    from model import GPT, GPTConfig  # type: ignore[import-not-found]
-
-    saved = torch.load(theirs / "out" / "ckpt.pt", map_location="cpu", weights_only=True)
-    network = GPT(GPTConfig(**saved["model_args"]))
-    network.load_state_dict(saved["model"])
-    network.eval()
-
-    def scores(ids: torch.Tensor) -> torch.Tensor:
-        # With targets it returns scores at every position; without, only at the last.
-        ids = ids.contiguous()
-        return network(ids, ids)[0]  # type: ignore[no-any-return]
-
-    return mean_loss(scores, split, length), sum(parameter.numel() for parameter in network.parameters())
 
 
 def held_out_tokens_per_byte(split: TokenSplit) -> float:

@@ -22,3 +22,21 @@ def test_a_plan_without_text_to_train_on_says_how_to_name_it(call):
     told = call("plan")
     assert told.returncode == ExitCode.USAGE
     assert "--documents" in told.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--documents", ".", "--fit"), "name a run"),
+        (("--run", "runs/x", "--fit", "--on", "h100"), "cannot go with `--on`"),
+        (("--documents", ".", "--spend", "5"), "`--price`"),
+        (("--documents", ".", "--spend", "5", "--budget", "1h", "--price", "2"), "one limit"),
+        (("--documents", ".", "--scripts", "x"), "without `--on`"),
+    ],
+)
+def test_options_that_cannot_go_together_are_told_before_anything_is_measured(call, arguments, said):
+    told = call("plan", *arguments)
+    assert told.returncode == ExitCode.USAGE
+    assert said in told.stderr
+    assert "measuring" not in told.stderr

@@ -23,6 +23,10 @@ def scale_entry(rater, item, scores, *, model="good", kind="user", **fields):
     return {**base, **fields}
 
 
+def pair_entry(rater, item, models, choice):
+    return {**scale_entry(rater, item, (1, 1, 1)), "item_kind": "pair", "models": list(models), "choice": choice}
+
+
 def entries_of(raters, *, items=30, seed=0):
     generator = np.random.Generator(np.random.PCG64(seed))
     found = []
@@ -46,6 +50,27 @@ def test_means_agreement_and_need_are_told_and_a_rater_far_off_is_named():
     assert 0 < summary["agreement"]["fluency"]["alpha_ordinal"] < 1
     assert summary["needed"]["bad - good: fluency"]["questions"] == 30
     assert "strength" not in as_text({"user": summary})
+
+
+def test_the_text_tells_agreement_raters_what_is_missing_and_which_scores_to_believe():
+    entries = entries_of({"Ada": 0, "Ben": 0, "Cem": -2.0}, items=12)
+    for number, entry in enumerate(entries):  # answers of the better model share more words with their reference
+        entry["answers"] = ["a b c d" if entry["models"] == ["good"] else f"x{number} y"]
+    told = as_text(summarise(entries))
+    for part in ("users: 72 ratings by 3 raters", "agreement on fluency: alpha", "far from the others on average",
+                 "points between bad - good: fluency", "token_f1 goes with people's fluency +", "offset"):  # fmt: skip
+        assert part in told
+
+
+def test_the_text_tells_how_often_one_of_two_models_is_preferred_and_whether_that_is_settled():
+    clear = [pair_entry("Ada", f"{n}", ("a", "b"), "first" if n % 6 else "both_bad") for n in range(30)]
+    told = as_text(summarise([*clear, pair_entry("Ada", "last", ("a", "b"), "second")]))
+    assert "a is preferred in 9" in told
+    assert "not settled" not in told
+    assert "ties: 5 of 31, of them both bad: 5" in told
+    assert "choices needed" in told
+    even = [pair_entry("Ada", f"{n}", ("a", "b"), "first" if n % 2 else "second") for n in range(10)]
+    assert "not settled" in as_text(summarise(even))
 
 
 def test_users_and_experts_are_apart_and_checks_and_repeats_count_for_raters_only():
@@ -74,14 +99,13 @@ def test_drift_is_found_and_noise_is_not():
 
 
 def test_choices_become_strengths_with_ties_and_a_whitewash_gets_a_prior():
-    def choice(item, outcome, rater="Ada"):
-        return {**scale_entry(rater, item, (1, 1, 1)), "item_kind": "pair", "models": ["a", "b"], "choice": outcome}
-
     outcomes = ["first"] * 12 + ["second"] * 5 + ["tie"] * 2 + ["both_bad"]
-    told = summarise([choice(str(n), outcome) for n, outcome in enumerate(outcomes)])["user"]["strengths"]
+    told = summarise([pair_entry("Ada", str(n), ("a", "b"), outcome) for n, outcome in enumerate(outcomes)])["user"][
+        "strengths"
+    ]
     assert (told["choices"], told["ties"], told["both_bad"], told["prior"]) == (20, 3, 1, 0.0)
     assert told["differences"]["a - b"]["difference"] == pytest.approx(np.log(12 / 5), abs=1e-3)
-    whitewash = summarise([choice(str(n), "first") for n in range(5)])["user"]["strengths"]
+    whitewash = summarise([pair_entry("Ada", str(n), ("a", "b"), "first") for n in range(5)])["user"]["strengths"]
     assert whitewash["prior"] > 0
     assert whitewash["models"]["a"]["strength"] > 0
 

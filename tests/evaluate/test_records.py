@@ -6,7 +6,7 @@ import pytest
 
 from chatwright.evaluate.measure import measure_texts
 from chatwright.evaluate.perplexity import Windows
-from chatwright.evaluate.records import code_digest, folder_for, history, keep, run_of
+from chatwright.evaluate.records import code_digest, data_of_run, folder_for, history, keep, run_of
 from chatwright.foundation.errors import RefusedError, UsageError
 from chatwright.recipe.report.evaluations import record_page
 
@@ -57,6 +57,20 @@ def test_records_go_into_the_run_that_the_model_stands_in(tmp_path):
     (tmp_path / "run" / "recipe.toml").write_text("")
     assert folder_for(model) == (tmp_path / "run").resolve() / "evaluations"
     assert folder_for(model, tmp_path / "here") == tmp_path / "here"
+
+
+def test_a_run_s_own_data_is_its_heldout_documents_and_its_test_questions(tmp_path):
+    model, questions = tmp_path / "run" / "finetune" / "model", tmp_path / "questions.jsonl"
+    model.mkdir(parents=True)
+    assert data_of_run(model) == (None, None)
+    recipe = tmp_path / "run" / "recipe.toml"
+    recipe.write_text(f'[evaluate]\nanswers = "{questions}"\n')
+    assert data_of_run(model) == (None, None)  # named, not there
+    questions.write_text("")
+    corpus = tmp_path / "run" / "corpus"
+    corpus.mkdir()
+    (corpus / "manifest.json").write_text("{}")
+    assert data_of_run(model) == (corpus.resolve(), questions)
 
 
 def test_the_page_of_a_record_shows_each_token_with_its_loss_and_nothing_runs(record):

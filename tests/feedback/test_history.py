@@ -216,6 +216,30 @@ def test_a_migration_that_fails_half_way_leaves_the_old_schema(tmp_path, monkeyp
     store.close()
 
 
+def test_a_store_of_the_second_version_names_the_owners_of_its_conversations(tmp_path):
+    import sqlalchemy as sql
+
+    path = tmp_path / "feedback.sqlite"
+    engine = sql.create_engine(f"sqlite:///{path}")
+    then = without_later_columns(version=2)
+    talks = {"id": "c1", "owner": "ann", "title": "", "system": "", "settings": {}, "created": 1.0, "updated": 1.0}
+    with engine.begin() as connection:
+        then.create_all(connection, tables=[t for name, t in then.tables.items() if name not in ("scores", "people")])
+        connection.execute(tables.versions.insert().values(version=2))
+        connection.execute(then.tables["conversations"].insert().values(**talks))
+        turn = {"id": "t", "conversation": "c1", "role": "assistant", "content": "", "created": 1.0, "answer": "hers"}
+        connection.execute(then.tables["turns"].insert().values(**turn))
+        for name in ("hers", "nobodys"):
+            row = {k: v for k, v in vars(answer(name, "text")).items() if k != "owner"} | {"messages": []}
+            connection.execute(then.tables["answers"].insert().values(**row, created=1.0))
+            connection.execute(then.tables["ratings"].insert().values(answer_id=name, thumb=1, created=2.0))
+    engine.dispose()
+    store = FeedbackStore(path)
+    found = [(entry["id"], entry["owner"], entry["ratings"][0]["rater"]) for entry in store.export()]
+    store.close()
+    assert found == [("hers", "ann", "ann"), ("nobodys", "", "")]
+
+
 def fail_at_statement(monkeypatch, number):
     """Let the `number`-th change of the schema fail, as a full disk would."""
     from sqlalchemy.engine.default import DefaultDialect
@@ -240,13 +264,26 @@ def make_first_version(path):
     import sqlalchemy as sql
 
     engine = sql.create_engine(f"sqlite:///{path}")
-    first = [tables.versions, tables.answers, tables.ratings]
+    then = without_later_columns(version=1)
+    first = [then.tables[name] for name in ("schema_version", "answers", "ratings")]
     with engine.begin() as connection:
-        tables.metadata.create_all(connection, tables=first)
+        then.create_all(connection, tables=first)
         connection.execute(tables.versions.insert().values(version=1))
         row = {**vars(answer("old", "text")), "messages": [], "created": 1.0}
-        connection.execute(tables.answers.insert().values(**row))
+        connection.execute(first[1].insert().values(**{name: row[name] for name in row if name != "owner"}))
     engine.dispose()
+
+
+def without_later_columns(*, version):
+    """The tables as a version had them: SQL keeps no memory of its own past, so it is derived from what was added."""
+    import sqlalchemy as sql
+
+    later = {f"{column.table.name}.{column.name}" for number, added in tables.COLUMNS_ADDED_IN.items() if number > version for column in added}  # fmt: skip
+    then = sql.MetaData()
+    for table in tables.metadata.tables.values():
+        columns = [column._copy() for column in table.columns if f"{table.name}.{column.name}" not in later]
+        sql.Table(table.name, then, *columns)
+    return then
 
 
 def answer(id, text):

@@ -7,15 +7,9 @@ import torch
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError, UsageError
-from chatwright.model.adapter import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    ALL_LINEAR,
-    EMBEDDING,
-    Adapter,
-    LoraConfig,
-    load_adapter,
-)
+from chatwright.model.adapter import ALL_LINEAR, EMBEDDING, Adapter, LoraConfig
+from chatwright.model.adapter_files import load_adapter
+from chatwright.model.attachment import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 IDS = torch.arange(3, 35).reshape(2, 16)
 SAME = {"atol": 1e-5, "rtol": 0}

@@ -1,5 +1,6 @@
 """The report: whole from a known run, safe whatever stands in the documents, and not written again for nothing."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -8,11 +9,13 @@ from html.parser import HTMLParser
 import pytest
 from sample_run import HOSTILE, STAGES, answered, write_run
 
+from chatwright.feedback.ratings import Study, make_study
+from chatwright.feedback.study import Judgement, StudyItem, StudyPlan
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError, UsageError
-from chatwright.recipe.report import write_report
+from chatwright.recipe.report import write_comparison, write_report
 from chatwright.recipe.report.answering import Verdict, choose
-from chatwright.recipe.report.facts import STAGE_NAMES, key_figures, read_run
+from chatwright.recipe.report.facts import RATINGS, STAGE_NAMES, key_figures, read_run
 from chatwright.recipe.report.figures import curve_of
 from chatwright.recipe.report.markup import Html, data_block, element, table
 from chatwright.recipe.report.scoring import scores_section
@@ -95,15 +98,16 @@ def test_the_report_shows(page, shown):
 
 def test_the_curves_can_be_put_over_steps_or_seconds(page):
     figure = page.data["pretrain-heldout"]
-    assert figure["axes"]["steps"]["x"][0] == [0, 50, 100]
-    assert figure["axes"]["seconds"]["x"][0] == [0.0, 25.0, 50.0]
-    assert figure["data"][0]["y"] == [4.0, 3.0, 2.0]
+    assert figure["axes"] == {"steps": "step", "seconds": "seconds of training"}
+    assert figure["series"][0]["steps"] == [0, 50, 100]
+    assert figure["series"][0]["seconds"] == [0.0, 25.0, 50.0]
+    assert figure["series"][0]["y"] == [4.0, 3.0, 2.0]
 
 
-def test_gain_and_forgetting_stand_in_one_picture(page):
-    before, after = page.data["balance"]["data"]
-    assert (before["y"][0], before["x"][0], after["x"][0]) == ("test answers", 3.0, 1.0)
-    assert (before["y"][1], before["x"][1], after["x"][1]) == ("all documents", 2.0, 2.031)
+def test_gain_and_forgetting_stand_in_one_picture(tmp_path):
+    run = read_run(write_run(tmp_path / "run"))
+    shown = re.findall(r'aria-label="(test answers [^"]*)"', str(scores_section(run).body))
+    assert shown[0].startswith("test answers 3.000 before, 1.000 after; all documents 2.000 before, 2.031 after")
 
 
 @pytest.mark.parametrize(("lost", "is_explained"), [(0.031, False), (0.291, True)])
@@ -118,7 +122,7 @@ def test_much_forgetting_is_explained(tmp_path, lost, is_explained):
 
 
 def test_text_of_documents_and_models_stays_text(page):
-    assert page.scripts == 2
+    assert page.scripts == 1
     assert HOSTILE in page.text
 
 
@@ -251,12 +255,103 @@ def test_a_browser_draws_the_figures_and_fetches_nothing(tmp_path, browser, widt
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(path.as_uri())
-    page.wait_for_selector(".js-plotly-plot")
+    page.wait_for_selector(".frame svg")
     page.click("#training button[data-axis=seconds]")
-    title = "document.querySelector('#training .plot').layout.xaxis.title.text"
-    assert page.evaluate(title) == "seconds of training"
-    assert page.evaluate("document.querySelectorAll('.js-plotly-plot').length") == 6
+    assert page.text_content("#training .frame .title") == "seconds of training"
+    assert page.locator(".frame svg path[data-name]").count() == 1 + 3 + 1 + 1
+    assert page.locator(".map rect").count() == len(STAGES)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert requests == [path.as_uri()]
     assert complaints == []
     page.close()
+
+
+@pytest.mark.browser
+def test_curves_tell_their_values_zoom_and_go_back_by_mouse_and_keyboard(tmp_path, browser):
+    page = browser.new_page(viewport={"width": 1000, "height": 800})
+    page.set_default_timeout(120_000)
+    page.goto(write_report(write_run(tmp_path)).as_uri())
+    frame = page.locator("#plot-pretrain-heldout .frame")
+    frame.locator("svg").focus()
+    page.keyboard.press("End")
+    assert frame.locator(".tip b").text_content() == "step 100"
+    assert "all: 2" in frame.locator(".tip").text_content()
+    frame.scroll_into_view_if_needed()
+    place = frame.locator("svg").bounding_box()
+    page.mouse.move(place["x"] + 0.3 * place["width"], place["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(place["x"] + 0.7 * place["width"], place["y"] + 60)
+    page.mouse.up()
+    assert frame.locator(".whole").is_visible()
+    frame.locator("svg").focus()
+    page.keyboard.press("Escape")
+    assert not frame.locator(".whole").is_visible()
+    page.close()
+
+
+@pytest.mark.browser
+def test_a_printed_report_cuts_nothing_at_the_side_and_unfolds_everything(tmp_path, browser):
+    page = browser.new_page(viewport={"width": 690, "height": 1000})  # A4 between its margins
+    page.set_default_timeout(120_000)
+    page.goto(write_report(write_run(tmp_path)).as_uri())
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    wide = "[...document.querySelectorAll('main *')].filter((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth && getComputedStyle(e).overflowX !== 'visible').length"
+    assert page.evaluate(wide) == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 690
+    page.close()
+
+
+def test_the_report_is_small_enough_to_send(tmp_path):
+    assert write_report(write_run(tmp_path)).stat().st_size < 300_000
+
+
+def test_texts_written_during_training_are_shown_at_steps_spread_over_it(tmp_path):
+    run_dir = write_run(tmp_path)
+    for step in range(0, 101, 10):
+        event = {
+            "event": "samples",
+            "step": step,
+            "samples": [{"prompt": "Once", "continuation": f"at {step} {HOSTILE}"}],
+        }
+        storage.append_line(run_dir / "pretrain" / "metrics.jsonl", event)
+    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    assert "What it wrote on the way" in page.text
+    assert [step for step in range(0, 101, 10) if f"at {step} " in page.text] == [0, 20, 40, 60, 80, 100]
+    assert page.scripts == 1
+
+
+def test_ratings_of_people_are_in_the_report(tmp_path):
+    run_dir = write_run(tmp_path)
+    items = [StudyItem(id=str(number), models=(HOSTILE,), asked="Why?", answers=("Because.",)) for number in range(3)]
+    make_study(run_dir / RATINGS, items, StudyPlan(raters=1, repeat_share=0.0))
+    with contextlib.closing(Study(run_dir / RATINGS)) as study:
+        rater = study.join("Ada", "user")
+        for item in items:
+            scores = {"fluency": 4, "coherence": 3, "relevance": 5}
+            study.judge(rater, Judgement(item=item.id, occasion=0, key=f"key-of-item-{item.id}", scores=scores))
+    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    assert "ratings" in page.sections
+    assert "3 ratings of 1 person" in page.text
+    assert page.scripts == 1
+
+
+def test_several_runs_stand_side_by_side_with_what_differs(tmp_path):
+    one, other = (write_run(tmp_path / name) for name in ("one", "other"))
+    (other / "recipe.toml").write_text('name = "sample"\nseed = 2\n', encoding="utf-8")
+    (one / "recipe.toml").write_text('name = "sample"\nseed = 1\n', encoding="utf-8")
+    page = Page(write_comparison([one, other], tmp_path / "both.html").read_text(encoding="utf-8"))
+    assert page.sections == ["figures", "domains", "curves", "samples", "settings"]
+    assert [series["name"] for series in page.data["heldout"]["series"]] == ["one", "other"]
+    assert "seed" in page.text
+    assert "they are here" in page.text
+    assert page.scripts == 1
+
+
+def test_a_single_run_is_not_compared_and_none_is_named_twice(tmp_path):
+    run_dir = write_run(tmp_path / "one")
+    with pytest.raises(UsageError, match="two to"):
+        write_comparison([run_dir], tmp_path / "both.html")
+    with pytest.raises(UsageError, match="twice"):
+        write_comparison([run_dir, run_dir], tmp_path / "both.html")

@@ -14,7 +14,15 @@ import tiny_recipe
 from tiny_recipe import STAGES, text_of, write_recipe
 
 from chatwright.foundation import storage
-from chatwright.foundation.errors import BusyError, ConfigError, DataError, ExitCode, StoppedError, UsageError
+from chatwright.foundation.errors import (
+    BusyError,
+    ConfigError,
+    DataError,
+    ExitCode,
+    RefusedError,
+    StoppedError,
+    UsageError,
+)
 from chatwright.recipe import stages as recipe_stages
 from chatwright.recipe.recipe import load_recipe
 from chatwright.recipe.runner import run_recipe
@@ -68,6 +76,26 @@ def test_the_second_call_does_none_and_is_quick(copied):
 
 def test_another_run_folder_or_number_of_workers_changes_nothing(copied):
     assert copied("workers=2") == states()
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": "chatwright.manifest", "version": 1}'])
+def test_a_damaged_manifest_is_moved_aside_and_its_stage_alone_done_again(copied, capsys, damage):
+    (copied.directory / "tokenizer" / storage.MANIFEST).write_text(damage)
+    assert copied() == states(tokenizer="done")
+    said = capsys.readouterr().err
+    assert "the stage is done again" in said
+    assert ".tokenizer.damaged" in said
+    assert (copied.directory / ".tokenizer.damaged" / storage.MANIFEST).read_text() == damage
+    assert copied() == states()
+
+
+def test_a_manifest_of_a_newer_version_is_refused_and_left_in_its_place(copied):
+    path = copied.directory / "tokenizer" / storage.MANIFEST
+    newer = path.read_text().replace('"version": 1', '"version": 99', 1)
+    path.write_text(newer)
+    with pytest.raises(RefusedError, match="another version"):
+        copied()
+    assert path.read_text() == newer
 
 
 def test_another_lora_rank_redoes_fine_tuning_and_what_follows(copied):

@@ -1,8 +1,12 @@
 """Watching a training: what its lines say, how long it has left, and what is shown when there is nothing to see."""
 
+import contextlib
 import io
 import json
 import os
+import socket
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -10,7 +14,10 @@ from sample_run import write_run
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import UsageError
+from chatwright.foundation.usage import UsageMeter
 from chatwright.recipe import runner, watch
+from chatwright.recipe.watch_page import serve_watch
+from chatwright.serve.settings import settings_for
 
 
 @pytest.fixture
@@ -81,3 +88,69 @@ def test_a_sparkline_falls_with_its_values_and_keeps_to_its_width():
     assert len(watch.sparkline([float(value) for value in range(1000)], width=37)) == 37
     assert watch.sparkline([2.0, 2.0], width=5) == "▁▁"
     assert watch.sparkline([], width=5) == ""
+
+
+def test_how_busy_the_machine_is_is_told_where_it_can_be_read(going, tmp_path):
+    proc = tmp_path / "proc"
+    proc.mkdir()
+    (proc / "stat").write_text("cpu  100 0 0 100 0 0 0 0 0 0\n")
+    (proc / "meminfo").write_text("MemTotal: 2000000 kB\nMemAvailable: 500000 kB\n")
+    meter = UsageMeter(proc=proc)
+    (proc / "stat").write_text("cpu  175 0 0 125 0 0 0 0 0 0\n")
+    usage = meter.look()
+    assert usage == (0.75, 1_536_000_000, 2_048_000_000)
+    screen = io.StringIO()
+    Console(file=screen, width=120).print(watch.render(going, width=20, usage=usage))
+    assert "processor 75%" in screen.getvalue()
+    assert UsageMeter(proc=tmp_path / "none").look() == (None, None, None)
+
+
+@contextlib.contextmanager
+def watch_page(run_dir):
+    """The page's server on a free port of this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "chatwright", "watch", str(run_dir), "--page", "--port", str(port)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert "the training is shown at" in process.stderr.readline()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+        process.stderr.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [320, 1280])
+def test_the_page_draws_a_training_as_it_goes_and_asks_nobody_else(going, width):
+    from playwright.sync_api import sync_playwright
+
+    requests, complaints = [], []
+    with watch_page(going) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"], timeout=120_000
+        )
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.set_default_timeout(120_000)
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(address)
+        page.wait_for_selector("#heldout .frame svg")
+        assert page.text_content("#title") == "run: pretrain"
+        assert "40" in page.text_content("#cards")
+        assert "6 s left" in page.text_content("#cards")
+        event = {"event": "step", "step": 50, "seconds": 5.0, "loss": 3.0, "norm": 1.0, "tokens_per_second": 1050.0}
+        storage.append_line(watch.find_training(going).path, event)
+        page.locator("#cards strong").get_by_text("50", exact=True).wait_for()
+        assert page.evaluate("document.querySelector('#progress').value") == 0.5
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        browser.close()
+    assert all(url.startswith(address) for url in requests)
+    assert complaints == []
+
+
+def test_a_page_is_refused_where_no_training_has_begun(tmp_path):
+    with pytest.raises(UsageError, match="no training has begun"):
+        serve_watch(tmp_path, settings_for("127.0.0.1"), port=0)

@@ -3,11 +3,13 @@
 import pytest
 from tiny_recipe import write_recipe
 
+from chatwright.evaluate.records import keep, new_record
 from chatwright.foundation import storage
 from chatwright.foundation.errors import UsageError
 from chatwright.recipe.recipe import load_recipe, to_toml
 from chatwright.recipe.report.facts import RunFacts, StageFacts
-from chatwright.recipe.weak import accept, proposals, topic_table, topics_of
+from chatwright.recipe.report.weakness import weak_page
+from chatwright.recipe.weak import Topic, accept, as_text, domains_of, proposals, topic_table, topics_of
 
 
 @pytest.fixture
@@ -48,6 +50,67 @@ def test_answers_ratings_and_thumbs_of_a_topic_come_together_weakest_first(run):
     assert (returns.right, returns.thumbs_up, returns.thumbs_down) == (1.0, 1, 0)
 
 
+def record_of_tasks(figures):
+    model = {"name": "tiny-finetune", "digest": "d"}
+    return new_record("tasks", model=model, data={}, settings={}, result={"tasks": figures})
+
+
+def test_scores_of_own_tasks_stand_beside_answers_of_the_same_topic_and_the_newest_counts(run):
+    old = {"quiz": {"items": 4, "value": 0.0, "topics": {}}}
+    new = {"quiz": {"items": 4, "value": 0.5, "topics": {"shipping": {"items": 4, "value": 0.5}}}}
+    for created, figures in enumerate((old, new, {"grammar": {"items": 2, "value": 1.0, "topics": {}}})):
+        keep(record_of_tasks(figures) | {"created": float(created)}, run.directory / "evaluations")
+    topics = {topic.name: topic for topic in topic_table(run)}
+    assert (topics["shipping"].right, topics["shipping"].tasks, topics["shipping"].task_items) == (0.25, 0.5, 4)
+    assert (topics["grammar"].questions, topics["grammar"].tasks) == (0, 1.0)
+    assert topics["returns"].tasks is None
+
+
+def disliked(name):
+    return Topic(name, 0, None, None, 0, None, 0, thumbs_up=1, thumbs_down=5)
+
+
+def test_thumbs_down_propose_learning_from_them_and_the_new_recipe_reads_their_store(run, tmp_path):
+    found = proposals(run, [disliked("shipping")], store=str(tmp_path / "thumbs.sqlite"))
+    (learning,) = [proposal for proposal in found if proposal.key == "align"]
+    changed = load_recipe(accept(run, [learning], tmp_path / "new.toml"))
+    assert (changed.align.objective, changed.align.store) == ("kto", str(tmp_path / "thumbs.sqlite"))
+    assert "align" not in [proposal.key for proposal in proposals(run, [disliked("shipping")])]
+
+
+def with_domains(run, bits, tokens):
+    every = sum(bits.values()) / len(bits)
+    heldout = {name: {"bits_per_byte": value, "documents": 3} for name, value in ({"all": every} | bits).items()}
+    storage.write_json(run.directory / "evaluate" / "scores.json", {"models": {"pretrain": {"heldout": heldout}}})
+    sizes = {name: {"tokens": number} for name, number in tokens.items()}
+    stage = StageFacts(
+        name="tokens", directory=run.directory, content="", facts={"summary": {"train": {"domains": sizes}}}
+    )
+    return RunFacts(directory=run.directory, stages={**run.stages, "tokens": stage})
+
+
+def test_a_hard_domain_proposes_more_of_its_documents_and_a_larger_share(run, tmp_path):
+    changed = with_domains(run, {"law": 3.0, "news": 2.0}, {"law": 100, "news": 300})
+    assert [(domain.name, domain.beside_all) for domain in domains_of(changed)] == [("law", 1.2), ("news", 0.8)]
+    found = {proposal.key: proposal for proposal in proposals(changed, [])}
+    assert found["pretrain.mixture"].value == {"weights": {"law": 0.5, "news": 0.75}}
+    new = load_recipe(accept(changed, [found["pretrain.steps"], found["pretrain.mixture"]], tmp_path / "new.toml"))
+    assert new.pretrain.mixture.weights == {"law": 0.5, "news": 0.75}
+    assert new.pretrain.steps == round(1.5 * load_recipe(run.directory / "recipe.toml").pretrain.steps)
+
+
+def test_the_page_and_the_text_show_topics_domains_and_proposals_and_nothing_runs(run):
+    changed = with_domains(run, {"law": 3.0, "news": 2.0}, {"law": 100, "news": 300})
+    table = [*topic_table(changed), disliked("<script>alert(1)</script>")]
+    parts = (table, domains_of(changed), proposals(changed, table))
+    page, text = weak_page("tiny", *parts), as_text(*parts)
+    for told in ("shipping", "law", "finetune.epochs", "pretrain.mixture"):
+        assert told in page
+        assert told in text
+    assert "<script" not in page
+    assert "nothing to propose" in as_text(table, [], [])
+
+
 def test_an_accepted_proposal_is_a_sound_new_recipe_and_the_run_stays_as_it_was(run, tmp_path):
     before = (run.directory / "recipe.toml").read_bytes()
     found = proposals(run, topic_table(run))
@@ -73,5 +136,5 @@ def test_questions_of_like_words_fall_into_one_topic():
 
 def test_nothing_to_look_at_is_told(run):
     storage.write_json(run.directory / "evaluate" / "samples.json", {})
-    with pytest.raises(UsageError, match="no answers, ratings or thumbs"):
+    with pytest.raises(UsageError, match="no answers, task scores, ratings or thumbs"):
         topic_table(run)

@@ -1,6 +1,7 @@
-"""One real server for a whole file of tests."""
+"""One real server, and one browser, for a whole file of tests."""
 
 import pytest
+from browsing import CHROMIUM, QUIET
 from echo_server import running
 
 from chatwright.model.generation import Sampling
@@ -18,3 +19,12 @@ def served(tmp_path_factory):
 def client(served):
     with served.client() as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
+        yield opened
+        opened.close()

@@ -1,38 +1,21 @@
 """The page in a real browser: what a person sees, does and never meets."""
 
-import json
 import os
 import re
 from pathlib import Path
 
 import pytest
+from browsing import axe, marks, needs_axe
 from echo_server import PATIENT, EchoEngine, running, until
 
 from chatwright.serve.settings import PageText, ServeSettings
 
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-QUIET += ["--disable-component-update", "--disable-sync"]
-AXE = Path(os.environ.get("CHATWRIGHT_AXE", "node_modules/axe-core/axe.min.js"))  # `npm install axe-core` brings it
 HOSTILE = (
     "<script>window.hacked=1</script><img src=http://foreign.invalid/x onerror=window.hacked=1>"
     "<svg onload=window.hacked=1> [link](javascript:window.hacked=1) ![image](http://foreign.invalid/y)"
 )
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="Debian's Chromium is not installed (/usr/bin/chromium)"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
-        yield opened
-        opened.close()
+pytestmark = marks
 
 
 class OtherEngine(EchoEngine):
@@ -315,6 +298,24 @@ def test_settings_and_the_system_prompt_belong_to_the_conversation(page, server)
     send(page, "again")
     wait_for_end(page)
     assert answer(page).inner_text() == "The other answer"
+
+
+def test_a_person_says_whether_models_may_learn_from_them_and_can_be_forgotten(page, server):
+    send(page, "Hello")
+    wait_for_end(page)
+    button(page, "Settings").click()
+    page.get_by_label("Models may learn from it").uncheck()
+    page.get_by_text("Models will not learn from it.").wait_for()
+    assert [entry["consent"] for entry in server.store.export()] == [False]
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download your answers").click()
+    assert "You said: Hello" in Path(download.value.path()).read_text()
+    button(page, "Delete everything of mine").click()
+    assert list(server.store.export())
+    page.locator("#forget-me", has_text="Press again").click()
+    page.get_by_role("button", name="How are you?").wait_for()
+    assert list(server.store.export()) == []
+    assert server.store.history.find("") == []
 
 
 def test_colours_follow_the_choice_and_are_kept(page):
@@ -718,7 +719,7 @@ def test_a_megabyte_of_streamed_text_leaves_the_page_responsive(browser, tmp_pat
     assert max(durations, default=0) < limit_ms
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed (npm install axe-core, or CHATWRIGHT_AXE=FILE)")
+@needs_axe
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1440])
 def test_axe_finds_nothing_serious(browser, server, scheme, width):
@@ -743,14 +744,3 @@ def test_axe_finds_nothing_serious(browser, server, scheme, width):
     found.append(axe(page))
     context.close()
     assert found == [[]] * 4
-
-
-def axe(page):
-    """What axe calls serious or critical, as rule and place."""
-    page.evaluate(AXE.read_text())
-    result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [
-        (violation["id"], json.dumps([node["html"][:200] for node in violation["nodes"][:3]]))
-        for violation in result["violations"]
-        if violation["impact"] in ("serious", "critical")
-    ]

@@ -146,7 +146,7 @@ def _indexed(three: Path, **changes) -> None:
     ("changes", "said"),
     [
         ({"format": "other"}, "holds no chatwright tokens"),
-        ({"version": 3}, "another version"),
+        ({"version": 4}, "another version"),
         ({"version": "1"}, "another version"),
         ({"domains": None}, "damaged"),
         ({"vocabulary_size": "many"}, "damaged"),

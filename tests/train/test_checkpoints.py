@@ -9,7 +9,7 @@ import torch
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import ExitCode, StorageFullError
-from chatwright.train.checkpoints import Checkpoint, Checkpoints
+from chatwright.train.checkpoints import Checkpoint, Checkpoints, Retention
 
 Usage = collections.namedtuple("Usage", "total used free")
 
@@ -40,7 +40,7 @@ def test_the_newest_checkpoint_comes_back_as_it_was_saved(tmp_path):
 
 
 def test_only_the_newest_ones_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = Checkpoints(tmp_path, retention=Retention(2))
     for step in (5, 10, 15, 20):
         checkpoints.save(step, checkpoint(step))
     assert names(tmp_path) == ["step-00000015", "step-00000020"]
@@ -65,11 +65,11 @@ def test_a_damaged_file_of_the_newest_makes_the_older_one_the_newest(tmp_path, n
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_retention_never_counts_a_damaged_newer_one_among_those_it_keeps(tmp_path, keep):
-    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints = Checkpoints(tmp_path, retention=Retention(3))
     for step in (2, 4, 6):
         checkpoints.save(step, checkpoint(step))
     damage(tmp_path / "step-00000006" / "weights.safetensors")
-    again = Checkpoints(tmp_path, keep=keep)
+    again = Checkpoints(tmp_path, retention=Retention(keep))
     assert again.newest().state == {"step": 4}
     again.save(5, checkpoint(5))
     assert again.newest().state == {"step": 5}

@@ -1,4 +1,4 @@
-"""Curricula: scores by hand, what is open when, controls that see as much, and a past that cannot be changed."""
+"""Curricula: scores of windows, what is open when, controls that see as much, and a past that cannot be changed."""
 
 import numpy as np
 import pytest
@@ -7,35 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_training import VOCABULARY, new_network, new_trainer
 
-from chatwright.foundation.errors import RefusedError, StoppedError
+from chatwright.foundation.errors import StoppedError
 from chatwright.foundation.stopping import StopFlag
 from chatwright.tokens.shards import ShardWriter, TokenData, write_index
+from chatwright.train.batches import WindowSource
 from chatwright.train.curriculum import (
     Curriculum,
     CurriculumConfig,
-    CurriculumSource,
+    CurriculumOrder,
+    GrowingSource,
     LengthConfig,
-    compression_score,
-    flesch_score,
-    length_score,
     open_share,
     window_scores,
 )
-
-
-def test_repetitive_text_is_easier_than_text_without_pattern():
-    assert compression_score("the sea " * 50) < compression_score(
-        "Quartz jugs vex nymphs who blink from dark, foggy piers."
-    )
-
-
-def test_reading_ease_is_turned_around():
-    # Two sentences, six words, seven syllables.
-    assert flesch_score("The cat sat. It was heavy.") == pytest.approx(1.015 * 3 + 84.6 * 7 / 6 - 206.835)
-    assert flesch_score("The cat sat.") < flesch_score(
-        "Institutional heterogeneity complicates administrative generalisation."
-    )
-    assert length_score("abc") == 3
 
 
 @pytest.mark.parametrize("pacing", ["linear", "root", "steps"])
@@ -107,43 +91,62 @@ def test_a_step_depends_on_its_number_alone():
     assert curriculum.windows(7, ranking) != curriculum.windows(8, ranking)
 
 
-@given(step=st.integers(0, 200))
-def test_lengths_grow_in_a_line_by_multiples_and_stay_whole(step):
-    growth = LengthConfig(start=8, warmup_share=0.5, multiple=4)
-    length = growth.length(step, steps=100, full=30)
-    assert 8 <= length <= 30
-    assert length == 30 if step >= 50 else length % 4 == 0
-    assert length <= growth.length(step + 1, steps=100, full=30)
+@given(step=st.integers(0, 200), start=st.integers(8, 60), full=st.integers(64, 300))
+def test_lengths_double_until_windows_are_whole(step, start, full):
+    growth = LengthConfig(start=start, warmup_share=0.5)
+    length = growth.length(step, steps=100, full=full)
+    assert length in {full >> halvings for halvings in range(6)}
+    assert start <= length <= full
+    assert length <= growth.length(step + 1, steps=100, full=full)
+    if step >= 50:
+        assert length == full
+    if step == 0:
+        assert length < 2 * start
 
 
-def source(split, **fields):
-    parts = {"curriculum": CurriculumConfig(score="length", warmup_share=0.5)} | fields
-    return CurriculumSource(split, full=15, steps=12, rows=4, micro_rows=2, seed=1, scores=list(range(12)), **parts)
+def order_of(split, *, length=16, scores=None, **fields):
+    config = CurriculumConfig(score="length", **{"warmup_share": 0.5} | fields)
+    scores = list(range(12)) if scores is None else scores
+    return CurriculumOrder(split, length=length, scores=scores, config=config, steps=12, rows=4, seed=1)
 
 
-def test_short_windows_cover_the_same_tokens_in_more_rows(split):
-    growing = source(split, growth=LengthConfig(start=8, multiple=1, warmup_share=1.0))
-    first, last = growing.step(0), source(split).step(0)
-    assert first[0].ids_BT.shape[1] == 8
-    assert last[0].ids_BT.shape[1] == 15
-    assert all(torch.equal(batch.ids_BT[:, 1:], batch.targets_BT[:, :-1]) for batch in first)
+def growing(split, *, start=8, order=None, fingerprint="growing"):
+    growth = LengthConfig(start=start, warmup_share=0.5)
+    order = order or order_of(split)
+    return GrowingSource(order=order, rows=4, micro_rows=2, growth=growth, full=16, steps=12, fingerprint=fingerprint)
 
 
-def test_a_run_by_curriculum_resumes_to_the_same_bits_and_refuses_another_past(split, tmp_path):
+def test_short_windows_are_the_whole_ones_cut_so_that_each_step_has_the_same_targets(split):
+    source = growing(split)
+    whole = WindowSource(order=order_of(split), rows=4, micro_rows=2, fingerprint="whole")
+    for number in (0, 3, 11):
+        cut, uncut = source.step(number), whole.step(number)
+        assert sum(batch.num_targets for batch in cut) == sum(batch.num_targets for batch in uncut)
+        assert torch.equal(
+            torch.cat([batch.ids_BT.flatten() for batch in cut]), torch.cat([batch.ids_BT.flatten() for batch in uncut])
+        )
+        assert torch.equal(
+            torch.cat([batch.targets_BT.flatten() for batch in cut]),
+            torch.cat([batch.targets_BT.flatten() for batch in uncut]),
+        )
+    assert source.step(0)[0].ids_BT.shape == (4, 8)
+    assert source.step(11)[0].ids_BT.shape == (2, 16)
+
+
+def test_rows_are_the_same_whether_asked_for_at_once_or_one_by_one(split):
+    order = order_of(split)
+    together = order.rows(2, 30)
+    assert np.array_equal(together, np.concatenate([order.rows(row, 1) for row in range(2, 32)]))
+    assert np.array_equal(together, order_of(split).rows(2, 30))
+
+
+def test_a_run_by_curriculum_resumes_to_the_same_bits(split, tmp_path):
     straight = new_network()
-    new_trainer(tmp_path / "straight", network=straight, source=source(split)).run()
+    new_trainer(tmp_path / "straight", network=straight, source=growing(split)).run()
     flag = StopFlag()
     flag.requested = True
     with pytest.raises(StoppedError):
-        new_trainer(tmp_path / "halves", source=source(split)).run(flag)
+        new_trainer(tmp_path / "halves", source=growing(split)).run(flag)
     resumed = new_network(seed=4)
-    new_trainer(tmp_path / "halves", network=resumed, source=source(split)).run()
+    new_trainer(tmp_path / "halves", network=resumed, source=growing(split)).run()
     assert all(torch.equal(one, other) for one, other in zip(straight.parameters(), resumed.parameters(), strict=True))
-    changed = CurriculumConfig(score="length", direction="reverse", warmup_share=0.5)
-    for other in (
-        source(split, curriculum=changed),
-        source(split, growth=LengthConfig(start=8)),
-        source(split, curriculum=None),
-    ):
-        with pytest.raises(RefusedError, match="other data"):
-            new_trainer(tmp_path / "halves", source=other).run()

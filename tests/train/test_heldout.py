@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from chatwright.model.directory import save_model
 from chatwright.tokens.shards import TokenDocument
-from chatwright.train.heldout import DocumentLoss, HeldoutCheck, by_domain, document_losses, sample_documents
+from chatwright.train.heldout import DocumentLoss, HeldoutCheck, by_domain, document_losses, sample_documents, worst
 
 END = 0
 CONTEXT = 16
@@ -53,7 +53,7 @@ def shifted_loss(scores, labels):
 def test_losses_equal_a_plain_sliding_window(network, make_network, stride):
     wide = make_network(context_length=CONTEXT + 1)  # the guide's windows hold the last target, too
     listed = documents(1, 2, 15, 16, 17, 18, 33, 70)
-    found = document_losses(network, listed, end_of_text=END, stride=stride)
+    found = document_losses(network, listed, begin=END, stride=stride)
     for loss, document in zip(found, listed, strict=True):
         expected = plain_sliding_window(
             lambda ids, labels: shifted_loss(wide(ids), labels), document.ids.tolist(), stride=stride
@@ -75,15 +75,15 @@ def test_losses_equal_a_sliding_window_with_transformers_itself(tmp_path, make_n
         return float(reference(ids, labels=labels).loss) * counted
 
     for stride in (4, CONTEXT):
-        (loss,) = document_losses(network, documents(61), end_of_text=END, stride=stride)
+        (loss,) = document_losses(network, documents(61), begin=END, stride=stride)
         expected = plain_sliding_window(score, documents(61)[0].ids.tolist(), stride=stride)
         assert loss.nats == pytest.approx(expected, rel=1e-5)
 
 
 def test_documents_in_one_batch_do_not_touch_each_other(network):
-    together = document_losses(network, documents(3, 40, 9, 21), end_of_text=END, stride=8)
+    together = document_losses(network, documents(3, 40, 9, 21), begin=END, stride=8)
     one_by_one = [
-        document_losses(network, [document], end_of_text=END, stride=8, batch_tokens=1)[0]
+        document_losses(network, [document], begin=END, stride=8, batch_tokens=1)[0]
         for document in documents(3, 40, 9, 21)
     ]
     assert [loss.nats for loss in together] == pytest.approx([loss.nats for loss in one_by_one], rel=1e-5)
@@ -92,7 +92,7 @@ def test_documents_in_one_batch_do_not_touch_each_other(network):
 def test_a_batch_never_exceeds_its_tokens_with_padding(network):
     sizes = []
     hook = network.model.embed_tokens.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].numel()))
-    document_losses(network, documents(*[2] * 100, *[CONTEXT] * 100), end_of_text=END, stride=CONTEXT, batch_tokens=64)
+    document_losses(network, documents(*[2] * 100, *[CONTEXT] * 100), begin=END, stride=CONTEXT, batch_tokens=64)
     hook.remove()
     assert max(sizes) <= 64
     assert len(sizes) <= 30  # and wastes little of them: 100 windows of 2 and 100 of 16
@@ -101,11 +101,11 @@ def test_a_batch_never_exceeds_its_tokens_with_padding(network):
 @pytest.mark.parametrize("stride", [0, CONTEXT + 1])
 def test_a_stride_that_would_skip_tokens_or_never_move_is_an_error(network, stride):
     with pytest.raises(ValueError, match="stride"):
-        document_losses(network, documents(40), end_of_text=END, stride=stride)
+        document_losses(network, documents(40), begin=END, stride=stride)
 
 
 def test_an_empty_document_costs_nothing(network):
-    (loss,) = document_losses(network, documents(0), end_of_text=END, stride=CONTEXT)
+    (loss,) = document_losses(network, documents(0), begin=END, stride=CONTEXT)
     assert (loss.nats, loss.tokens, loss.bits_per_byte) == (0.0, 0, 0.0)
 
 
@@ -138,6 +138,19 @@ def test_a_sample_takes_whole_documents_of_each_domain_in_stored_order():
 
 
 def test_the_check_during_training_names_every_domain(network):
-    told = HeldoutCheck(network, documents(20, 30), end_of_text=END)()
+    told = HeldoutCheck(network, documents(20, 30), begin=END)()
     assert list(told["bits_per_byte"]) == ["all", "a", "b"]
     assert told["summary"].startswith(f"held-out bits per byte {told['bits_per_byte']['all']:.3f} (a ")
+
+
+def test_the_worst_domain_and_documents_are_named_and_short_ones_left_out():
+    losses = [
+        DocumentLoss("web", nats, 10, num_bytes, number)
+        for number, (nats, num_bytes) in enumerate(
+            [(300.0, 400), (90.0, 300), (500.0, 100), (400.0, 400), (100.0, 900)]
+        )
+    ] + [DocumentLoss("books", 2000.0, 10, 800, 9)]
+    told = worst(losses)
+    assert told["domain"] == "books"
+    assert [document["number"] for document in told["documents"]] == [9, 3, 0]
+    assert told["documents"][1]["bits_per_byte"] == pytest.approx(400 / math.log(2) / 400, abs=1e-5)

@@ -1,15 +1,14 @@
 """The one loop: exact accumulation, no step on a value that is not finite, and stops that leave no trace."""
 
-import math
-
 import pytest
 import torch
-from tiny_training import DrawnSource, StoppingSource, digest, metrics, new_network, new_trainer
+from tiny_training import DrawnSource, Poison, StoppingSource, digest, metrics, new_network, new_trainer
 from torch.nn import functional as F
 
 from chatwright.foundation.errors import DivergedError, ExitCode, RefusedError, StoppedError
 from chatwright.foundation.stopping import StopFlag
 from chatwright.train.batches import IGNORED, MicroBatch
+from chatwright.train.faults import FaultConfig
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
 
@@ -68,28 +67,12 @@ def test_the_logged_loss_is_the_mean_over_the_window_s_target_tokens(tmp_path):
     assert line["loss"] == pytest.approx(nats / sum(batch.num_targets for batch in batches), abs=2e-6)
 
 
-class Poison:
-    """Makes loss or gradient not finite at some steps; the batch's first id tells which step it is."""
-
-    def __init__(self, kind, steps, network, source):
-        first = [int(source.step(step)[0].ids_BT.sum()) for step in range(12)]
-        self._marks = {first[step] for step in steps}
-        self._kind = kind
-        self._is_on = False
-        network.lm_head.weight.register_hook(lambda g: g * math.nan if kind == "gradient" and self._is_on else g)
-
-    def __call__(self, network, batch):
-        self._is_on = int(batch.ids_BT.sum()) in self._marks
-        loss = next_token(network, batch)
-        return loss * math.inf if self._kind == "loss" and self._is_on else loss
-
-
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 @pytest.mark.parametrize("rule", ["muon", "adamw"])
 def test_a_step_that_is_not_finite_leaves_every_parameter_as_it_was(tmp_path, kind, rule):
     network, source = new_network(), DrawnSource()
     before = digest(network)
-    poison = Poison(kind, [0], network, source)
+    poison = Poison(kind, [0], network=network, source=source)
     optimizer = OptimizerConfig(kind=rule)
     summary = new_trainer(
         tmp_path, network=network, steps=1, source=source, objective=poison, optimizer=optimizer
@@ -103,7 +86,11 @@ def test_training_goes_on_after_a_step_that_was_skipped(tmp_path):
     network, source = new_network(), DrawnSource()
     before = digest(network)
     new_trainer(
-        tmp_path, network=network, steps=6, source=source, objective=Poison("loss", [2, 3], network, source)
+        tmp_path,
+        network=network,
+        steps=6,
+        source=source,
+        objective=Poison("loss", [2, 3], network=network, source=source),
     ).run()
     assert digest(network) != before
     assert all(torch.isfinite(parameter).all() for parameter in network.parameters())
@@ -112,14 +99,17 @@ def test_training_goes_on_after_a_step_that_was_skipped(tmp_path):
 
 def test_too_many_such_steps_stop_the_run_where_it_can_go_on(tmp_path):
     network, source = new_network(), DrawnSource()
-    poison = Poison("gradient", range(5, 12), network, source)
-    trainer = new_trainer(tmp_path, network=network, source=source, objective=poison, maximum_skips=2)
+    poison = Poison("gradient", range(5, 12), network=network, source=source)
+    trainer = new_trainer(
+        tmp_path, network=network, source=source, objective=poison, faults=FaultConfig(maximum_skips=2)
+    )
     with pytest.raises(DivergedError, match="3 steps in a row up to step 8") as caught:
         trainer.run()
     assert caught.value.exit_code == ExitCode.STOPPED
     assert caught.value.hint
     kept = [line["step"] for line in metrics(tmp_path) if line["event"] == "skipped"]
-    assert kept == [6, 7, 8]
+    assert kept == [6, 7]
+    assert [line["step"] for line in metrics(tmp_path) if line["event"] == "diverged"] == [8]
     resumed = new_network()
     new_trainer(tmp_path, network=resumed, source=source).run()
     straight = new_network()

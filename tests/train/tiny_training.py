@@ -4,11 +4,14 @@ tiny_training.py DIRECTORY STEPS     prints the SHA-256 of the trained weights
 """
 
 import hashlib
+import math
+import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chatwright.foundation import storage
 from chatwright.foundation.devices import Placement
@@ -18,7 +21,8 @@ from chatwright.model.adapter import Adapter, LoraConfig
 from chatwright.model.config import ModelConfig
 from chatwright.model.network import Network
 from chatwright.train.batches import IGNORED, MicroBatch
-from chatwright.train.loop import METRICS, LoopConfig, Trainer
+from chatwright.train.loop import LoopConfig, Trainer
+from chatwright.train.metrics import METRICS
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.schedule import ScheduleConfig
@@ -73,6 +77,57 @@ class StoppingSource(DrawnSource):
         return super().step(number)
 
 
+class Poison:
+    """An objective that makes a value not finite at some steps, on all ranks or on one.
+
+    Args:
+        kind: "loss", "gradient", "weights" (one of them, before the forward pass), or "unused weight": one that no
+            token of the batch meets.
+        steps: data numbers of the steps; told by the ids of their first micro-batch.
+        network: whose gradient or weights are meant.
+        source: of the steps.
+        micro_batch: which of a step's micro-batches is struck.
+        rank: only on this rank.
+        times: so often at most; None: whenever the step comes.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        steps: Iterable[int],
+        *,
+        network: Network,
+        source,
+        micro_batch: int = 0,
+        rank: int | None = None,
+        times: int | None = None,
+    ):
+        self._marks = {_mark(source.step(step)[micro_batch]) for step in steps}
+        self._kind = kind
+        self._network = network
+        self._is_here = rank is None or os.environ.get("RANK", "0") == str(rank)
+        self._left = math.inf if times is None else times
+        self._is_on = False
+        network.lm_head.weight.register_hook(lambda g: g * math.nan if kind == "gradient" and self._is_on else g)
+
+    def __call__(self, network: Network, batch: MicroBatch) -> Tensor:
+        self._is_on = self._is_here and self._left > 0 and _mark(batch) in self._marks
+        self._left -= self._is_on
+        if self._is_on and self._kind == "weights":
+            with torch.no_grad():
+                self._network.lm_head.weight[0, 0] = math.nan
+        loss = next_token(network, batch)
+        if self._is_on and self._kind == "unused weight":
+            unused = next(token for token in range(VOCABULARY) if token not in batch.ids_BT)
+            with torch.no_grad():
+                self._network.model.embed_tokens.weight.data[unused, 0] = math.nan
+        return loss * math.inf if self._kind == "loss" and self._is_on else loss
+
+
+def _mark(batch: MicroBatch) -> bytes:
+    return batch.ids_BT.numpy().tobytes()
+
+
 def new_trainer(
     directory: Path,
     *,
@@ -83,6 +138,8 @@ def new_trainer(
     optimizer: OptimizerConfig | None = None,
     precision: str = "float32",
     with_adapter: bool = False,
+    flops_per_token: float | None = None,
+    evaluate=None,
     **loop,
 ) -> Trainer:
     """A trainer that saves every four steps, logs every three and measures every five."""
@@ -104,7 +161,8 @@ def new_trainer(
         schedule=ScheduleConfig(),
         placement=Placement(torch.device("cpu"), precision, 1, "a test"),
         directory=directory,
-        evaluate=lambda: {"weights": float(sum(parameter.sum() for parameter in trained.parameters()))},
+        flops_per_token=flops_per_token,
+        evaluate=evaluate or (lambda: {"weights": float(sum(parameter.sum() for parameter in trained.parameters()))}),
     )
 
 

@@ -78,7 +78,7 @@ def document(number: int) -> str:
     return " ".join(sentence.format(*chance.sample(PLACES, 4)) for _ in range(6))
 
 
-def make_base(folder: Path) -> Path:
+def make_base(folder: Path, *, steps: int = 240) -> Path:
     """Train the model on all manners alike, and on documents that it might later forget; returns its directory."""
     answers = [manner.format(topic) for manner in MANNERS for topic in TOPICS]
     documents = [document(number) for number in range(60)]
@@ -104,7 +104,7 @@ def make_base(folder: Path) -> Path:
         trained=network,
         objective=next_token,
         source=source,
-        config=LoopConfig(steps=240, checkpoint_every=1000, evaluate_every=1000, seed=1),
+        config=LoopConfig(steps=steps, checkpoint_every=1000, evaluate_every=1000, seed=1),
         optimizer=OptimizerConfig(kind="muon"),
         schedule=ScheduleConfig(),
         placement=place(device="cpu", precision="float32", threads=torch.get_num_threads()),

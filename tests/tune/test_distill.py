@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from token_folder import TEXTS, write_tokens
 
 from chatwright.foundation.config import validate
 from chatwright.foundation.errors import ConfigError, DataError, RefusedError, StoppedError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.directory import load_model, save_model
-from chatwright.tokens.shards import ShardWriter, TokenData, write_index
+from chatwright.tokens.shards import TokenData
 from chatwright.train.batches import IGNORED
 from chatwright.train.objectives import next_token
 from chatwright.tune.chats import Sample
@@ -25,7 +26,6 @@ from chatwright.tune.distill.source import LessonSource, Plan, Windows
 from chatwright.tune.distill.teacher import KeptShares, keep_shares
 from chatwright.tune.tasks import one_a_row
 
-TEXTS = ("The ferry leaves at nine in the morning. ", "Opening hours are on the door. ", "Write to us for a ticket. ")
 SHAPE = {"width": 16, "layers": 1, "heads": 2, "key_heads": 2, "head_width": 8, "mlp_width": 24, "context_length": 32}
 
 
@@ -122,18 +122,6 @@ def test_the_teacher_is_asked_once_and_its_scores_are_refused_for_others(make_ne
         file.write(b"\xff")
     with pytest.raises(RefusedError):
         KeptShares(tmp_path / "teacher", facts={"teacher": "a"})
-
-
-def write_tokens(directory, tokenizer):
-    directory.mkdir()
-    shards = {}
-    for split, repeats in (("train", 12), ("heldout", 3)):
-        writer = ShardWriter(vocabulary_size=tokenizer.size, end_of_text=tokenizer.end_of_text)
-        for number, text in enumerate(TEXTS):
-            writer.add(tokenizer.encode(text * repeats), domain=number % 2, num_bytes=len(text) * repeats)
-        shards[split] = [writer.save(directory / f"{split}-00000")]
-    write_index(directory, shards, tokenizer=tokenizer.digest, vocabulary=tokenizer.size, domains=["shop", "sea"])
-    return directory
 
 
 @pytest.fixture(scope="module")

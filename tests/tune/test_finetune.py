@@ -6,22 +6,23 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from token_folder import write_tokens
 
+from chatwright.feedback.conversations import read_conversations
 from chatwright.foundation import storage
 from chatwright.foundation.config import validate
 from chatwright.foundation.errors import ConfigError, StoppedError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag
-from chatwright.model.adapter import load_adapter
+from chatwright.model.adapter_files import load_adapter
 from chatwright.model.directory import load_model, save_model
-from chatwright.tokens.shards import ShardWriter, TokenData, write_index
+from chatwright.tokens.shards import TokenData
 from chatwright.tokens.tokenizer import TURN_END, TURN_START
 from chatwright.train.heldout import by_domain, document_losses
 from chatwright.tune import finetune
-from chatwright.tune.finetune import FinetuneConfig
+from chatwright.tune.finetune_settings import FinetuneConfig
 
 ANSWERS = {"ferry": "It leaves at nine.", "ticket": "Tickets are sold on board.", "hours": "We open at ten."}
-TEXTS = ("The ferry leaves at nine in the morning. ", "Opening hours are on the door. ", "Write to us for a ticket. ")
 
 
 def write_conversations(path, *, wordings):
@@ -32,18 +33,6 @@ def write_conversations(path, *, wordings):
     ]
     path.write_text("\n".join(lines) + "\n")
     return str(path)
-
-
-def write_tokens(directory, tokenizer):
-    directory.mkdir()
-    shards = {}
-    for split, repeats in (("train", 12), ("heldout", 3)):
-        writer = ShardWriter(vocabulary_size=tokenizer.size, end_of_text=tokenizer.end_of_text)
-        for number, text in enumerate(TEXTS):
-            writer.add(tokenizer.encode(text * repeats), domain=number % 2, num_bytes=len(text) * repeats)
-        shards[split] = [writer.save(directory / f"{split}-00000")]
-    write_index(directory, shards, tokenizer=tokenizer.digest, vocabulary=tokenizer.size, domains=["shop", "sea"])
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +147,7 @@ def test_forgetting_is_the_rise_of_bits_per_byte_on_the_base_s_held_out_document
     measured = []
     for directory in (material / "base", tuned[0] / "model"):
         network = load_model(directory).network.eval()
-        losses = document_losses(network, documents, end_of_text=tiny_tokenizer.end_of_text, stride=64)
+        losses = document_losses(network, documents, begin=tiny_tokenizer.begin_of_text, stride=64)
         measured.append(by_domain(losses))
     for domain in ("all", "shop", "sea"):
         rise = measured[1][domain]["bits_per_byte"] - measured[0][domain]["bits_per_byte"]
@@ -228,7 +217,7 @@ def test_a_recipe_that_sets_one_key_keeps_the_other_defaults_of_a_fine_tune():
 def test_settings_without_effect_are_refused_together():
     with pytest.raises(ConfigError, match="`lora` has no effect"):
         validate(FinetuneConfig, {"data": "x", "method": "all", "lora": {"rank": 4}}, where="r")
-    with pytest.raises(ConfigError, match="low-rank updates are AdamW's"):
+    with pytest.raises(ConfigError, match="adapters are AdamW's"):
         validate(FinetuneConfig, {"data": "x", "optimizer": {"kind": "muon"}}, where="r")
 
 
@@ -237,3 +226,108 @@ def test_the_loss_falls_while_it_learns(material, tmp_path):
     lines = storage.read_lines(tmp_path / "finetune" / "metrics.jsonl")
     losses = [line["loss"] for line in lines if line["event"] == "step"]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+def test_bottleneck_adapters_leave_a_plain_model_with_a_wider_mlp(material, tmp_path):
+    report = finetune.run(context(material, tmp_path / "a", method="adapters", adapters={"width": 8}))
+    before, after = weights(material / "base"), weights(tmp_path / "a" / "model")
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert after[name].shape[0] == before[name].shape[0] + 8
+    assert torch.equal(after[name][:-8], before[name])
+    assert report["after"]["test_bits_per_byte"] < report["before"]["test_bits_per_byte"]
+    assert report["file_bytes"]["adapter"] < report["file_bytes"]["model"]
+
+
+@pytest.mark.parametrize("numbers", ["int8", "nf4"])
+def test_a_base_in_few_bits_learns_and_leaves_the_model_that_was_trained(material, tmp_path, numbers):
+    report = finetune.run(context(material, tmp_path / "q", base_numbers=numbers))
+    assert report["after"]["test_bits_per_byte"] < report["before"]["test_bits_per_byte"]
+    last = [line for line in storage.read_lines(tmp_path / "q" / "metrics.jsonl") if line["event"] == "evaluation"][-1]
+    assert report["after"]["test_bits_per_byte"] == pytest.approx(last["test_bits_per_byte"], abs=2e-4)
+
+
+def test_it_ends_early_and_keeps_the_best_by_both_sides(material, tmp_path):
+    fields = {
+        "epochs": 200,
+        "evaluate_every": 4,
+        "validation_share": 0.3,
+        "keeping": {"patience": 2},
+        "optimizer": {"learning_rate": 3e-2},
+    }
+    report = finetune.run(context(material, tmp_path / "early", **fields))
+    lines = [line for line in storage.read_lines(tmp_path / "early" / "metrics.jsonl") if line["event"] == "evaluation"]
+    scores = [line["score"] for line in lines]
+    assert report["kept"]["step"] == lines[scores.index(min(scores))]["step"]
+    assert len(scores) == scores.index(min(scores)) + 1 + 2
+    assert report["steps"] == lines[-1]["step"] < 300
+    lost = max(0.0, report["forgetting"]["all"])
+    assert report["after"]["validation_bits_per_byte"] + lost == pytest.approx(min(scores), abs=2e-4)
+
+
+def test_one_that_was_stopped_ends_early_at_the_same_step_with_the_same_bits(material, tmp_path):
+    fields = {
+        "epochs": 200,
+        "evaluate_every": 4,
+        "validation_share": 0.3,
+        "keeping": {"patience": 2},
+        "optimizer": {"learning_rate": 3e-2},
+    }
+    straight = finetune.run(context(material, tmp_path / "straight", **fields))
+    for _ in range(3):
+        stop = StopFlag()
+        stop.requested = True
+        with pytest.raises(StoppedError):
+            finetune.run(context(material, tmp_path / "halting", stop=stop, **fields))
+    resumed = finetune.run(context(material, tmp_path / "halting", **fields))
+    assert (resumed["steps"], resumed["kept"]) == (straight["steps"], straight["kept"])
+    assert resumed["model_digest"] == straight["model_digest"]
+
+
+def test_the_mean_of_the_last_measured_weights_is_kept(material, tmp_path):
+    fields = {"epochs": 8, "evaluate_every": 2, "keeping": {"average_share": 0.5}}
+    report = finetune.run(context(material, tmp_path / "mean", **fields))
+    assert report["kept"] == {"which": "mean", "steps": [10, 12, 14, 16, 18]}
+    last = load_file(max((tmp_path / "mean" / "checkpoints").glob("step-*")) / "weights.safetensors")
+    mean = load_file(tmp_path / "mean" / "adapter" / "adapter.safetensors")
+    assert any(not torch.equal(last[name], part) for name, part in mean.items())
+
+
+def test_the_curve_from_the_base_to_the_result_is_measured_and_its_best_point_kept(material, tmp_path):
+    fields = {
+        "epochs": 30,
+        "validation_share": 0.3,
+        "keeping": {"interpolate": [0.0, 0.25, 0.5]},
+        "optimizer": {"learning_rate": 2e-2},
+        "replay_share": 0.0,
+    }
+    for method in ("lora", "all"):
+        report = finetune.run(context(material, tmp_path / method, method=method, **fields))
+        points = report["interpolation"]["points"]
+        assert [point["share"] for point in points] == [0.0, 0.25, 0.5, 1.0]
+        assert points[0]["figures"] == report["before"]
+        chosen = min(points, key=lambda point: point["score"])
+        assert report["interpolation"]["chosen"] == chosen["share"]
+        assert report["after"]["heldout"]["all"]["bits_per_byte"] == pytest.approx(
+            chosen["figures"]["heldout"]["all"]["bits_per_byte"], abs=2e-4
+        )
+
+
+def test_the_same_question_is_never_learned_and_held_back(tmp_path):
+    lines = [{"question": f"Question {number % 40}?", "answer": f"Answer {number}."} for number in range(200)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    learned, held = finetune.hold_back(read_conversations(tmp_path / "data.jsonl"), 0.2)
+    asked = [{item.messages[0].content for item in side} for side in (learned, held)]
+    assert not asked[0] & asked[1]
+    assert len(learned) + len(held) == 200
+    assert 10 <= len(held) <= 70
+
+
+def test_what_cannot_be_chosen_or_has_no_effect_is_refused():
+    for fields, said in (
+        ({"keeping": {"patience": 2}}, "set `validation_share`"),
+        ({"keeping": {"patience": 2, "average_share": 0.5}}, "set one of them"),
+        ({"base_numbers": "int8", "method": "all"}, "is for a frozen base"),
+        ({"adapters": {"width": 4}}, "`adapters` has no effect"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            validate(FinetuneConfig, {"data": "x", **fields}, where="r")

@@ -93,7 +93,7 @@ def test_a_policy_learns_from_it(trained, tmp_path):
 
 def test_a_changed_file_and_another_kind_of_model_are_refused(trained, tmp_path):
     folder, _ = trained
-    with pytest.raises(RefusedError, match="no reward model"):
+    with pytest.raises(RefusedError, match="is not what chatwright writes"):
         load_reward_model(folder / "base")
     copy = tmp_path / "copy"
     copy.mkdir()

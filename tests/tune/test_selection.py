@@ -6,7 +6,7 @@ import torch
 from chatwright.foundation import config as configuration
 from chatwright.foundation.errors import ConfigError, UsageError
 from chatwright.model.selection import select
-from chatwright.tune.finetune import FinetuneConfig
+from chatwright.tune.finetune_settings import FinetuneConfig
 
 IDS = torch.arange(3, 35).reshape(2, 16)
 

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chatwright.foundation.console import say
+
+if TYPE_CHECKING:
+    from chatwright.evaluate.compare import CompareOn
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +22,7 @@ def register(app: typer.Typer) -> None:
         answers: Annotated[Path | None, typer.Option(help="conversations whose last answer is to be given")] = None,
         tasks: Annotated[str | None, typer.Option(help="own task files `.jsonl`, with commas")] = None,
         max_tokens: Annotated[int, typer.Option(min=1, help="of an answer")] = 96,
+        beams: Annotated[int, typer.Option(min=1, help="of the search for answers; 1 is greedy")] = 1,
         records: Annotated[Path | None, typer.Option(help="folder for the record; default: the first's run")] = None,
         as_json: Annotated[bool, typer.Option("--json", help="print the result for machines")] = False,
     ) -> None:
@@ -32,10 +36,22 @@ def register(app: typer.Typer) -> None:
         folder = folder_for(models[0], records)
         device = place(precision="float32").device
         loaded = [Compared(_name(path, models), load(path, device=device), path) for path in models]
-        on = CompareOn(texts, answers, tuple(Path(name) for name in (tasks or "").split(",") if name), max_tokens)
+        own_tasks = tuple(Path(name) for name in (tasks or "").split(",") if name)
+        on = _or_of_the_run(CompareOn(texts, answers, own_tasks, max_tokens, beams), models[0])
         record = compare_models(loaded, on)
         say(f"record: {keep(record, folder)}")
         typer.echo(json.dumps(record, indent=2) if as_json else _as_text(record["result"]))
+
+
+def _or_of_the_run(on: "CompareOn", first: Path) -> "CompareOn":
+    """Where nothing is named: the held-out documents and the test questions of the first model's run."""
+    from chatwright.evaluate.records import data_of_run
+
+    if on.texts is not None or on.answers is not None or on.tasks:
+        return on
+    found = data_of_run(first)
+    split = None if found.corpus is None else "heldout"
+    return on._replace(texts=found.corpus, split=split, answers=found.answers)
 
 
 def _name(path: Path, models: list[Path]) -> str:

@@ -10,7 +10,28 @@ from chatwright.foundation.console import say
 from chatwright.foundation.errors import UsageError
 
 Target = Annotated[Path, typer.Argument(help="a recipe (its stage `evaluate`), or a model directory", metavar="TARGET")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="override a key of the recipe: a.b=c", metavar="KEY=VALUE")
+]
+Texts = Annotated[Path | None, typer.Option(help="file, folder or corpus to measure the loss on")]
+TextKey = Annotated[str, typer.Option(help="key or column of the text")]
+Split = Annotated[str | None, typer.Option(help="of a corpus directory: train or heldout")]
+Stride = Annotated[int | None, typer.Option(min=1, help="tokens between windows; default: half the context")]
+Context = Annotated[int | None, typer.Option(min=1, help="tokens read at once; default: the model's")]
+Answers = Annotated[Path | None, typer.Option(help="conversations whose last answer is to be given")]
+Beams = Annotated[int, typer.Option(min=1, help="of the search for answers; 1 is greedy")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="of an answer")]
+Tasks = Annotated[
+    str | None, typer.Option(help="own tasks (files `.jsonl`) and lm-evaluation-harness tasks, with commas")
+]
+Include = Annotated[Path | None, typer.Option(help="folder with the harness's task files")]
+Limit = Annotated[int | None, typer.Option(min=1, help="items of each of the harness's tasks")]
+FewShot = Annotated[int | None, typer.Option(min=0, help="solved examples before each item")]
+Cache = Annotated[Path | None, typer.Option(help="file for the harness's answers already given")]
+Online = Annotated[bool, typer.Option("--online", help="let the harness fetch data sets")]
 Records = Annotated[Path | None, typer.Option("--records", help="folder for the record; default: the model's run")]
+Page = Annotated[Path | None, typer.Option("--html", help="also write a page with the hardest passages")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
 
 
 class RunStage(Protocol):
@@ -21,63 +42,109 @@ class RunStage(Protocol):
         ...
 
 
+class _OnTasks(NamedTuple):
+    """Which tasks, and how the harness runs its own."""
+
+    names: str | None
+    include: Path | None
+    limit: int | None
+    num_fewshot: int | None
+    cache: Path | None
+    online: bool
+
+
+class _Asked(NamedTuple):
+    """What to measure of one model; nothing named means what its run set aside."""
+
+    texts: Path | None
+    text_key: str
+    split: str | None
+    stride: int | None
+    context: int | None
+    answers: Path | None
+    beams: int
+    max_tokens: int
+    tasks: _OnTasks
+    page: Path | None
+
+    @property
+    def names_nothing(self) -> bool:
+        return self.texts is None and self.answers is None and self.tasks.names is None
+
+
 def register(app: typer.Typer, *, run_stage: RunStage) -> None:
     """Add the commands of this file."""
 
     @app.command()
     def evaluate(  # noqa: PLR0917 - the library calls it by keyword
         target: Target,
-        overrides: Annotated[
-            list[str] | None, typer.Option("--set", help="override a key of the recipe: a.b=c", metavar="KEY=VALUE")
-        ] = None,
-        texts: Annotated[Path | None, typer.Option(help="file, folder or corpus to measure the loss on")] = None,
-        text_key: Annotated[str, typer.Option(help="key or column of the text")] = "text",
-        split: Annotated[str | None, typer.Option(help="of a corpus directory: train or heldout")] = None,
-        stride: Annotated[
-            int | None, typer.Option(min=1, help="tokens between windows; default: half the context")
-        ] = None,
-        context: Annotated[int | None, typer.Option(min=1, help="tokens read at once; default: the model's")] = None,
-        answers: Annotated[Path | None, typer.Option(help="conversations whose last answer is to be given")] = None,
-        beams: Annotated[int, typer.Option(min=1, help="of the search for answers; 1 is greedy")] = 1,
-        max_tokens: Annotated[int, typer.Option(min=1, help="of an answer")] = 96,
-        tasks: Annotated[
-            str | None, typer.Option(help="own tasks (files `.jsonl`) and lm-evaluation-harness tasks, with commas")
-        ] = None,
-        include: Annotated[Path | None, typer.Option(help="folder with the harness's task files")] = None,
-        limit: Annotated[int | None, typer.Option(min=1, help="items of each of the harness's tasks")] = None,
-        num_fewshot: Annotated[int | None, typer.Option(min=0, help="solved examples before each item")] = None,
-        cache: Annotated[Path | None, typer.Option(help="file for the harness's answers already given")] = None,
-        online: Annotated[bool, typer.Option("--online", help="let the harness fetch data sets")] = False,
+        overrides: Overrides = None,
+        texts: Texts = None,
+        text_key: TextKey = "text",
+        split: Split = None,
+        stride: Stride = None,
+        context: Context = None,
+        answers: Answers = None,
+        beams: Beams = 1,
+        max_tokens: MaxTokens = 96,
+        tasks: Tasks = None,
+        include: Include = None,
+        limit: Limit = None,
+        num_fewshot: FewShot = None,
+        cache: Cache = None,
+        online: Online = False,
         records: Records = None,
-        html: Annotated[Path | None, typer.Option(help="also write a page with the hardest passages")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="print the result for machines")] = False,
+        html: Page = None,
+        as_json: AsJson = False,
     ) -> None:
-        """Score the models of a recipe's run (stages before it are done if they have to be), or one model on files."""
+        """Score a recipe's models (doing the stages before, if need be), or one model on files or its run's data."""
+        on_tasks = _OnTasks(tasks, include, limit, num_fewshot, cache, online)
+        asked = _Asked(texts, text_key, split, stride, context, answers, beams, max_tokens, on_tasks, html)
         if target.is_file() or target.suffix == ".toml":
-            if texts or answers or tasks:
-                raise UsageError(f"`{target}` is a recipe: `--texts`, `--answers`, `--tasks` go with a model directory")
+            _require_recipe_alone(target, asked)
             run_stage(target, overrides, as_json=as_json, until="evaluate")
             return
         if overrides:
             raise UsageError("`--set` has no effect on a model directory, it goes with a recipe")
-        if texts is None and answers is None and tasks is None:
-            raise UsageError(f"`{target}`: say what to measure", hint="`--texts`, `--answers` or `--tasks`")
-        if html is not None and texts is None:
-            raise UsageError("`--html` has no effect without `--texts`")
-        opened = _open(target, records)
-        told: list[dict[str, Any]] = []
-        if texts is not None:
-            told.append(_on_texts(opened, texts, text_key=text_key, split=split, stride=stride, context=context))
-            _write_page(html, told[-1])
-        if answers is not None:
-            told.append(_on_answers(opened, answers, beams=beams, max_tokens=max_tokens))
-        if tasks is not None:
-            from chatwright.evaluate.measure import TaskOptions
-
-            options = TaskOptions(max_tokens, include, limit, num_fewshot, cache, uses_network=online)
-            told.append(_on_tasks(opened, tasks.split(","), options))
+        told = _measured(_open(target, records), asked)
         if as_json:
             typer.echo(json.dumps(told[0] if len(told) == 1 else told, indent=2))
+
+
+def _require_recipe_alone(target: Path, asked: _Asked) -> None:
+    if not target.is_file():
+        raise UsageError(f"there is no recipe `{target}`")
+    if not asked.names_nothing:
+        raise UsageError(f"`{target}` is a recipe: `--texts`, `--answers`, `--tasks` go with a model directory")
+
+
+def _measured(opened: "_Opened", asked: _Asked) -> list[dict[str, Any]]:
+    """A record of each thing that was asked for."""
+    asked = _filled(opened, asked)
+    if asked.page is not None and asked.texts is None:
+        raise UsageError("`--html` has no effect without `--texts`")
+    told: list[dict[str, Any]] = []
+    if asked.texts is not None:
+        told.append(_on_texts(opened, asked.texts, asked))
+        _write_page(asked.page, told[-1])
+    if asked.answers is not None:
+        told.append(_on_answers(opened, asked.answers, beams=asked.beams, max_tokens=asked.max_tokens))
+    if asked.tasks.names is not None:
+        told.append(_on_tasks(opened, asked.tasks.names.split(","), asked))
+    return told
+
+
+def _filled(opened: "_Opened", asked: _Asked) -> _Asked:
+    """Where nothing is named: the held-out documents and the test questions of the model's run."""
+    if not asked.names_nothing:
+        return asked
+    from chatwright.evaluate.records import data_of_run
+
+    found = data_of_run(opened.path)
+    if found.corpus is None and found.answers is None:
+        raise UsageError(f"`{opened.path}`: say what to measure", hint="`--texts`, `--answers` or `--tasks`")
+    split = asked.split if found.corpus is None else asked.split or "heldout"
+    return asked._replace(texts=found.corpus, split=split, answers=found.answers)
 
 
 class _Opened(NamedTuple):
@@ -104,15 +171,13 @@ def _kept(record: dict[str, Any], opened: _Opened) -> dict[str, Any]:
     return record
 
 
-def _on_texts(
-    opened: _Opened, texts: Path, *, text_key: str, split: str | None, stride: int | None, context: int | None
-) -> dict[str, Any]:
+def _on_texts(opened: _Opened, texts: Path, asked: _Asked) -> dict[str, Any]:
     from chatwright.evaluate.measure import measure_texts
     from chatwright.evaluate.perplexity import Windows
 
-    windows = Windows.of(opened.model, context=context, stride=stride)
+    windows = Windows.of(opened.model, context=asked.context, stride=asked.stride)
     measured = measure_texts(
-        opened.model, texts, model_path=opened.path, windows=windows, text_key=text_key, split=split
+        opened.model, texts, model_path=opened.path, windows=windows, text_key=asked.text_key, split=asked.split
     )
     say(_loss_table(measured.record["result"]))
     return _kept(measured.record, opened)
@@ -142,9 +207,11 @@ def _on_answers(opened: _Opened, answers: Path, *, beams: int, max_tokens: int) 
     return _kept(record, opened)
 
 
-def _on_tasks(opened: _Opened, names: list[str], options: Any) -> dict[str, Any]:
-    from chatwright.evaluate.measure import measure_tasks
+def _on_tasks(opened: _Opened, names: list[str], asked: _Asked) -> dict[str, Any]:
+    from chatwright.evaluate.measure import TaskOptions, measure_tasks
 
+    _, include, limit, num_fewshot, cache, online = asked.tasks
+    options = TaskOptions(asked.max_tokens, include, limit, num_fewshot, cache, uses_network=online)
     record = measure_tasks(opened.model, names, model_path=opened.path, options=options)
     for name, values in record["result"]["tasks"].items():
         say(f"{name}: {values['metric']} {values['value']:.4f} on {values['items']} items")

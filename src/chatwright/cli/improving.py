@@ -19,25 +19,26 @@ AsJson = Annotated[bool, typer.Option("--json", help="print the result for machi
 
 def register(app: typer.Typer, *, run: Run) -> None:
     """Add the commands; `run` does a recipe up to a stage."""
+    for name, text in (
+        ("align", "Learn what people prefer."),
+        ("reward", "Learn to tell which answers people prefer."),
+    ):
+        _add_stage(app, name, text, run=run)
+    _add_distill(app, run=run)
+    _add_preferences(app)
 
-    @app.command()
-    def align(
+
+def _add_stage(app: typer.Typer, name: str, text: str, *, run: Run) -> None:
+    @app.command(name, help=f"{text} Stages before it are done if they have to be.")
+    def stage(
         recipe: Annotated[Path, typer.Argument(help="a TOML file", metavar="RECIPE")],
         overrides: Overrides = None,
         as_json: AsJson = False,
     ) -> None:
-        """Learn what people prefer. Stages before it are done if they have to be."""
-        run(recipe, overrides, as_json=as_json, until="align")
+        run(recipe, overrides, as_json=as_json, until=name)
 
-    @app.command()
-    def reward(
-        recipe: Annotated[Path, typer.Argument(help="a TOML file", metavar="RECIPE")],
-        overrides: Overrides = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Learn to tell which answers people prefer. Stages before it are done if they have to be."""
-        run(recipe, overrides, as_json=as_json, until="reward")
 
+def _add_distill(app: typer.Typer, *, run: Run) -> None:
     @app.command()
     def distill(  # noqa: PLR0917 - the library calls it by keyword
         teacher: Annotated[Path, typer.Argument(help="a model directory, or a recipe", metavar="TEACHER")],
@@ -58,6 +59,8 @@ def register(app: typer.Typer, *, run: Run) -> None:
             return
         _distill(_distill_recipe(teacher, params, data, chats, name), overrides, as_json=as_json)
 
+
+def _add_preferences(app: typer.Typer) -> None:
     @app.command()
     def preferences(
         store: Annotated[str, typer.Argument(help="a feedback database: a file or an SQLAlchemy URL", metavar="STORE")],

@@ -3,7 +3,6 @@
 What needs PyTorch is imported inside the commands, so that help and small commands answer at once.
 """
 
-import contextlib
 import json
 import os
 import sys
@@ -15,7 +14,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from chatwright.cli import cards, compare, evaluate, exchange, improving, rate, tokenizer, watch, weak
+from chatwright.cli import (
+    adapters,
+    cards,
+    compare,
+    evaluate,
+    exchange,
+    feedback,
+    finetune,
+    improve,
+    improving,
+    rate,
+    report,
+    sharded,
+    tokenizer,
+    watch,
+    weak,
+)
 from chatwright.cli import plan as plan_command
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
@@ -43,9 +58,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-feedback_app = typer.Typer(help="Ratings of answers, as data.", no_args_is_help=True)
-app.add_typer(feedback_app, name="feedback")
-
 RecipePath = Annotated[Path, typer.Argument(help="a TOML file", metavar="RECIPE")]
 ModelPath = Annotated[Path, typer.Argument(help="a model directory", metavar="MODEL")]
 Overrides = Annotated[
@@ -137,11 +149,11 @@ for _name, _text in (
     ("clean", "Clean, filter, deduplicate and split the documents."),
     ("tokenize", "Learn the tokenizer and encode the corpus."),
     ("pretrain", "Train the base model; run again to resume."),
-    ("finetune", "Fine-tune on conversations; run again to resume."),
 ):
     _stage_command(_name, f"{_text} Stages before it are done if they have to be.")
 
 
+finetune.register(app, run=_run)
 evaluate.register(app, run_stage=_run)
 rate.register(app)
 compare.register(app)
@@ -212,7 +224,9 @@ def generate(  # noqa: PLR0917 - the library calls it by keyword
 
 @app.command()
 def serve(  # noqa: PLR0917 - the library calls it by keyword
-    model: ModelPath,
+    model: Annotated[
+        Path, typer.Argument(help="a model directory, or a run: then what `improve` put into service", metavar="MODEL")
+    ],
     other: Annotated[
         Path | None, typer.Option("--with", help="a second model, for blind comparisons side by side", metavar="OTHER")
     ] = None,
@@ -223,7 +237,7 @@ def serve(  # noqa: PLR0917 - the library calls it by keyword
         list[str] | None, typer.Option("--allow-host", help="a further name under which this server is called")
     ] = None,
     guests: Annotated[
-        Path | None, typer.Option(help="file with a line `name token` for each guest; each has own conversations")
+        Path | None, typer.Option(help="file with a line `name token`, or `name token expert`, for each guest")
     ] = None,
     quantize: Quantize = None,
 ) -> None:
@@ -251,25 +265,28 @@ def _serve(
     guests: Path | None = None,
     quantize: Literal["int8"] | None = None,
 ) -> None:
-    from chatwright.model.chat import load_several
+    from chatwright.cli import served
     from chatwright.model.generation import Sampling
     from chatwright.recipe.recipe import serve_section_of
     from chatwright.serve.server import serve as serve_models
     from chatwright.serve.settings import PageText, read_guests, settings_for
 
     _settle_cpu()
-    section = serve_section_of(model)
+    section = serve_section_of(served.model_of(model))
+    let_in = read_guests(guests) if guests is not None else None
     settings = settings_for(
         host,
         token=os.environ.get("CHATWRIGHT_TOKEN") or None,
-        guests=read_guests(guests) if guests is not None else None,
+        guests=let_in and let_in.tokens,
+        experts=let_in.experts if let_in else frozenset(),
         allowed_hosts=allowed_hosts,
         sampling=Sampling(temperature=section.temperature, max_tokens=section.max_tokens),
         page=PageText(title=section.title, greeting=section.greeting, starters=section.starters),
     )
-    paths = [model] if other is None else [model, other]
-    reload = partial(load_several, paths, settings=_engine_settings(quantize))
-    serve_models(reload(), settings, store_url=store, host=host, port=port, reload=reload)
+    places = [model] if other is None else [model, other]
+    reload = partial(served.open_models, places, settings=_engine_settings(quantize))
+    watched = served.watched_file(model)
+    serve_models(reload(), settings, store_url=store, host=host, port=port, reload=reload, watched=watched)
 
 
 def _engine_settings(quantize: Literal["int8"] | None) -> "EngineSettings":
@@ -282,44 +299,6 @@ def _settle_cpu() -> None:
     from chatwright.foundation.devices import place
 
     place(precision="float32", keeps_freed_memory=False)
-
-
-@feedback_app.command("export")
-def export_feedback(
-    store: Annotated[str, typer.Option(help="the feedback database: an SQLAlchemy URL")] = DEFAULT_STORE,
-    rated_only: Annotated[bool, typer.Option("--rated-only", help="leave out answers that nobody rated")] = False,
-) -> None:
-    """Answers with their ratings, as JSON Lines."""
-    from chatwright.feedback.store import FeedbackStore
-
-    with contextlib.closing(FeedbackStore(store)) as opened:
-        for line in opened.export_lines(rated_only=rated_only):
-            typer.echo(line, nl=False)
-
-
-@feedback_app.command("stats")
-def feedback_stats(
-    store: Annotated[str, typer.Option(help="the feedback database: an SQLAlchemy URL")] = DEFAULT_STORE,
-    as_json: AsJson = False,
-) -> None:
-    """How many answers, and how they were rated, by model."""
-    from chatwright.feedback.store import FeedbackStore, thumbs_by_model
-
-    with contextlib.closing(FeedbackStore(store)) as opened:
-        counts = thumbs_by_model(opened.export())
-    if as_json:
-        typer.echo(json.dumps(counts, indent=2))
-        return
-    for model, count in counts.items():
-        typer.echo(f"{model}: {count['answers']} answers, {count['up']} thumbs up, {count['down']} down")
-
-
-@app.command()
-def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")]) -> None:
-    """Write `report.html` of a run anew: one file that opens offline."""
-    from chatwright.recipe.report import write_report
-
-    typer.echo(write_report(run_dir))
 
 
 @app.command()
@@ -344,11 +323,16 @@ def lineage(
 
 
 exchange.register(app)
+adapters.register(app)
 improving.register(app, run=_run)
+improve.register(app, default_store=DEFAULT_STORE)
 tokenizer.register(app)
 plan_command.register(app)
 cards.register(app)
+feedback.register(app, default_store=DEFAULT_STORE)
 watch.register(app)
+sharded.register(app)
+report.register(app)
 
 
 def main() -> None:

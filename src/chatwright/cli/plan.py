@@ -24,27 +24,25 @@ def register(app: typer.Typer) -> None:
 def plan(  # noqa: PLR0917 - the library calls it by keyword
     budget: Annotated[str | None, typer.Option(help="time for pretraining: 90s, 10m, 2h, 1d")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="tokens to train on, instead of a time")] = None,
+    spend: Annotated[float | None, typer.Option(min=0.01, help="money instead of a time, with `--price`")] = None,
+    target: Annotated[float | None, typer.Option(min=0.1, max=8, help="bits per byte to reach, instead")] = None,
     documents: Annotated[Path | None, typer.Option(help="a folder of documents")] = None,
     run: Annotated[Path | None, typer.Option(help="a run whose tokens are counted already")] = None,
+    fit: Annotated[bool, typer.Option("--fit", help="first train a ladder of small models on the run")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     write: Annotated[Path | None, typer.Option(help="write the recipe here instead of printing it")] = None,
     on: Annotated[str | None, typer.Option(help="plan for machines you do not have: h100x8, a100, l4x2")] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="of one such device an hour, in any currency")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="of one device an hour, in any currency")] = None,
     scripts: Annotated[Path | None, typer.Option(help="with --on and --write: a folder for job scripts")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the plan for machines")] = False,
 ) -> None:
     """Measure this machine and propose a recipe: what to train in this time on these documents."""
     from chatwright.recipe import plan as planning
 
-    spent = _budget(budget, tokens)
-    if (documents is None) == (run is None):
-        raise UsageError("name the text to train on: `--documents DIR`, or `--run RUN` for one that has its tokens")
-    counted = None if run is None else planning.size_of_run(run)
     fleet = None if on is None else planning.fleet_of(on)
-    if fleet is None and (price is not None or scripts is not None):
-        raise UsageError("`--price` and `--scripts` have no effect without `--on`")
-    if scripts is not None and write is None:
-        raise UsageError("`--scripts` call a recipe: name its file by `--write FILE`")
+    _require_sense(documents, run, fleet=fleet, fit=fit, scripts=scripts, write=write)
+    spent = _budget(budget, tokens, money=spend, price=price, devices=1 if fleet is None else fleet.num_devices)
+    counted = None if run is None else planning.size_of_run(run)
     if fleet is None:
         say("measuring this machine")
         machine = planning.measure_machine(device=device)
@@ -53,42 +51,95 @@ def plan(  # noqa: PLR0917 - the library calls it by keyword
     corpus = counted or planning.size_of_documents(
         documents or Path(), vocabulary_size=planning.vocabulary_for(machine, spent)
     )
+    law = _fitted(run, machine, corpus, spent) if fit and run is not None else planning.PUBLISHED
     timer = planning.step_timer(machine) if fleet is None else None
-    result = planning.as_json(planning.choose(machine, corpus, spent, timer=timer))
+    if target is None:
+        made = planning.choose(machine, corpus, spent, law=law, timer=timer)
+    else:
+        made = planning.plan_for(
+            target, law=law, corpus=corpus, plan_of=lambda tried: planning.choose(machine, corpus, tried, law=law)
+        )
+    result = planning.as_json(made)
+    result["cost"] = _cost(result, price, 1 if fleet is None else fleet.num_devices)
     if fleet is not None:
-        result["fleet"] = _fleet(fleet, result, price)
+        result["fleet"] = _fleet(fleet, result, made)
     _show(result, write=write, as_json=as_json)
     if fleet is not None and scripts is not None and write is not None:
         _write_scripts(scripts, fleet, write, result)
 
 
-def _fleet(fleet: Any, result: dict[str, Any], price: float | None) -> dict[str, Any]:
-    """Hours and cost, said too: they are the question that `--on` asks."""
+def _require_sense(
+    documents: Path | None, run: Path | None, *, fleet: Any, fit: bool, scripts: Path | None, write: Path | None
+) -> None:
+    """Options that cannot go together are told before anything is measured."""
+    if (documents is None) == (run is None):
+        raise UsageError("name the text to train on: `--documents DIR`, or `--run RUN` for one that has its tokens")
+    if fit and run is None:
+        raise UsageError("`--fit` trains on counted tokens: name a run", hint="`chatwright tokenize RECIPE` makes them")
+    if fit and fleet is not None:
+        raise UsageError("`--fit` trains on this machine and cannot go with `--on`", hint="leave one of the two out")
+    if fleet is None and scripts is not None:
+        raise UsageError("`--scripts` has no effect without `--on`")
+    if scripts is not None and write is None:
+        raise UsageError("`--scripts` call a recipe: name its file by `--write FILE`")
+
+
+def _fitted(run: Path, machine: Any, corpus: Any, budget: Any) -> Any:
+    """A law of this corpus, from a ladder of small trainings."""
+    from chatwright.recipe import plan as planning
+
+    if budget.seconds is None:
+        raise UsageError("`--fit` needs a time: its ladder is a share of it", hint="give `--budget`, not `--tokens`")
+    say("training a ladder of small models")
+    found = planning.affordable(machine, corpus, budget)
+    train = planning.trainer_on(run, precision=machine.precision, threads=machine.threads)
+    return planning.fit(planning.climb(found, budget.seconds, train), corpus_tokens=corpus.tokens)
+
+
+def _cost(result: dict[str, Any], price: float | None, devices: int) -> float | None:
+    """Of the planned pretraining; None where no price was given."""
+    if price is None:
+        return None
+    cost = float(result["predicted"]["seconds"]) / 3600 * devices * price
+    say(f"about {cost:,.2f} for the pretraining, at {price:g} a device and hour")
+    return round(cost, 4)
+
+
+def _fleet(fleet: Any, result: dict[str, Any], made: Any) -> dict[str, Any]:
+    """Hours and memory, said too: they are the question that `--on` asks."""
+    from chatwright.recipe import plan as planning
+
     hours = result["predicted"]["seconds"] / 3600
     device_hours = hours * fleet.num_devices
-    needed = result["predicted"]["memory_bytes"]["total"] / 1e9
-    said = f"{fleet.name} x {fleet.num_devices}: {hours:.3g} hours, {device_hours:.3g} device hours"
-    if price is not None:
-        said += f", {device_hours * price:,.2f} at {price:g} an hour"
-    say(f"{said}; {needed:.3g} GB on each device, the model whole on every one")
+    shared = planning.sharding_of(fleet, made.memory, made.chosen.shape.layers)
+    watts = planning.ACCELERATORS[fleet.name].watts * fleet.num_devices
+    say(
+        f"{fleet.name} x {fleet.num_devices}: {hours:.3g} hours, {device_hours:.3g} device hours, at most "
+        f"{watts * hours / 1000:.3g} kWh of the devices; {shared.replicated_bytes / 1e9:.3g} GB on each device, "
+        f"{shared.sharded_bytes / 1e9:.3g} GB sharded; sharding: {shared.advice}"
+    )
     return {
         "device": fleet.name,
         "count": fleet.num_devices,
         "nodes": fleet.nodes,
         "hours": round(hours, 4),
         "device_hours": round(device_hours, 4),
-        "cost": None if price is None else round(device_hours * price, 2),
-        "sharding": "none: every device holds the whole model and a share of each batch",
+        "most_kwh": round(watts * hours / 1000, 4),
+        "sharding": shared._asdict(),
     }
 
 
 def _write_scripts(folder: Path, fleet: Any, recipe: Path, result: dict[str, Any]) -> None:
-    from chatwright.recipe.plan import slurm_script, torchrun_script
+    from chatwright.recipe.plan import sky_task, slurm_script, torchrun_script
 
     called = shlex.quote(str(recipe.resolve()))
     hours = max(1, math.ceil(1.5 * result["fleet"]["hours"]))  # half as much again: start-up, data, evaluation
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"torchrun.sh": torchrun_script(fleet, called), "slurm.sbatch": slurm_script(fleet, called, hours=hours)}
+    texts = {
+        "torchrun.sh": torchrun_script(fleet, called),
+        "slurm.sbatch": slurm_script(fleet, called, hours=hours),
+        "sky.yaml": sky_task(fleet, recipe.name),
+    }
     for name, text in texts.items():
         with storage.publish_file(folder / name) as scratch:
             scratch.write_text(text, encoding="utf-8")
@@ -108,13 +159,17 @@ def _show(result: dict[str, Any], *, write: Path | None, as_json: bool) -> None:
         typer.echo(result["recipe"], nl=False)
 
 
-def _budget(text: str | None, tokens: int | None) -> Any:
+def _budget(text: str | None, tokens: int | None, *, money: float | None, price: float | None, devices: int) -> Any:
     from chatwright.recipe.plan import Budget
 
-    if text is not None and tokens is not None:
-        raise UsageError("a plan has one limit: `--budget` or `--tokens`")
+    if sum(given is not None for given in (text, tokens, money)) > 1:
+        raise UsageError("a plan has one limit: `--budget`, `--tokens` or `--spend`")
+    if money is not None and not price:
+        raise UsageError("`--spend` needs `--price`: what one device costs an hour")
     if tokens is not None:
         return Budget(tokens=tokens)
+    if money is not None and price:
+        return Budget(seconds=money / (price * devices) * 3600)
     return Budget(seconds=seconds_of(text or "10m"))
 
 

@@ -15,16 +15,25 @@ def register(app: typer.Typer) -> None:
     app.command("watch")(watch)
 
 
-def watch(
+def watch(  # noqa: PLR0917 - the library calls it by keyword
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")],
     every: Annotated[float, typer.Option(min=0.2, max=3600, help="seconds between two looks")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="one look, then end")] = False,
+    page: Annotated[bool, typer.Option("--page", help="a page in the browser instead of the terminal")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="of the page")] = 8002,
     as_json: Annotated[bool, typer.Option("--json", help="one look for machines")] = False,
 ) -> None:
     """Curves, progress, rate and time left of a training while it goes. Ctrl-C ends the watching, not the training."""
+    if page:
+        from chatwright.recipe.watch_page import serve_watch
+        from chatwright.serve.settings import settings_for
+
+        serve_watch(run_dir, settings_for("127.0.0.1"), port=port)
+        return
     from rich.console import Console
     from rich.live import Live
 
+    from chatwright.foundation.usage import UsageMeter
     from chatwright.recipe.watch import as_json as progress_as_json
     from chatwright.recipe.watch import find_training, render
 
@@ -36,7 +45,8 @@ def watch(
     if once or not console.is_terminal:
         console.print(render(run_dir, width=columns))
         return
+    meter = UsageMeter()
     with Live(render(run_dir, width=columns), console=console, auto_refresh=False) as live:
         while not find_training(run_dir).is_done:
             time.sleep(every)
-            live.update(render(run_dir, width=columns), refresh=True)
+            live.update(render(run_dir, width=columns, usage=meter.look()), refresh=True)

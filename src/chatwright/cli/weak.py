@@ -21,6 +21,9 @@ def register(app: typer.Typer) -> None:
         feedback: Annotated[str | None, typer.Option(help="feedback database with thumbs: an SQLAlchemy URL")] = None,
         topics: Annotated[int, typer.Option(min=1, help="for questions that carry no label")] = 12,
         accept: Annotated[list[int] | None, typer.Option(help="number of a proposal to accept")] = None,
+        html: Annotated[
+            Path | None, typer.Option("--html", help="also write the tables as a page with a picture")
+        ] = None,
         to: Annotated[Path | None, typer.Option(help="the new recipe file with the accepted changes")] = None,
         as_json: Annotated[bool, typer.Option("--json", help="print the result for machines")] = False,
     ) -> None:
@@ -30,16 +33,27 @@ def register(app: typer.Typer) -> None:
 
         run = read_run(run_dir)
         table = weakness.topic_table(run, ratings=_ratings(run_dir), feedback=_thumbs(feedback), number=topics)
-        found = weakness.proposals(run, table)
+        domains, found = weakness.domains_of(run), weakness.proposals(run, table, store=feedback)
         if as_json:
-            told = {"topics": [t._asdict() for t in table], "proposals": [p._asdict() for p in found]}
-            typer.echo(json.dumps(told, indent=2))
+            parts: dict[str, list[Any]] = {"topics": table, "domains": domains, "proposals": found}
+            typer.echo(json.dumps({name: [one._asdict() for one in part] for name, part in parts.items()}, indent=2))
         else:
-            typer.echo(weakness.as_text(table, found))
+            typer.echo(weakness.as_text(table, domains, found))
+        if html is not None:
+            _write_page(html, run, table, domains, found)
         if accept:
             if to is None or not all(1 <= number <= len(found) for number in accept):
                 raise UsageError(f"accept proposals 1 to {len(found)}, and name the new recipe with `--to FILE`")
             say(f"recipe: {weakness.accept(run, [found[number - 1] for number in accept], to)}")
+
+
+def _write_page(html: Path, run: Any, table: Any, domains: Any, found: Any) -> None:
+    from chatwright.foundation import storage
+    from chatwright.recipe.report.weakness import weak_page
+
+    with storage.publish_file(html) as scratch:
+        scratch.write_text(weak_page(run.name, table, domains, found), encoding="utf-8")
+    say(f"page: {html}")
 
 
 def _ratings(run_dir: Path) -> list[dict[str, Any]]:

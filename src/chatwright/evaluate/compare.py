@@ -34,6 +34,8 @@ class CompareOn(NamedTuple):
     answers: Path | None = None
     tasks: tuple[Path, ...] = ()
     max_tokens: int = 96
+    beams: int = 1  # 1 for greedy answers
+    split: str | None = None  # of a corpus directory
 
 
 def compare(models: Sequence[Compared], on: CompareOn) -> dict[str, Any]:
@@ -49,9 +51,9 @@ def compare(models: Sequence[Compared], on: CompareOn) -> dict[str, Any]:
     result: dict[str, Any] = {"models": {model.name: model_facts(model.model, model.path) for model in models}}
     digests: dict[str, str] = {}
     if on.texts is not None:
-        result["texts"], digests["texts"] = _on_texts(models, on.texts)
+        result["texts"], digests["texts"] = _on_texts(models, on.texts, split=on.split)
     if on.answers is not None:
-        result["answers"] = _on_answers(models, on.answers, max_tokens=on.max_tokens)
+        result["answers"] = _on_answers(models, on.answers, on)
         digests["answers"] = digest_file(on.answers)
     for path in on.tasks:
         task = read_task(path)
@@ -67,13 +69,13 @@ def compare(models: Sequence[Compared], on: CompareOn) -> dict[str, Any]:
         "comparison",
         model=model_facts(models[0].model, models[0].path),
         data={"path": ",".join(paths), "digest": digest_json(digests)},
-        settings={"generation": {"temperature": 0, "max_tokens": on.max_tokens}},
+        settings={"split": on.split, "generation": {"temperature": 0, "beams": on.beams, "max_tokens": on.max_tokens}},
         result=result,
     )
 
 
-def _on_texts(models: Sequence[Compared], path: Path) -> tuple[dict[str, Any], str]:
-    texts = read_texts(path)
+def _on_texts(models: Sequence[Compared], path: Path, *, split: str | None) -> tuple[dict[str, Any], str]:
+    texts = read_texts(path, split=split)
     losses = {m.name: text_losses(m.model, texts.texts, windows=Windows.of(m.model)) for m in models}
     first = losses[models[0].name]
     told = {}
@@ -88,9 +90,12 @@ def _on_texts(models: Sequence[Compared], path: Path) -> tuple[dict[str, Any], s
     return told, texts.digest
 
 
-def _on_answers(models: Sequence[Compared], path: Path, *, max_tokens: int) -> dict[str, Any]:
+def _on_answers(models: Sequence[Compared], path: Path, on: CompareOn) -> dict[str, Any]:
     conversations = read_conversations(path)
-    given = {m.name: [a.answer for a in ask(m.model, conversations, max_tokens=max_tokens)] for m in models}
+    given = {
+        m.name: [a.answer for a in ask(m.model, conversations, max_tokens=on.max_tokens, beams=on.beams)]
+        for m in models
+    }
     references = [[conversation.messages[-1].content] for conversation in conversations]
     tested = paired_bootstrap(given, references)
     first = models[0].name

@@ -5,8 +5,9 @@ sorted by length and padded little, and only scored positions cost an output pro
 own `hf` model goes.
 """
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,20 +198,10 @@ def run_tasks(
         UsageError: the extra is missing, or a task is not known.
         RefusedError: a task's data is not here.
     """
-    if not is_installed():
-        raise UsageError("tasks of lm-evaluation-harness need an extra", hint="pip install 'chatwright[tasks]'")
-    if not uses_network:
-        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    manager = _tasks_known(names, include=include, uses_network=uses_network)
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=None if include is None else str(include), include_defaults=include is None)
-    known = set(manager.all_tasks)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        shown = ", ".join(sorted(known)[:10])
-        raise UsageError(f"`{unknown[0]}` is no task here", hint=f"{len(known)} are known, such as {shown}")
-    try:
+    with _missing_data_named():
         found: Any = simple_evaluate(
             model=HarnessModel(model),
             tasks=list(names),
@@ -221,14 +212,37 @@ def run_tasks(
             bootstrap_iters=1_000,
             log_samples=True,
         )
+    if not isinstance(found, dict):
+        raise RefusedError("the harness gave no results")
+    return found
+
+
+@contextlib.contextmanager
+def _missing_data_named() -> Iterator[None]:
+    try:
+        yield
     except (ConnectionError, FileNotFoundError, OSError) as error:
         raise RefusedError(
             f"the data of a task cannot be had: {error}",
             hint="name local files in the task's `data_files`, or allow the network with `--online`",
         ) from error
-    if not isinstance(found, dict):
-        raise RefusedError("the harness gave no results")
-    return found
+
+
+def _tasks_known(names: Sequence[str], *, include: Path | None, uses_network: bool) -> Any:
+    """The harness's tasks, all the named ones among them. What keeps it off the network is set before it is loaded."""
+    if not is_installed():
+        raise UsageError("tasks of lm-evaluation-harness need an extra", hint="pip install 'chatwright[tasks]'")
+    if not uses_network:
+        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=None if include is None else str(include), include_defaults=include is None)
+    known = set(manager.all_tasks)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        shown = ", ".join(sorted(known)[:10])
+        raise UsageError(f"`{unknown[0]}` is no task here", hint=f"{len(known)} are known, such as {shown}")
+    return manager
 
 
 def harness_figures(found: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -4,15 +4,17 @@ Not for making text, and not for windows: whoever calls decides what a row reads
 Legend: B rows, T positions, N scored positions of a batch, V vocabulary, D width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from chatwright.foundation.errors import UsageError
+from chatwright.model.engine.reading import Reader, suits
 from chatwright.model.network import Network
 
 CPU_BATCH_TOKENS = 2_048  # padded positions read at once; more leave a processor's cache and cost a third more time
@@ -62,8 +64,9 @@ def score_rows(
     _require_sound(rows, network.config.context_length)
     found: list[Scored | None] = [None] * len(rows)
     on_cpu = network.lm_head.weight.device.type == "cpu"
+    reading = _reading_of(network)
     for group in _groups(rows, batch_tokens or (CPU_BATCH_TOKENS if on_cpu else BATCH_TOKENS)):
-        flat = _score_group(network, [rows[index] for index in group], with_greedy=with_greedy)
+        flat = _score_group(reading, [rows[index] for index in group], with_greedy=with_greedy)
         begin = 0
         for index in group:
             end = begin + len(rows[index].targets)
@@ -71,6 +74,24 @@ def score_rows(
             found[index] = Scored(flat.logprobs[begin:end], likeliest)
             begin = end
     return [scored for scored in found if scored is not None]
+
+
+class _Reading(NamedTuple):
+    """The two halves of a forward pass."""
+
+    hidden: Callable[[Tensor], Tensor]  # (B, T) to (B, T, D)
+    scores: Callable[[Tensor], Tensor]  # (N, D) to (N, V), float32
+    device: torch.device
+    vocabulary: int
+
+
+def _reading_of(network: Network) -> _Reading:
+    """The network itself, or a copy of its weights in the layout that is fastest on this processor."""
+    device, vocabulary = network.lm_head.weight.device, network.config.vocabulary_size
+    if suits(network):
+        reader = Reader(network)
+        return _Reading(reader.hidden, reader.scores, device, vocabulary)
+    return _Reading(network.hidden, lambda hidden_ND: network.lm_head(hidden_ND).float(), device, vocabulary)
 
 
 def _require_sound(rows: Sequence[Row], context: int) -> None:
@@ -91,13 +112,13 @@ def _groups(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[int]]:
         start += size
 
 
-def _score_group(network: Network, rows: Sequence[Row], *, with_greedy: bool) -> _Flat:
-    device = network.lm_head.weight.device
+def _score_group(reading: _Reading, rows: Sequence[Row], *, with_greedy: bool) -> _Flat:
+    device = reading.device
     width = max(len(row.inputs) for row in rows)
     ids = np.zeros((len(rows), width), dtype=np.int64)
     for number, row in enumerate(rows):
         ids[number, : len(row.inputs)] = row.inputs
-    hidden_BTD = network.hidden(torch.from_numpy(ids).to(device))
+    hidden_BTD = reading.hidden(torch.from_numpy(ids).to(device))
     places = [
         number * width + position
         for number, row in enumerate(rows)
@@ -107,10 +128,10 @@ def _score_group(network: Network, rows: Sequence[Row], *, with_greedy: bool) ->
     if len(places) < len(hidden_ND):
         hidden_ND = hidden_ND[torch.tensor(places, device=device)]
     targets_N = torch.tensor([token for row in rows for token in row.targets], device=device)
-    step = max(1, _SCORES // network.config.vocabulary_size)
+    step = max(1, _SCORES // reading.vocabulary)
     logprobs, likeliest = [], []
     for start in range(0, len(targets_N), step):
-        scores_NV = network.lm_head(hidden_ND[start : start + step]).float()
+        scores_NV = reading.scores(hidden_ND[start : start + step])
         wanted_N = targets_N[start : start + step]
         logprobs.append(-F.cross_entropy(scores_NV, wanted_N, reduction="none"))
         if with_greedy:

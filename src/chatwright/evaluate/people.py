@@ -270,21 +270,72 @@ def as_text(summary: dict[str, Any]) -> str:
     lines: list[str] = []
     for kind, told in summary.items():
         lines.append(f"{kind}s: {told['ratings']} ratings by {len(told['raters'])} raters")
-        for model, dimensions in told.get("models", {}).items():
-            means = ", ".join(f"{name} {_interval(mean)}" for name, mean in dimensions.items())
-            lines.append(f"  {model}: {means}")
-        for name, values in told.get("agreement", {}).items():
-            alpha, share = values["alpha_ordinal"], values["percent"]
-            if alpha is not None and share is not None:
-                lines.append(f"  agreement on {name}: alpha {alpha:.3f} (ordinal), {share:.0%} of pairs equal")
-        strengths = told.get("strengths", {})
-        for model, value in strengths.get("models", {}).items():
-            lines.append(f"  {model}: strength {value['strength']:+.2f} ({value['low']:+.2f} to {value['high']:+.2f})")
-        for name, rater in told["raters"].items():
-            lines.append(
-                f"  rater {name}: {rater['ratings']} ratings" + "".join(f"; {flag}" for flag in rater["flags"])
-            )
+        lines += [
+            f"  {line}" for part in (_models_told, _pairs_told, _raters_told, _advice_told) for line in part(told)
+        ]
     return "\n".join(lines)
+
+
+def _models_told(told: dict[str, Any]) -> list[str]:
+    lines = []
+    for model, dimensions in told.get("models", {}).items():
+        means = ", ".join(f"{name} {_interval(mean)}" for name, mean in dimensions.items())
+        lines.append(f"{model}: {means}")
+    for name, values in told.get("agreement", {}).items():
+        alpha, share = values["alpha_ordinal"], values["percent"]
+        if alpha is not None and share is not None:
+            lines.append(f"agreement on {name}: alpha {alpha:.3f} (ordinal), {share:.0%} of pairs equal")
+    return lines
+
+
+def _pairs_told(told: dict[str, Any]) -> list[str]:
+    strengths = told.get("strengths", {})
+    lines = [
+        f"{model}: strength {value['strength']:+.2f} ({value['low']:+.2f} to {value['high']:+.2f})"
+        for model, value in strengths.get("models", {}).items()
+    ]
+    for name, value in strengths.get("differences", {}).items():
+        is_sure = value["low"] > 0 or value["high"] < 0
+        first = name.partition(" - ")[0]
+        lines.append(
+            f"{name}: {value['difference']:+.2f} ({value['low']:+.2f} to {value['high']:+.2f}), "
+            f"{first} is preferred in {value['win_rate']:.0%}" + ("" if is_sure else "; not settled")
+        )
+    if strengths.get("ties"):
+        lines.append(f"ties: {strengths['ties']} of {strengths['choices']}, of them both bad: {strengths['both_bad']}")
+    if strengths.get("prior"):
+        lines.append("a model won or lost everything: its strength leans on a weak prior")
+    return lines
+
+
+def _raters_told(told: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, rater in told["raters"].items():
+        shown = [f"{rater['ratings']} ratings"]
+        shown += [f"checks passed {rater['checks_passed']}"] if "checks_passed" in rater else []
+        shown += [f"same answer again {rater['self_agreement']:.0%}"] if "self_agreement" in rater else []
+        shown += [f"offset {rater['offset']:+.2f}, drift {rater['drift']:+.2f}"] if "offset" in rater else []
+        lines.append(f"rater {name}: {'; '.join([*shown, *rater['flags']])}")
+    return lines
+
+
+def _advice_told(told: dict[str, Any]) -> list[str]:
+    """How many more judgements are needed, and which automatic scores go with people's."""
+    lines = [
+        f"to find {value['for']} points between {name}: {value['needed']} questions; {value['questions']} are judged"
+        for name, value in told.get("needed", {}).items()
+    ]
+    needed = told.get("strengths", {}).get("choices_needed", {})
+    if needed:
+        shown = ", ".join(f"{number} for {float(rate):.0%}" for rate, number in needed.items())
+        lines.append(f"choices needed to find a model that is preferred so often: {shown}")
+    for metric, dimensions in told.get("correlations", {}).items():
+        shown = ", ".join(
+            f"{name} {value['spearman']:+.2f} ({value['low']:+.2f} to {value['high']:+.2f})"
+            for name, value in dimensions.items()
+        )
+        lines.append(f"{metric} goes with people's {shown}")
+    return lines
 
 
 def _interval(mean: dict[str, Any]) -> str:

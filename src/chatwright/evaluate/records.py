@@ -11,10 +11,11 @@ from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import chatwright
 from chatwright.foundation import storage
+from chatwright.foundation.config import read_toml
 from chatwright.foundation.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -87,6 +88,24 @@ def run_of(model: Path) -> Path | None:
     """The run that a model directory such as `runs/demo/finetune/model` stands in, or None."""
     resolved = model.resolve()
     return next((parent for parent in resolved.parents[:3] if (parent / RECIPE).is_file()), None)
+
+
+class RunData(NamedTuple):
+    """What a run set aside for measuring its models."""
+
+    corpus: Path | None  # with its split `heldout`
+    answers: Path | None  # test conversations
+
+
+def data_of_run(model: Path) -> RunData:
+    """The held-out documents and test questions of the run that a model stands in; nothing where there is none."""
+    run = run_of(model)
+    if run is None:
+        return RunData(None, None)
+    named = (read_toml(run / RECIPE).get("evaluate") or {}).get("answers")
+    corpus = run / "corpus"
+    answers = Path(named) if named and Path(named).is_file() else None
+    return RunData(corpus if (corpus / storage.MANIFEST).is_file() else None, answers)
 
 
 def folder_for(model: Path, named: Path | None = None) -> Path:

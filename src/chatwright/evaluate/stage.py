@@ -9,6 +9,7 @@ from chatwright.data.document import Document, iter_documents
 from chatwright.evaluate.answers import Answered, ask, references_by_label, score, stated_label
 from chatwright.evaluate.baselines import ByteTrigram, xz_bits_per_byte
 from chatwright.evaluate.perplexity import Windows, text_losses, worst_spans
+from chatwright.evaluate.records import FOLDER, keep, new_record
 from chatwright.evaluate.texts import Text
 from chatwright.feedback.conversations import Conversation, read_conversations
 from chatwright.foundation import storage
@@ -32,6 +33,7 @@ class EvaluateConfig(Config):
     answers: str | None = None  # test conversations whose last answer is to be given
     references: str | None = None  # conversations whose labels name the possible answers; default: the fine-tuning data
     max_answer_tokens: int = Field(default=96, ge=1)
+    beams: int = Field(default=1, ge=1)  # of the search for answers; 1 is greedy
     stride_share: float = Field(default=0.5, gt=0, le=1)  # of the context, by which perplexity's windows move on
     baselines: bool = True  # byte trigrams and xz on the same documents
     baseline_bytes: int = Field(default=32 << 20, ge=1)  # of training text for the trigrams
@@ -76,6 +78,31 @@ def run(context: StageContext) -> dict[str, Any]:
     return scores
 
 
+def keep_records(directory: Path) -> None:
+    """Add what the published stage measured to the run's history, a record a model.
+
+    The stage's directory is replaced when it is done again; records stay, so that scores are lines over time.
+
+    Args:
+        directory: the stage's, in its run.
+    """
+    facts = storage.read_manifest(directory).facts
+    settings = facts["config"]["evaluate"]
+    answers = settings["answers"]
+    digests = {name: entry["content"] for name, entry in facts["inputs"].items() if name not in _MODELS}
+    digests |= {"answers": storage.digest_file(Path(answers))} if answers else {}
+    for name, figures in storage.read_json(directory / SCORES)["models"].items():
+        model = {"name": f"{directory.resolve().parent.name}-{name}", "path": f"{name}/model"}
+        record = new_record(
+            "run",
+            model={**model, "digest": figures["digest"], "parameters": figures["parameters"]},
+            data={"path": answers or "held-out documents", "digest": storage.digest_json(digests), "inputs": digests},
+            settings=settings,
+            result={key: figures[key] for key in ("heldout", "answers") if key in figures},
+        )
+        keep(record, directory.parent / FOLDER)
+
+
 def _evaluate_model(
     context: StageContext, model: ChatModel, tests: list[Conversation], references: dict[str, str], *, is_base: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -90,8 +117,9 @@ def _evaluate_model(
         samples["spans"] = _spans(model, [document for _, document in hardest], config)
         say(f"  {model.name}: {result['heldout']['all']['bits_per_byte']:.3f} bits per byte on held-out documents")
     if tests:
-        answered = ask(model, tests, max_tokens=config.max_answer_tokens)
-        result["answers"] = score(answered, references)
+        answered = ask(model, tests, max_tokens=config.max_answer_tokens, beams=config.beams)
+        generation = {"temperature": 0, "beams": config.beams, "max_tokens": config.max_answer_tokens}
+        result["answers"] = {**score(answered, references), "generation": generation}
         samples["answers"] = [_shown(item, references) for item in answered]
         right = result["answers"].get("right")
         if right is not None:
@@ -108,7 +136,7 @@ def _stride(model: ChatModel, config: EvaluateConfig) -> int:
 def _losses(tokens: Path, model: ChatModel, config: EvaluateConfig) -> list[DocumentLoss]:
     stride = _stride(model, config)
     split = TokenData(tokens).split("heldout")
-    return document_losses(model.network, split.documents(), end_of_text=model.tokenizer.end_of_text, stride=stride)
+    return document_losses(model.network, split.documents(), begin=model.tokenizer.begin_of_text, stride=stride)
 
 
 class _Hard(NamedTuple):

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 from chatwright.feedback import tables
 from chatwright.foundation.errors import ChatwrightError, RefusedError, UsageError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_TIMEOUT_S = 30
 
 
@@ -153,4 +153,35 @@ def _migrate(connection: Connection) -> None:
     found = connection.execute(sql.select(sql.func.max(tables.versions.c.version))).scalar()
     for version in range(int(found or 0) + 1, SCHEMA_VERSION + 1):
         tables.metadata.create_all(connection, tables=list(tables.ADDED_IN[version]))
+        for column in tables.COLUMNS_ADDED_IN.get(version, ()):
+            _add_column(connection, column)
+        if version == 3:
+            _name_owners(connection)
         connection.execute(tables.versions.insert().values(version=version))
+
+
+def _add_column(connection: Connection, column: sql.Column[str]) -> None:
+    """Add a column with its default and index; a table that this migration made has it already."""
+    there = {entry["name"] for entry in sql.inspect(connection).get_columns(column.table.name)}
+    if column.name in there:
+        return
+    text = sql.schema.CreateColumn(column).compile(dialect=connection.dialect)
+    connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {text}")
+    for index in column.table.indexes:
+        if [part.name for part in index.columns] == [column.name]:
+            index.create(connection)
+
+
+def _name_owners(connection: Connection) -> None:
+    """Answers and opinions of version 2 belong to whose conversation the answers stand in."""
+    turns, conversations, answers = tables.turns, tables.conversations, tables.answers
+    owner = (
+        sql.select(conversations.c.owner)
+        .join(turns, turns.c.conversation == conversations.c.id)
+        .where(turns.c.answer == answers.c.id)
+        .scalar_subquery()
+    )
+    connection.execute(answers.update().values(owner=sql.func.coalesce(owner, "")))
+    for table, answer_id in ((tables.ratings, tables.ratings.c.answer_id), (tables.choices, tables.choices.c.first)):
+        whose = sql.select(answers.c.owner).where(answers.c.id == answer_id).scalar_subquery()
+        connection.execute(table.update().values(rater=sql.func.coalesce(whose, "")))

@@ -194,7 +194,8 @@ class History:
             ids = [row[0] for row in connection.execute(answers)]
             choices = tables.choices
             connection.execute(choices.delete().where(choices.c.first.in_(ids) | choices.c.second.in_(ids)))
-            connection.execute(tables.ratings.delete().where(tables.ratings.c.answer_id.in_(ids)))
+            for table in (tables.ratings, tables.scores):
+                connection.execute(table.delete().where(table.c.answer_id.in_(ids)))
             connection.execute(tables.answers.delete().where(tables.answers.c.id.in_(ids)))
             connection.execute(_turns.delete().where(_turns.c.conversation == conversation_id))
             connection.execute(_conversations.delete().where(_conversations.c.id == conversation_id))

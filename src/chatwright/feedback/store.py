@@ -18,6 +18,7 @@ from chatwright.feedback import tables
 from chatwright.feedback.conversations import Message
 from chatwright.feedback.database import StoreError, open_database, reading, unavailable
 from chatwright.feedback.history import History
+from chatwright.feedback.people import People
 from chatwright.foundation.errors import UsageError
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "Opinion",
     "Rating",
     "RatingConflictError",
+    "Role",
+    "Score",
     "StoreError",
     "StoredRating",
     "UnknownAnswerError",
@@ -34,8 +37,10 @@ __all__ = [
 ]
 
 EXPORT_BATCH = 256
+Role = Literal["user", "expert"]
 
 _answers, _ratings, _choices, _turns = tables.answers, tables.ratings, tables.choices, tables.turns
+_scores = tables.scores
 
 
 class UnknownAnswerError(UsageError):
@@ -57,6 +62,7 @@ class Answer:
     answer: str
     sampling: dict[str, Any] = field(default_factory=dict)
     finish: Literal["stop", "length", "cancelled"]
+    owner: str = ""  # who asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,8 @@ class Rating:
     reason: str | None = None
     better_answer: str | None = None
     key: str | None = None  # the client's name for this act: sent again, it is stored once
+    rater: str = ""  # whose opinion
+    role: Role = "user"
 
     @property
     def answer_ids(self) -> tuple[str, ...]:
@@ -84,11 +92,36 @@ class Choice:
     choice: Literal["first", "second", "tie", "both_bad"]
     reason: str | None = None
     key: str | None = None
+    rater: str = ""
+    role: Role = "user"
 
     @property
     def answer_ids(self) -> tuple[str, ...]:
         """The answers that must be there for it."""
         return (self.first, self.second)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How good a person finds an answer, from 1 to 5, as on the page for raters."""
+
+    answer_id: str
+    score: float  # mean of the aspects
+    aspects: dict[str, int] = field(default_factory=dict)
+    reason: str | None = None
+    better_answer: str | None = None
+    key: str | None = None
+    rater: str = ""
+    role: Role = "user"
+
+    @property
+    def answer_ids(self) -> tuple[str, ...]:
+        """The answers that must be there for it."""
+        return (self.answer_id,)
+
+
+Given = Rating | Choice | Score
+_TABLES: dict[type, sql.Table] = {Rating: _ratings, Choice: _choices, Score: _scores}
 
 
 class StoredRating(NamedTuple):
@@ -122,18 +155,24 @@ class FeedbackStore:
         self._clock = clock
         self._engine = open_database(place)
         self.history = History(self._engine, clock=clock)
+        self.people = People(self._engine, clock=clock)
 
-    def add_answer(self, answer: Answer) -> None:
+    def add_answer(self, answer: Answer, *, created: float | None = None) -> None:
         """Store an answer; it is on disk when this returns.
+
+        Args:
+            answer: what was said.
+            created: seconds since 1970, where it was given elsewhere before.
 
         Raises:
             UsageError: an answer with this id is stored already.
             StoreError: the database cannot be written.
         """
         row = {**vars(answer), "messages": [message._asdict() for message in answer.messages]}
+        row["created"] = self._clock() if created is None else created
         try:
             with self._engine.begin() as connection:
-                connection.execute(_answers.insert().values(**row, created=self._clock()))
+                connection.execute(_answers.insert().values(**row))
                 # Where the answer is a turn of a kept conversation, both are whole, or neither.
                 ended = {"content": answer.answer, "finish": answer.finish}
                 connection.execute(_turns.update().where(_turns.c.answer == answer.id).values(**ended))
@@ -142,8 +181,12 @@ class FeedbackStore:
         except sql.exc.DBAPIError as error:
             raise unavailable(error) from error
 
-    def add_rating(self, rating: "Rating | Choice") -> StoredRating:
-        """Store a rating or a choice; sent again with the same key it gives the row that is there.
+    def add_rating(self, rating: Given, *, created: float | None = None) -> StoredRating:
+        """Store an opinion; sent again with the same key it gives the row that is there.
+
+        Args:
+            rating: a thumb, a choice or a score.
+            created: seconds since 1970, where it was given elsewhere before.
 
         Raises:
             UnknownAnswerError: an answer that it names is not stored.
@@ -152,26 +195,26 @@ class FeedbackStore:
         """
         try:
             with self._engine.begin() as connection:
-                return self._insert(connection, rating)
+                return self._insert(connection, rating, created)
         except sql.exc.IntegrityError:
             # Only where another process wrote the same key between our look and our insert: its row is there now.
             with self._engine.begin() as connection:
-                return self._insert(connection, rating)
+                return self._insert(connection, rating, created)
         except sql.exc.DBAPIError as error:
             raise unavailable(error) from error
 
-    def _insert(self, connection: Connection, rating: "Rating | Choice") -> StoredRating:
-        table = _ratings if isinstance(rating, Rating) else _choices
+    def _insert(self, connection: Connection, rating: Given, created: float | None) -> StoredRating:
+        table = _TABLES[type(rating)]
         for answer_id in rating.answer_ids:
             if connection.execute(sql.select(_answers.c.id).where(_answers.c.id == answer_id)).first() is None:
                 raise UnknownAnswerError(f"no answer `{answer_id}` is stored")
-        names = ("answer_id", "key") if isinstance(rating, Rating) else ("first", "second", "key")
+        names = ("first", "second", "key") if isinstance(rating, Choice) else ("answer_id", "key")
         if rating.key is not None:
             same = sql.and_(*(table.c[name] == getattr(rating, name) for name in names))
             before = connection.execute(table.select().where(same)).mappings().first()
             if before is not None:
                 return _replayed(before, rating)
-        created = self._clock()
+        created = self._clock() if created is None else created
         inserted = connection.execute(table.insert().values(**vars(rating), created=created))
         key = inserted.inserted_primary_key
         assert key is not None, "the table has a primary key"  # noqa: S101 - what we promise ourselves
@@ -184,7 +227,7 @@ class FeedbackStore:
         if row is None:
             return None
         messages = [Message(**message) for message in row["messages"]]
-        names = ("id", "model", "model_digest", "answer", "sampling", "finish")
+        names = ("id", "model", "model_digest", "answer", "sampling", "finish", "owner")
         return Answer(messages=messages, **{name: row[name] for name in names})
 
     def opinions(self, answer_ids: Sequence[str]) -> dict[str, Opinion]:
@@ -204,18 +247,22 @@ class FeedbackStore:
         """Every answer in the order of writing, with its ratings, oldest first; writers are not held up meanwhile.
 
         A choice stands with both of its answers: `against` names the other one, and `choice` is `won`, `lost`, `tie`
-        or `both_bad`, as seen from the answer it stands with.
+        or `both_bad`, as seen from the answer it stands with. `consent` says whether who asked, or whose opinion it is,
+        agrees to being learned from.
         """
-        after = 0
+        after, agreed = 0, self.people.agreed()
         while True:
             with reading(self._engine) as connection:
                 rows = _answers_after(connection, after, rated_only=rated_only)
                 ids = [row["id"] for row in rows]
-                ratings, choices = _ratings_of(connection, ids), _choices_of(connection, ids)
+                ratings, choices, scores = (read(connection, ids) for read in (_ratings_of, _choices_of, _scores_of))
             for row in rows:
                 content = {name: value for name, value in row.items() if name != "number"}
-                given = {"ratings": ratings.get(row["id"], []), "choices": choices.get(row["id"], [])}
-                yield {**content, **given}
+                opinions = {
+                    name: [{**given, "consent": agreed(given["rater"])} for given in found.get(row["id"], [])]
+                    for name, found in (("ratings", ratings), ("choices", choices), ("scores", scores))
+                }
+                yield {**content, "consent": agreed(row["owner"]), **opinions}
             if len(rows) < EXPORT_BATCH:
                 return
             after = rows[-1]["number"]
@@ -246,7 +293,8 @@ def _answers_after(connection: Connection, number: int, *, rated_only: bool) -> 
     if rated_only:
         chosen = (_choices.c.first == _answers.c.id) | (_choices.c.second == _answers.c.id)
         rated = sql.exists().where(_ratings.c.answer_id == _answers.c.id)
-        query = query.where(rated | sql.exists().where(chosen))
+        scored = sql.exists().where(_scores.c.answer_id == _answers.c.id)
+        query = query.where(rated | scored | sql.exists().where(chosen))
     return list(connection.execute(query).mappings())
 
 
@@ -254,7 +302,16 @@ def _ratings_of(connection: Connection, answer_ids: list[str]) -> dict[str, list
     query = _ratings.select().where(_ratings.c.answer_id.in_(answer_ids)).order_by(_ratings.c.id)
     grouped: dict[str, list[dict[str, Any]]] = {}
     for row in connection.execute(query).mappings():
-        content = {name: row[name] for name in ("id", "thumb", "reason", "better_answer", "created")}
+        content = {name: row[name] for name in ("id", "thumb", "reason", "better_answer", "created", "rater", "role")}
+        grouped.setdefault(row["answer_id"], []).append(content)
+    return grouped
+
+
+def _scores_of(connection: Connection, answer_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
+    query = _scores.select().where(_scores.c.answer_id.in_(answer_ids)).order_by(_scores.c.id)
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for row in connection.execute(query).mappings():
+        content = {name: value for name, value in row.items() if name not in ("answer_id", "key")}
         grouped.setdefault(row["answer_id"], []).append(content)
     return grouped
 
@@ -267,12 +324,12 @@ def _choices_of(connection: Connection, answer_ids: list[str]) -> dict[str, list
         for mine, other in (("first", "second"), ("second", "first")):
             seen = {mine: "won", other: "lost"}.get(row["choice"], row["choice"])
             content = {"id": row["id"], "against": row[other], "choice": seen, "shown": mine}
-            content |= {name: row[name] for name in ("reason", "created")}
+            content |= {name: row[name] for name in ("reason", "created", "rater", "role")}
             grouped.setdefault(row[mine], []).append(content)
     return grouped
 
 
-def _replayed(before: RowMapping, rating: "Rating | Choice") -> StoredRating:
+def _replayed(before: RowMapping, rating: Given) -> StoredRating:
     if any(before[name] != value for name, value in vars(rating).items()):
         raise RatingConflictError(
             f"the key `{rating.key}` was used before for another rating",

@@ -7,6 +7,15 @@ import sqlalchemy as sql
 
 metadata = sql.MetaData()
 
+
+def _whose() -> tuple[sql.Column[str], sql.Column[str]]:
+    """Whose opinion a row is, and in which role it was given."""
+    return (
+        sql.Column("rater", sql.String(128), nullable=False, server_default=""),
+        sql.Column("role", sql.String(8), nullable=False, server_default="user"),
+    )
+
+
 versions = sql.Table("schema_version", metadata, sql.Column("version", sql.Integer, primary_key=True))
 
 answers = sql.Table(
@@ -21,6 +30,7 @@ answers = sql.Table(
     sql.Column("answer", sql.Text, nullable=False),
     sql.Column("sampling", sql.JSON, nullable=False),
     sql.Column("finish", sql.String(16), nullable=False),
+    sql.Column("owner", sql.String(128), nullable=False, server_default="", index=True),  # who asked; "": nobody's name
 )
 
 ratings = sql.Table(
@@ -33,6 +43,7 @@ ratings = sql.Table(
     sql.Column("better_answer", sql.Text),
     sql.Column("key", sql.String(128)),
     sql.Column("created", sql.Float, nullable=False),
+    *_whose(),
     sql.UniqueConstraint("answer_id", "key", name="ratings_once_per_key"),
 )
 
@@ -48,6 +59,7 @@ choices = sql.Table(
     sql.Column("reason", sql.Text),
     sql.Column("key", sql.String(128)),
     sql.Column("created", sql.Float, nullable=False),
+    *_whose(),
     sql.CheckConstraint("choice IN ('first', 'second', 'tie', 'both_bad')", name="choices_are_known"),
     sql.UniqueConstraint("first", "second", "key", name="choices_once_per_key"),
 )
@@ -82,4 +94,33 @@ turns = sql.Table(
     sql.Column("side", sql.String(8)),  # `left` or `right` of its pair
 )
 
-ADDED_IN = {2: (choices, conversations, turns)}  # the tables that each version of the schema brought
+# Since version 3: whose an answer and an opinion are, scores from the page for raters, and who agreed to the use.
+
+scores = sql.Table(
+    "scores",
+    metadata,
+    sql.Column("id", sql.Integer, primary_key=True, autoincrement=True),
+    sql.Column("answer_id", sql.ForeignKey("answers.id"), nullable=False, index=True),
+    sql.Column("score", sql.Float, nullable=False),  # mean of the aspects, 1 to 5
+    sql.Column("aspects", sql.JSON, nullable=False),
+    sql.Column("reason", sql.Text),
+    sql.Column("better_answer", sql.Text),
+    sql.Column("key", sql.String(128)),
+    sql.Column("created", sql.Float, nullable=False),
+    *_whose(),
+    sql.UniqueConstraint("answer_id", "key", name="scores_once_per_key"),
+)
+
+people = sql.Table(
+    "people",
+    metadata,
+    sql.Column("name", sql.String(128), primary_key=True),
+    sql.Column("consents", sql.Boolean, nullable=False),  # to being learned from
+    sql.Column("changed", sql.Float, nullable=False),
+)
+
+# What each version of the schema brought.
+ADDED_IN: dict[int, tuple[sql.Table, ...]] = {2: (choices, conversations, turns), 3: (scores, people)}
+COLUMNS_ADDED_IN: dict[int, tuple[sql.Column[str], ...]] = {
+    3: (answers.c.owner, ratings.c.rater, ratings.c.role, choices.c.rater, choices.c.role)
+}

@@ -73,8 +73,22 @@ class StorageFullError(ChatwrightError):
     """The disk has no room for what was to be saved; what was there before is untouched."""
 
 
+class OutOfMemoryError(ChatwrightError):
+    """Memory ran out where the work cannot be made smaller; what was saved before is untouched."""
+
+
+class StorageFailedError(ChatwrightError):
+    """The disk failed at what was to be saved; what was there before is untouched."""
+
+
 class DivergedError(ChatwrightError):
     """Training met more non-finite losses or gradients than its policy allows; it can go on from its checkpoint."""
+
+    exit_code = ExitCode.STOPPED
+
+
+class RankLostError(ChatwrightError):
+    """Another process of a training ended or hangs; all end, and the same command goes on from the checkpoint."""
 
     exit_code = ExitCode.STOPPED
 
@@ -89,6 +103,10 @@ class RefusedError(ChatwrightError):
     """Input that is damaged, foreign or made by a newer version; nothing of it was used."""
 
     exit_code = ExitCode.REFUSED
+
+
+class DamagedError(RefusedError):
+    """What we wrote ourselves is not as it was written: cut, changed or unreadable. It can be made again."""
 
 
 class BusyError(UsageError):

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chatwright.foundation.errors import BusyError, RefusedError, StorageFullError
+from chatwright.foundation.errors import BusyError, DamagedError, RefusedError, StorageFullError
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "chatwright.manifest"
@@ -58,14 +58,14 @@ def read_json(path: Path, *, max_bytes: int = MAX_MANIFEST_BYTES) -> Any:
     """Read a JSON file of at most `max_bytes`; damage is refused with the file's name."""
     try:
         if path.stat().st_size > max_bytes:
-            raise RefusedError(f"`{path}` is too large for what it should be: {path.stat().st_size} bytes")
+            raise DamagedError(f"`{path}` is too large for what it should be: {path.stat().st_size} bytes")
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise RefusedError(f"`{path}` is missing", hint="check the path, or make the directory again") from None
     except OSError as error:
         raise RefusedError(f"`{path}` cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise RefusedError(f"`{path}` is not sound JSON: {error}", hint="make the directory again") from error
+        raise DamagedError(f"`{path}` is not sound JSON: {error}", hint="make the directory again") from error
 
 
 def sync_tree(directory: Path) -> None:
@@ -102,7 +102,7 @@ def read_manifest(directory: Path) -> Manifest:
     """Read a directory's manifest without reading its files. Refuses what is not ours or is newer."""
     value = read_json(directory / MANIFEST)
     if not isinstance(value, dict) or value.get("format") != MANIFEST_FORMAT:
-        raise RefusedError(f"`{directory / MANIFEST}` is not a chatwright manifest")
+        raise DamagedError(f"`{directory / MANIFEST}` is not a chatwright manifest")
     if not isinstance(value.get("version"), int) or not 1 <= value["version"] <= MANIFEST_VERSION:
         raise RefusedError(
             f"`{directory}` was made by another version: manifest version {value.get('version')}, this reads up to "
@@ -111,7 +111,7 @@ def read_manifest(directory: Path) -> Manifest:
         )
     problem = _manifest_problem(value)
     if problem is not None:
-        raise RefusedError(f"`{directory / MANIFEST}` is damaged: {problem}", hint="make the directory again")
+        raise DamagedError(f"`{directory / MANIFEST}` is damaged: {problem}", hint="make the directory again")
     return Manifest(value["files"], value["facts"], value["content"])
 
 
@@ -213,7 +213,7 @@ def finish(scratch: Path, final: Path, facts: Mapping[str, Any] | None = None) -
 
 
 def _replace(scratch: Path, final: Path) -> None:
-    """Rename `scratch` to `final`; if that fails, an older `final` is back in its place."""
+    """Rename `scratch` to `final`; if that fails, or does not last, an older `final` is back in its place."""
     aside = final.with_name(f".{final.name}.old")
     if final.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -222,12 +222,25 @@ def _replace(scratch: Path, final: Path) -> None:
         scratch.rename(final)
         _sync(final.parent)
     except OSError:
+        if final.exists() and not scratch.exists():
+            final.rename(scratch)  # renamed, but not known to last: it must not be found as if it were good
         if aside.exists():
-            if final.exists():
-                final.rename(scratch)
             aside.rename(final)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def set_aside(damaged: Path) -> Path:
+    """Move a damaged directory to `.NAME.damaged` beside it, for a person to look at; an older one there gives way.
+
+    Returns:
+        Where it stands now.
+    """
+    aside = damaged.with_name(f".{damaged.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    damaged.rename(aside)
+    _sync(damaged.parent)
+    return aside
 
 
 def recover(parent: Path) -> None:

@@ -9,37 +9,24 @@ In a large layer the update is computed beside the frozen product. In a small on
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from chatwright.foundation import config as configuration
-from chatwright.foundation import storage
 from chatwright.foundation.config import Config
-from chatwright.foundation.errors import RefusedError, UsageError
+from chatwright.foundation.errors import UsageError
+from chatwright.model.attachment import Attachment, Handle, Replaced, is_replaced
 from chatwright.model.network import Network
+from chatwright.model.quantised import PackedLinear
 
-ADAPTER_WEIGHTS = "adapter.safetensors"
-ADAPTER_CONFIG = "adapter.json"
-_FORMAT = "chatwright.adapter"
-_VERSION = 1
 EMBEDDING = "embed_tokens"
+ALL = "all"  # as a target: every linear layer of the blocks, whatever the family calls them
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-@runtime_checkable
-class Handle(Protocol):
-    """Something attached."""
-
-    def remove(self) -> None:
-        """Take it away again."""
-        ...
+Layer = nn.Linear | PackedLinear
 
 
 class LoraConfig(Config):
@@ -47,7 +34,8 @@ class LoraConfig(Config):
 
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)  # the update is scaled by alpha / rank
-    targets: tuple[str, ...] = ALL_LINEAR  # last part of the layers' names; "embed_tokens" adapts what words mean
+    # Last part of the layers' names, or "all" (of the blocks); "embed_tokens" adapts what words mean.
+    targets: tuple[str, ...] = (ALL,)
     dropout: float = Field(default=0.0, ge=0, lt=1)  # on the update's input, in training only
     rank_stabilised: bool = False  # scaled by alpha / sqrt(rank) instead (Kalajdzievski 2023): steadier at high ranks
     magnitudes: bool = False  # DoRA (Liu et al. 2024): each row's length is trained apart from its direction
@@ -68,7 +56,7 @@ class LoraConfig(Config):
 class LowRank(nn.Module):
     """The update of one linear layer: (out, in) of rank r."""
 
-    def __init__(self, layer: nn.Linear, config: LoraConfig):
+    def __init__(self, layer: Layer, config: LoraConfig):
         super().__init__()
         self.down = nn.Parameter(torch.zeros(config.rank, layer.in_features))
         self.up = nn.Parameter(torch.zeros(layer.out_features, config.rank))
@@ -124,8 +112,10 @@ class LowRankRows(nn.Module):
         return self.up @ (self.down * self.scale)
 
 
-class Adapter(nn.Module):
+class Adapter(Attachment):
     """Low-rank updates for a network, and embedding rows of chosen tokens.
+
+    Several may be attached, one after the other: their updates add up.
 
     Args:
         network: the frozen base; it is not changed until `merge`.
@@ -133,24 +123,22 @@ class Adapter(nn.Module):
         trained_tokens: ids whose embedding rows are trained too.
     """
 
+    kind = "lora"
+
     def __init__(self, network: Network, config: LoraConfig, *, trained_tokens: tuple[int, ...] = ()):
-        super().__init__()
+        super().__init__(network, trained_tokens)
         self.config = config
-        self.trained_tokens = trained_tokens
-        self._is_on = True
         self._layers = {
             name: module
             for name, module in network.named_modules()
-            if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in config.targets
+            if isinstance(module, nn.Linear | PackedLinear) and _is_target(name, config.targets)
         }
         _require_targets(config, self._layers, is_tied=network.config.tied)
+        if config.magnitudes and any(isinstance(layer, PackedLinear) for layer in self._layers.values()):
+            raise UsageError("DoRA needs its base in float32: it would unpack every row to measure its length")
         self.updates = nn.ModuleDict({_key(name): LowRank(layer, config) for name, layer in self._layers.items()})
         has_rows = EMBEDDING in config.targets
         self.embedding = LowRankRows(network.model.embed_tokens, config) if has_rows else None
-        if any(not 0 <= token < network.config.vocabulary_size for token in trained_tokens):
-            raise UsageError(f"a trained token is outside the vocabulary: {trained_tokens}")
-        if trained_tokens:
-            self.token_rows = nn.Parameter(torch.zeros(len(trained_tokens), network.config.width))
 
     def initialise(self, generator: torch.Generator) -> None:
         """A as in the paper's code (uniform, Kaiming's bound), B at zero: the first forward equals the base's.
@@ -165,34 +153,25 @@ class Adapter(nn.Module):
         if self.embedding is not None:
             nn.init.normal_(self.embedding.down, std=self.config.rank**-0.5, generator=generator)
 
-    def attach(self, network: Network) -> list["Handle"]:
+    def attach(self, network: Network) -> list[Handle]:
         """Let the network compute with the updates; remove the returned handles to take them away."""
         handles: list[Handle] = []
         for name, layer in self._layers.items():
             update = self._update(name)
-            if self._folds(*layer.weight.shape):
-                handles.append(_Replaced(layer, self._folded(layer, update)))
+            if self._computes_in_place_of(layer):
+                handles.append(Replaced(layer, self._folded(layer, update)))
             else:
                 handles.append(layer.register_forward_hook(self._adding(update)))
         if self.trained_tokens or self.embedding is not None:
             handles += self._attach_embedding(network)
         return handles
 
-    @contextmanager
-    def switched_off(self) -> Iterator[None]:
-        """Inside, an attached network computes as its base does."""
-        self._is_on = False
-        try:
-            yield
-        finally:
-            self._is_on = True
-
-    def _attach_embedding(self, network: Network) -> list["Handle"]:
+    def _attach_embedding(self, network: Network) -> list[Handle]:
         words, head = network.model.embed_tokens, network.lm_head
-        if self._folds(*words.weight.shape):
-            folded: list[Handle] = [_Replaced(words, lambda ids: nn.functional.embedding(ids, self._table(words)))]
+        if not is_replaced(words) and self._folds(*words.weight.shape):
+            folded: list[Handle] = [Replaced(words, lambda ids: nn.functional.embedding(ids, self._table(words)))]
             if network.config.tied:
-                folded.append(_Replaced(head, lambda x: nn.functional.linear(x, self._table(words))))
+                folded.append(Replaced(head, lambda x: nn.functional.linear(x, self._table(words))))
             return folded
         handles: list[Handle] = [words.register_forward_hook(self._embed)]
         if network.config.tied:
@@ -209,6 +188,15 @@ class Adapter(nn.Module):
             table = table.index_add(0, index, self.token_rows)
         return table
 
+    def _computes_in_place_of(self, layer: Layer) -> bool:
+        if isinstance(layer, PackedLinear):
+            return False
+        if not is_replaced(layer):
+            return self._folds(layer.out_features, layer.in_features)
+        if self.config.magnitudes:
+            raise UsageError("DoRA cannot be stacked on another adapter", hint="merge the other one first")
+        return False
+
     def _folds(self, rows: int, columns: int) -> bool:
         """Whether a layer's update is folded into its weights for each forward.
 
@@ -219,7 +207,7 @@ class Adapter(nn.Module):
             return True
         return not self.config.dropout and rows * columns <= 6 * self.config.rank * (rows + columns)
 
-    def _folded(self, layer: nn.Linear, update: LowRank) -> Callable[[Tensor], Tensor]:
+    def _folded(self, layer: Layer, update: LowRank) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
             weight = update.updated(layer.weight) if self._is_on else layer.weight
             return nn.functional.linear(x, weight, layer.bias)
@@ -244,51 +232,75 @@ class Adapter(nn.Module):
             return output
         if self.embedding is not None:
             output = output + self.embedding.rows(arguments[0]).to(output.dtype)
-        for row, token in enumerate(self.trained_tokens):
-            output = output + (arguments[0] == token).unsqueeze(-1) * self.token_rows[row]
-        return output
+        return self._with_rows(arguments[0], output)
 
     def _score(self, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG002
         if self.embedding is not None and self._is_on:
             output = output + self.embedding.scores(arguments[0]).to(output.dtype)
-        if not self.trained_tokens or not self._is_on:
-            return output
-        index = torch.tensor(self.trained_tokens, device=output.device)
-        return output.index_add(-1, index, (arguments[0] @ self.token_rows.T).to(output.dtype))
+        return self._with_row_scores(arguments[0], output) if self._is_on else output
 
     @torch.no_grad()
-    def merge(self, network: Network) -> None:
-        """Add the updates to the network's own weights; afterwards the adapter must not stay attached."""
-        for name, layer in self._layers.items():
-            layer.weight.copy_(self._update(name).updated(layer.weight))
+    def merge(self, network: Network, *, weight: float = 1.0) -> None:
+        """Add the updates to the network's own weights; see `Attachment`."""
+        for name, layer in self._layers_of(network):
+            whole = self._update(name).updated(layer.weight)
+            layer.weight.copy_(whole if weight == 1.0 else layer.weight.lerp(whole, weight))
+        self._merge_embedding(network, weight)
+
+    @torch.no_grad()
+    def unmerge(self, network: Network, *, weight: float = 1.0) -> None:
+        """Subtract the updates again; see `Attachment`.
+
+        Raises:
+            UsageError: DoRA, which overwrites the length of the base's rows.
+        """
+        if self.config.magnitudes:
+            raise UsageError("DoRA cannot be taken out of the weights again", hint="use the base it was trained on")
+        for name, layer in self._layers_of(network):
+            layer.weight.sub_(self._update(name).delta(), alpha=weight)
+        self._merge_embedding(network, -weight)
+
+    def _layers_of(self, network: Network) -> Iterator[tuple[str, nn.Linear]]:
+        """The layers that the network has now; of a base in few bits, it has others since it was unpacked."""
+        return ((name, cast(nn.Linear, network.get_submodule(name))) for name in self._layers)
+
+    def _merge_embedding(self, network: Network, weight: float) -> None:
         if self.embedding is not None:
-            network.model.embed_tokens.weight += self.embedding.delta()
-        for row, token in enumerate(self.trained_tokens):
-            network.model.embed_tokens.weight[token] += self.token_rows[row]
+            network.model.embed_tokens.weight.add_(self.embedding.delta(), alpha=weight)
+        self._add_rows(network, weight)
 
-    def num_parameters(self) -> int:
-        """Numbers that are trained."""
-        return sum(parameter.numel() for parameter in self.parameters())
+    @torch.no_grad()
+    def shrink(self, share: float) -> None:
+        """See `Attachment`.
 
-    def save(self, directory: Path, *, base_digest: str) -> None:
-        """Write the adapter alone; it loads on this base only."""
-        with storage.publish(directory) as scratch:
-            weights = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
-            save_file(weights, scratch / ADAPTER_WEIGHTS)
-            facts = {"format": _FORMAT, "version": _VERSION, "base": base_digest}
-            lora = self.config.model_dump(mode="json")
-            storage.write_json(
-                scratch / ADAPTER_CONFIG, {**facts, "lora": lora, "trained_tokens": list(self.trained_tokens)}
-            )
+        Raises:
+            UsageError: DoRA, where a share of the way is no adapter of its kind.
+        """
+        if self.config.magnitudes:
+            raise UsageError("DoRA has no points between the base and the result", hint="leave `interpolate` out")
+        for _, update in self.named_updates():
+            update.up.mul_(share)
+        if self.embedding is not None:
+            self.embedding.up.mul_(share)
+        if self.trained_tokens:
+            self.token_rows.mul_(share)
+
+    def record(self) -> dict[str, Any]:
+        """See `Attachment`."""
+        return {"lora": self.config.model_dump(mode="json"), "trained_tokens": list(self.trained_tokens)}
 
 
-def _require_targets(config: LoraConfig, layers: dict[str, nn.Linear], *, is_tied: bool) -> None:
-    names = {EMBEDDING, *(name.rsplit(".", 1)[-1] for name in layers)}
+def _is_target(name: str, targets: tuple[str, ...]) -> bool:
+    return name.rsplit(".", 1)[-1] in targets or (ALL in targets and ".layers." in name)
+
+
+def _require_targets(config: LoraConfig, layers: dict[str, Layer], *, is_tied: bool) -> None:
+    names = {EMBEDDING, ALL, *(name.rsplit(".", 1)[-1] for name in layers)}
     unmet = [target for target in config.targets if target not in names]
     if unmet or not layers:
         raise UsageError(
             f"no layer is named {', '.join(unmet) or 'in `targets`'}: nothing there would be trained",
-            hint=f"name layers by the last part of their names: {', '.join(ALL_LINEAR)}",
+            hint=f"name layers by the last part of their names ({', '.join(ALL_LINEAR)}), or `{ALL}`",
         )
     if is_tied and "lm_head" in names:
         raise UsageError(
@@ -300,39 +312,3 @@ def _require_targets(config: LoraConfig, layers: dict[str, nn.Linear], *, is_tie
 def _key(name: str) -> str:
     """A module dictionary takes no dots."""
     return name.replace(".", "/")
-
-
-class _Replaced:
-    """A module that computes by another function until this is removed; its weights and its class stay."""
-
-    def __init__(self, module: nn.Module, function: Callable[[Tensor], Tensor]):
-        self._module = module
-        module.forward = function
-
-    def remove(self) -> None:
-        """Let the module's own class compute again."""
-        del self._module.forward
-
-
-def load_adapter(directory: Path, network: Network, *, base_digest: str) -> Adapter:
-    """Read an adapter for exactly this base.
-
-    Raises:
-        RefusedError: it was trained on another base, or is damaged.
-    """
-    storage.verify(directory)
-    facts = storage.read_json(directory / ADAPTER_CONFIG)
-    if not isinstance(facts, dict) or facts.get("format") != _FORMAT or facts.get("version") != _VERSION:
-        raise RefusedError(f"`{directory}` is no adapter that this version reads")
-    if facts.get("base") != base_digest:
-        raise RefusedError(
-            f"adapter `{directory}` was trained on another base model",
-            hint="use the base model named in its lineage, or fine-tune again",
-        )
-    try:
-        lora = configuration.validate(LoraConfig, facts["lora"], where=f"`{directory / ADAPTER_CONFIG}`")
-        adapter = Adapter(network, lora, trained_tokens=tuple(int(token) for token in facts["trained_tokens"]))
-        adapter.load_state_dict(load_file(directory / ADAPTER_WEIGHTS))
-    except (UsageError, SafetensorError, RuntimeError, OSError, KeyError, TypeError, ValueError) as error:
-        raise RefusedError(f"adapter `{directory}` does not fit its base: {error}", hint="fine-tune again") from error
-    return adapter

@@ -18,6 +18,7 @@ from chatwright.model.families import StoredTensor, from_hugging_face, layout, t
 from chatwright.model.foreign import require_own_file, require_own_files
 from chatwright.model.network import Network
 from chatwright.model.prompts import stop_tokens
+from chatwright.model.quantised import Numbers
 from chatwright.model.weights import WEIGHTS, WEIGHTS_INDEX, read_network, weight_files
 from chatwright.tokens.soundness import require_sound_tokenizer
 from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -99,8 +100,10 @@ def read_config(directory: Path, *, is_classifier: bool = False) -> ModelConfig:
     return from_hugging_face(value, where=str(path), is_classifier=is_classifier)
 
 
-def load_model(directory: Path, *, device: torch.device | str = "cpu") -> LoadedModel:
-    """Open a model directory in float32. Its weights are held once: each is read into its place.
+def load_model(directory: Path, *, device: torch.device | str = "cpu", numbers: Numbers = "float32") -> LoadedModel:
+    """Open a model directory in float32, or with its matrices frozen in few bits.
+
+    Its weights are held once: each is read into its place.
 
     Raises:
         RefusedError: files missing or damaged, links out of the directory, tensors missing, extra, mis-shaped or not
@@ -118,7 +121,7 @@ def load_model(directory: Path, *, device: torch.device | str = "cpu") -> Loaded
         )
     if lineage and lineage.get("tokenizer") != tokenizer.digest:
         raise RefusedError(f"the tokenizer of `{directory}` is not the one that its model was trained with")
-    network = read_network(directory, config).to(device)
+    network = read_network(directory, config, numbers=numbers).to(device)
     digest = lineage["digest"] if lineage else storage.digest_json(_file_digests(directory))
     return LoadedModel(network, tokenizer, lineage.get("lineage", {}), str(digest))
 
@@ -148,31 +151,44 @@ def digest_of(directory: Path) -> str:
 def _verified_lineage(directory: Path) -> dict[str, Any]:
     path = directory / LINEAGE
     require_own_file(path)
-    if not path.is_file():
-        return {}
+    return read_head(directory, kind=_FORMAT, version=_VERSION) if path.is_file() else {}
+
+
+def read_head(directory: Path, *, kind: str, version: int) -> dict[str, Any]:
+    """What `write_head` wrote, after every file that it lists was found there as it was saved.
+
+    Raises:
+        RefusedError: it is missing, of another kind or version, damaged, or a file is missing or was changed.
+    """
+    path = directory / LINEAGE
+    require_own_file(path)
     value = storage.read_json(path)
-    if not isinstance(value, dict) or value.get("format") != _FORMAT:
-        raise RefusedError(f"`{path}` is not what chatwright writes beside a model")
-    if value.get("version") != _VERSION:
+    if not isinstance(value, dict) or value.get("format") != kind:
+        raise RefusedError(f"`{path}` is not what chatwright writes beside a model of the kind `{kind}`")
+    if value.get("version") != version:
         raise RefusedError(
-            f"`{directory}` was made by another version: {value.get('version')}, this reads {_VERSION}",
+            f"`{directory}` was made by another version: {value.get('version')}, this reads {version}",
             hint="upgrade chatwright",
         )
     files, told = value.get("files"), value.get("lineage")
     if not isinstance(files, dict) or not isinstance(told, dict) or value.get("digest") != storage.digest_json(files):
         raise RefusedError(f"`{path}` is damaged: its digest does not fit its list of files")
     for name, digest in files.items():
-        if Path(name).name != name or name == "..":
-            raise RefusedError(f"`{path}` names a file outside its directory: {name}")
-        if not (directory / name).is_file():
-            hint = "copy it back, or make the model again: run its recipe once more"
-            raise RefusedError(f"`{directory}` is damaged: `{name}` is missing", hint=hint)
-        if storage.digest_file(directory / name) != digest:
-            raise RefusedError(
-                f"`{directory}` is damaged: `{name}` was changed after it was saved",
-                hint="make the model again: delete the directory and run its recipe once more",
-            )
+        _require_as_saved(directory, name, digest)
     return value
+
+
+def _require_as_saved(directory: Path, name: str, digest: Any) -> None:
+    if Path(name).name != name or name == "..":
+        raise RefusedError(f"`{directory / LINEAGE}` names a file outside its directory: {name}")
+    if not (directory / name).is_file():
+        hint = "copy it back, or make the model again: run its recipe once more"
+        raise RefusedError(f"`{directory}` is damaged: `{name}` is missing", hint=hint)
+    if storage.digest_file(directory / name) != digest:
+        raise RefusedError(
+            f"`{directory}` is damaged: `{name}` was changed after it was saved",
+            hint="make the model again: delete the directory and run its recipe once more",
+        )
 
 
 def _file_digests(directory: Path) -> dict[str, str]:

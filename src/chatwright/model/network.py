@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from chatwright.model.cache import LayerCache, NetworkCache
 from chatwright.model.config import ModelConfig
@@ -158,6 +159,7 @@ class Block(nn.Module):
         self.self_attn = Attention(config, number)
         self.post_attention_layernorm = _norm(config)
         self.mlp = PlainMlp(config) if config.is_gpt2 else Mlp(config)
+        self.is_recomputed = False  # keep only the input for the backward pass, and compute the rest again there
 
     def forward(
         self,
@@ -167,6 +169,11 @@ class Block(nn.Module):
         mask_B1TT: Tensor | None = None,
     ) -> Float[Tensor, "B T D"]:
         """One layer."""
+        if self.is_recomputed and self.training and cache is None and torch.is_grad_enabled():
+            return checkpoint(self._layer, x_BTD, angles, None, mask_B1TT, use_reentrant=False)  # type: ignore[no-any-return]
+        return self._layer(x_BTD, angles, cache, mask_B1TT)
+
+    def _layer(self, x_BTD: Tensor, angles: Angles, cache: LayerCache | None, mask_B1TT: Tensor | None) -> Tensor:
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), angles, cache, mask_B1TT)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))  # type: ignore[no-any-return]
 
@@ -221,6 +228,14 @@ class Network(nn.Module):
     def _tie(self) -> None:
         if self.config.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
+
+    def recompute_blocks(self, *, is_on: bool) -> None:
+        """Activation checkpointing by block (Chen et al. 2016): a third more arithmetic, memory of one block's inside.
+
+        The random stream is put back for the second pass, so dropout draws the same.
+        """
+        for block in self.model.layers:
+            block.is_recomputed = is_on  # type: ignore[assignment]
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the first weights: normal, with projections into the residual stream at zero.

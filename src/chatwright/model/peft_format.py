@@ -76,7 +76,7 @@ def save_peft(directory: Path, adapter: Adapter, network: Network, *, base: str,
             "r": config.rank,
             "lora_alpha": config.alpha,
             "lora_dropout": config.dropout,
-            "target_modules": sorted(config.targets),
+            "target_modules": sorted(_target_names(adapter)),
             "use_rslora": config.rank_stabilised,
             "use_dora": config.magnitudes,
             "bias": "none",
@@ -86,6 +86,11 @@ def save_peft(directory: Path, adapter: Adapter, network: Network, *, base: str,
         }
         storage.write_json(scratch / PEFT_CONFIG, value)
         storage.write_json(scratch / f"{_DIGEST}.json", {"base": base_digest})
+
+
+def _target_names(adapter: Adapter) -> set[str]:
+    names = {name.rsplit(".", 1)[-1] for name, _ in adapter.named_updates()}
+    return names | ({EMBEDDING} if adapter.embedding is not None else set())
 
 
 def _require_expressible(adapter: Adapter, network: Network) -> None:
@@ -151,12 +156,21 @@ def _adapter(value: dict[str, Any], file: TensorFile, network: Network, *, where
         "magnitudes": value.get("use_dora", False),
         "targets": sorted({layer.rsplit(".", 1)[-1] for layer in layers}),
     }
+    _require_rank(value.get("r"), file, where=where)
     try:
         return Adapter(network, configuration.validate(LoraConfig, fields, where=where))
     except ConfigError as error:
         raise RefusedError(f"{where} makes no sense here: {'; '.join(error.problems)}") from error
     except UsageError as error:
         raise RefusedError(f"{where} does not fit the base: {error.what}") from error
+
+
+def _require_rank(rank: Any, file: TensorFile, *, where: str) -> None:
+    """The rank that is told must be that of the weights, or it would decide how much memory is taken."""
+    sides = (".lora_A.weight", ".lora_embedding_A")
+    found = {entry.shape[0] for name, entry in file.entries.items() if name.endswith(sides) and entry.shape}
+    if found and type(rank) is int and found != {rank}:
+        raise RefusedError(f"{where} says `r = {rank}`, expected {sorted(found)[:4]}: so many rows have its weights")
 
 
 def _fill(adapter: Adapter, file: TensorFile) -> None:

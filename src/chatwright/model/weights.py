@@ -1,6 +1,7 @@
 """From a directory's safetensors files to a network: all checked first, then read once, each number into its place."""
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -11,6 +12,7 @@ from chatwright.model.config import ModelConfig
 from chatwright.model.families import StoredTensor, layout, own_name
 from chatwright.model.foreign import require_own_file
 from chatwright.model.network import Network
+from chatwright.model.quantised import Numbers, Workspace, pack_layer, packs, weight_bytes
 from chatwright.model.tensors import FLOATS, TensorFile
 
 WEIGHTS = "model.safetensors"
@@ -55,8 +57,10 @@ def _weight_map(index: Path) -> dict[str, str]:
     return names
 
 
-def read_network(directory: Path, config: ModelConfig) -> Network:
-    """A network in float32 with the weights of a directory.
+def read_network(directory: Path, config: ModelConfig, *, numbers: Numbers = "float32") -> Network:
+    """A network with the weights of a directory, in float32 or with its matrices in few bits.
+
+    In few bits, one matrix at a time is in memory in float32: what a network has not read into takes none.
 
     Raises:
         RefusedError: damaged files, differences from the configuration, numbers that are not finite, or no memory.
@@ -66,15 +70,31 @@ def read_network(directory: Path, config: ModelConfig) -> Network:
     try:
         places = _places(files, config, directory)
         _compare({name: place.shape for name, place in places.items()}, wanted, directory)
-        _require_memory(directory, config)
+        _require_memory(directory, config, numbers)
         network = Network.without_values(config, "cpu")
         parameters = dict(network.named_parameters(remove_duplicate=False))
+        workspace = Workspace()
         for name, tensor in wanted.items():
             _read(places[name], tensor, parameters)
+            if numbers != "float32":
+                _pack(network, tensor, parameters, numbers, workspace)
     finally:
         for file in files:
             file.__exit__(None, None, None)
     return network
+
+
+def _pack(
+    network: Network,
+    tensor: StoredTensor,
+    parameters: dict[str, torch.nn.Parameter],
+    numbers: Literal["int8", "nf4"],
+    workspace: Workspace,
+) -> None:
+    for part in tensor.parts:
+        if packs(part):
+            pack_layer(network, part, numbers, workspace)
+            del parameters[part]  # the last that held it
 
 
 class _Place:
@@ -134,9 +154,9 @@ def _compare(met: dict[str, tuple[int, ...]], wanted: dict[str, StoredTensor], d
         raise RefusedError(f"the weights of `{directory}` do not fit its `config.json`: {shown}")
 
 
-def _require_memory(directory: Path, config: ModelConfig) -> None:
+def _require_memory(directory: Path, config: ModelConfig, numbers: Numbers) -> None:
     """An honest model may be too large for this machine, and a dishonest one may ask for huge tables."""
-    weights = 4 * config.num_parameters()
+    weights = weight_bytes(config, numbers)
     tables = 0 if config.is_gpt2 else 4 * config.context_length * config.head_width
     if tables > max(_FREE_TABLE_BYTES, weights):
         raise RefusedError(
@@ -147,6 +167,6 @@ def _require_memory(directory: Path, config: ModelConfig) -> None:
     free = available_bytes()
     if free is not None and weights + tables > free:
         raise RefusedError(
-            f"`{directory}` needs {(weights + tables) >> 20} MiB of memory in float32, {free >> 20} MiB are free",
+            f"`{directory}` needs {(weights + tables) >> 20} MiB of memory in {numbers}, {free >> 20} MiB are free",
             hint="use a smaller model, a machine with more memory, or end other programs",
         )

@@ -77,6 +77,9 @@ def _outside(model: Path) -> dict[str, Any]:
 
 
 def _brief(stage: str, summary: dict[str, Any]) -> dict[str, Any]:
+    if stage.startswith("round-"):
+        learned = {name: summary["feedback"][name] for name in ("new_opinions", "train", "heldout")}
+        return {"verdict": summary["verdict"], "feedback": learned, "objective": summary["learning"]["objective"]}
     return {key: summary[key] for key in _SUMMARY_KEYS.get(stage, ()) if key in summary}
 
 

@@ -15,6 +15,7 @@ from chatwright.feedback.conversations import read_conversations
 from chatwright.foundation import storage
 from chatwright.foundation.errors import ChatwrightError, ConfigError
 from chatwright.model.adapter import Adapter
+from chatwright.model.bottleneck import Bottlenecks
 from chatwright.model.config import ModelConfig
 from chatwright.model.directory import read_config
 from chatwright.model.network import Network
@@ -23,7 +24,7 @@ from chatwright.recipe.recipe import Recipe
 from chatwright.recipe.runner import _WORK, _plan, _published
 from chatwright.recipe.stages import stages_of
 from chatwright.train.pretrain import PretrainConfig
-from chatwright.tune.finetune import FinetuneConfig
+from chatwright.tune.finetune_settings import FinetuneConfig
 
 _FLOAT = 4  # bytes; weights, gradients and moments are float32 in training
 _BYTES_PER_TOKEN = 3.0  # of conversations, a cautious guess before the tokenizer is known
@@ -211,14 +212,21 @@ def _finetuned(config: FinetuneConfig, shape: ModelConfig, *, has_own_base: bool
     total = shape.num_parameters()
     if config.method == "all":
         return _Trained(total, total, _block_matrices(shape) if config.optimizer.kind == "muon" else 0)
-    if config.method != "lora":
+    if not config.is_beside:
         with torch.device("meta"):
             chosen = select(Network(shape), config.method)
         sizes = [(part.numel(), part.ndim == 2 and ".layers." in name) for name, part in chosen.named_parameters()]
         by_muon = sum(size for size, in_blocks in sizes if in_blocks and config.optimizer.kind == "muon")
         return _Trained(total, sum(part.numel() for part in chosen.parameters()), by_muon)
     with torch.device("meta"):  # shapes without memory
-        trained = Adapter(Network(shape), config.lora, trained_tokens=(0, 1) if has_own_base else ()).num_parameters()
+        rows = (0, 1) if has_own_base else ()
+        network = Network(shape)
+        made = (
+            Adapter(network, config.lora, trained_tokens=rows)
+            if config.method == "lora"
+            else Bottlenecks(network, config.adapters, trained_tokens=rows)
+        )
+        trained = made.num_parameters()
     return _Trained(total + trained, trained, 0)
 
 

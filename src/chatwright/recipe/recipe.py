@@ -13,10 +13,11 @@ from chatwright.evaluate.stage import EvaluateConfig
 from chatwright.foundation import config as configuration
 from chatwright.foundation.config import Config
 from chatwright.model.config import ModelConfig
+from chatwright.recipe.improve.settings import ImproveConfig
 from chatwright.tokens.tokenizer import TokenizerConfig
 from chatwright.train.pretrain import PretrainConfig
 from chatwright.tune.distill.settings import DistillConfig
-from chatwright.tune.finetune import FinetuneConfig
+from chatwright.tune.finetune_settings import FinetuneConfig
 from chatwright.tune.preferences.reward_stage import RewardTrainingConfig
 from chatwright.tune.preferences.settings import AlignConfig
 
@@ -56,6 +57,7 @@ class Recipe(Config):
     align: AlignConfig | None = None
     distill: DistillConfig | None = None
     evaluate: EvaluateConfig | None = None
+    improve: ImproveConfig = ImproveConfig()
     serve: ServeConfig = ServeConfig()
 
     def problems(self) -> Iterator[str]:
@@ -66,6 +68,8 @@ class Recipe(Config):
             yield "`pretrain` needs documents: add `[[collect.sources]]`"
         if self.finetune is not None and self.pretrain is None and self.base is None:
             yield "`finetune` needs a model: add `[pretrain]`, or `[base]` with `model`"
+        if self.finetune is not None and self.finetune.replay_from is not None and self.collect is not None:
+            yield "`finetune.replay_from` has no effect with documents of the recipe's own: they are replayed"
         yield from self._problems_of_improving()
         if self.evaluate is not None and self.pretrain is None and self.finetune is None:
             yield "`evaluate` has no model of this run to measure: add `[pretrain]` or `[finetune]`"
@@ -76,10 +80,11 @@ class Recipe(Config):
             )
         if self.collect is None and self.clean != CleanConfig():
             yield "`clean` has no effect without documents: add `[[collect.sources]]`"
-        if self.pretrain is not None and self.pretrain.batch_rows % self.pretrain.micro_rows:
+        rows = None if self.pretrain is None else self.pretrain.micro_rows
+        if self.pretrain is not None and isinstance(rows, int) and self.pretrain.batch_rows % rows:
             yield (
                 "`pretrain.batch_rows` must be a multiple of `pretrain.micro_rows`: "
-                f"{self.pretrain.batch_rows} and {self.pretrain.micro_rows}"
+                f"{self.pretrain.batch_rows} and {rows}"
             )
 
     def _problems_of_improving(self) -> Iterator[str]:
@@ -103,6 +108,7 @@ _PATH_KEYS = (
     ("base", "model"),
     ("finetune", "data"),
     ("finetune", "test"),
+    ("finetune", "replay_from"),
     ("reward", "data"),
     ("reward", "test"),
     ("align", "data"),
@@ -132,6 +138,10 @@ def _with_full_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         table = data.get(section)
         if isinstance(table, dict):
             _complete(table, key, folder)
+    pretrain = data.get("pretrain")
+    curriculum = pretrain.get("curriculum") if isinstance(pretrain, dict) else None
+    if isinstance(curriculum, dict):
+        _complete(curriculum, "scorer", folder)
     clean = data.get("clean")
     decontaminate = clean.get("decontaminate") if isinstance(clean, dict) else None
     if isinstance(decontaminate, dict):

@@ -20,7 +20,7 @@ import chatwright
 from chatwright.foundation import storage
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.devices import pick_device, usable_threads
-from chatwright.foundation.errors import ConfigError, RefusedError, UsageError
+from chatwright.foundation.errors import ConfigError, DamagedError, RefusedError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag, stop_requested
 from chatwright.recipe.recipe import Recipe, to_toml
@@ -124,6 +124,7 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOut
         say(f"{stage.name}: unchanged")
         return StageOutcome(stage.name, "unchanged", 0.0, done.facts.get("summary", {}))
     work = run_dir / _WORK / f"{stage.name}-{plan.key[:16]}"
+    _move_damage_aside(plan)
     say(f"{stage.name}: goes on" if work.exists() else f"{stage.name}:")
     work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -131,6 +132,8 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOut
         summary = stage.run(_context(plan, recipe, work, stop))
     seconds = time.monotonic() - began
     storage.finish(work, plan.final, _facts(plan, recipe, summary, seconds))
+    if stage.published is not None:
+        stage.published(plan.final)
     for stale in (run_dir / _WORK).glob(f"{stage.name}-*"):
         shutil.rmtree(stale, ignore_errors=True)
     say(f"  done in {duration(seconds)}")
@@ -206,7 +209,11 @@ def _published(plan: _Plan) -> storage.Manifest | None:
     """The manifest of a stage that is done with this very key and whose files are all there in their size."""
     if not (plan.final / storage.MANIFEST).is_file():
         return None
-    manifest = storage.read_manifest(plan.final)
+    try:
+        manifest = storage.read_manifest(plan.final)
+    except DamagedError as error:
+        say(f"{plan.stage.name}: {error.what}; the stage is done again")
+        return None
     if manifest.facts.get("key") != plan.key:
         return None
     for name, entry in manifest.files.items():
@@ -215,6 +222,15 @@ def _published(plan: _Plan) -> storage.Manifest | None:
             say(f"{plan.stage.name}: `{name}` is missing or cut, the stage is done again")
             return None
     return manifest
+
+
+def _move_damage_aside(plan: _Plan) -> None:
+    """A directory whose manifest nobody can read is kept for the person; what replaces it is made from its inputs."""
+    try:
+        if (plan.final / storage.MANIFEST).is_file():
+            storage.read_manifest(plan.final)
+    except DamagedError:
+        say(f"  the damaged directory stands in `{storage.set_aside(plan.final)}` now")
 
 
 def _facts(plan: _Plan, recipe: Recipe, summary: dict[str, Any], seconds: float) -> Mapping[str, Any]:

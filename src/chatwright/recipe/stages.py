@@ -29,6 +29,7 @@ class Stage(NamedTuple):
     config: Callable[[Recipe], Any]
     run: Callable[[StageContext], dict[str, Any]]
     outside: Callable[[Recipe], Any] = lambda recipe: None  # noqa: ARG005 - digest of what lies outside the run
+    published: Callable[[Path], None] | None = None  # called with the stage's directory, once it is there
 
 
 def _has_documents(recipe: Recipe) -> bool:
@@ -102,13 +103,22 @@ def _pretrain_config(recipe: Recipe) -> Any:
     return recipe.pretrain and pretrain.PretrainInputs(model=recipe.model, pretrain=recipe.pretrain)
 
 
+def _pretrain_outside(recipe: Recipe) -> Any:
+    curriculum = None if recipe.pretrain is None else recipe.pretrain.curriculum
+    return curriculum and _model_digest(curriculum.scorer)
+
+
 def _evaluate_config(recipe: Recipe) -> evaluate.EvaluateInputs:
     data = None if recipe.finetune is None else recipe.finetune.data
     return evaluate.EvaluateInputs(evaluate=recipe.evaluate or evaluate.EvaluateConfig(), finetune_data=data)
 
 
 def _finetune_outside(recipe: Recipe) -> Any:
-    return recipe.finetune and [_file_digest(path) for path in (recipe.finetune.data, recipe.finetune.test)]
+    if recipe.finetune is None:
+        return None
+    config = recipe.finetune
+    files = [_file_digest(path) for path in (config.data, config.test)]
+    return files if config.replay_from is None else [*files, _file_digest(f"{config.replay_from}/index.json")]
 
 
 def _evaluate_outside(recipe: Recipe) -> Any:
@@ -152,7 +162,7 @@ STAGES = (
     ),
     Stage(
         name="tokens",
-        version=2,
+        version=3,
         command="tokenize",
         wanted=_has_documents,
         inputs=lambda recipe: {"corpus": "corpus", **_tokenizer_input(recipe)},
@@ -167,6 +177,7 @@ STAGES = (
         inputs=_pretrain_inputs,
         config=_pretrain_config,
         run=pretrain.run,
+        outside=_pretrain_outside,
     ),
     Stage(
         name="finetune",
@@ -210,7 +221,7 @@ STAGES = (
     ),
     Stage(
         name="evaluate",
-        version=2,
+        version=3,
         command="evaluate",
         wanted=lambda recipe: (
             recipe.evaluate is not None and bool(_evaluate_inputs(recipe).keys() & {"pretrain", "finetune"})
@@ -219,6 +230,7 @@ STAGES = (
         config=_evaluate_config,
         run=evaluate.run,
         outside=_evaluate_outside,
+        published=evaluate.keep_records,
     ),
 )
 

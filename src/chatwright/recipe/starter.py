@@ -22,10 +22,12 @@ runs = "runs"            # where that folder is made, from where the command is 
 seed = 1                 # another seed: another order of the data, other first weights
 
 # ------------------------------------------------------------------------------------------------ documents
-# txt, md, rst, html, epub, pdf, jsonl and parquet are read, folders within folders too. Add as many sources as needed.
+# txt, md, html, epub, pdf, docx, csv, jsonl, parquet and archives are read, folders within folders too. Add as many
+# sources as needed.
 [[collect.sources]]
 kind = "files"
 path = "documents"       # from this file's folder
+books = "chapter"        # an EPUB's chapters are documents: of a few whole books none might be held out
 # domain = "books"       # losses are reported by domain; without this, the folder's name
 # licence = "CC-BY-4.0"  # noted in the report
 # include = ["**/*.txt"] # only these files

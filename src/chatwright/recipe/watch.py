@@ -14,10 +14,11 @@ from chatwright.foundation import storage
 from chatwright.foundation.config import read_toml
 from chatwright.foundation.console import duration
 from chatwright.foundation.errors import UsageError
+from chatwright.foundation.usage import Usage
 
 METRICS = "metrics.jsonl"
 _WORK = ".work"
-_TRAININGS = ("pretrain", "finetune")
+_TRAININGS = ("pretrain", "finetune", "reward", "align", "distill")
 _BARS = "▁▂▃▄▅▆▇█"
 _RECENT = 5  # lines of metrics that the rate is taken over
 
@@ -61,6 +62,11 @@ def find_training(run_dir: Path) -> Watched:
             hint="name the folder of a run, such as `runs/demo`; its documents may still be in preparation",
         )
     return max(found, key=lambda one: one.path.stat().st_mtime_ns)
+
+
+def read_events(watched: Watched, kind: str) -> list[dict[str, Any]]:
+    """Lines of the metrics of one kind; lines torn by a kill are passed over."""
+    return [line for line in storage.read_lines(watched.path) if line.get("event") == kind]
 
 
 def read_progress(run_dir: Path, watched: Watched) -> Progress:
@@ -115,13 +121,18 @@ def _planned_steps(run_dir: Path, watched: Watched) -> int | None:
     return steps if isinstance(steps, int) else None
 
 
-def render(run_dir: Path, *, width: int = 60) -> RenderableType:
-    """One picture of the training, `width` columns of curve at most."""
+def render(run_dir: Path, *, width: int = 60, usage: Usage | None = None) -> RenderableType:
+    """One picture of the training, `width` columns of curve at most, with how busy the machine is if that is given."""
     watched = find_training(run_dir)
     progress = read_progress(run_dir, watched)
     table = Table.grid(padding=(0, 2))
     for row in _rows(progress, watched, width):
         table.add_row(*row)
+    if usage is not None and usage.processor_share is not None:
+        used, total = usage.memory_used_bytes or 0, usage.memory_bytes or 1
+        memory = f"memory {used / 1e9:.1f} of {total / 1e9:.1f} GB"
+        busy = f"{_bar(round(100 * usage.processor_share), 100, 10)}  {memory}"
+        table.add_row(Text("machine"), Text(f"processor {usage.processor_share:.0%}"), Text(busy))
     title = Text(f"{run_dir.name}: {watched.stage}, {'done' if watched.is_done else 'going on'}")
     return Panel(Group(table), title=title, title_align="left", expand=False)
 

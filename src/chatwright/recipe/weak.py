@@ -1,7 +1,8 @@
 """Where a run's models are weak, in one table, and the change of its recipe that follows: proposed, never made alone.
 
-Joined by topic: test questions with their answers, people's ratings, thumbs; beside them the loss by domain. Questions
-without a label are put into topics by their words. A person accepts a proposal, which writes a new recipe file.
+Joined by topic: test questions with their answers, scores of own tasks, people's ratings, thumbs; beside them the loss
+by domain. Questions without a label are put into topics by their words. A person accepts a proposal, which writes a new
+recipe file.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,17 +12,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import tomli_w
 
+from chatwright.evaluate.records import history
 from chatwright.foundation import storage
 from chatwright.foundation.config import read_toml
 from chatwright.foundation.errors import UsageError
-from chatwright.recipe.recipe import load_recipe
-from chatwright.recipe.report.facts import RunFacts
+from chatwright.recipe.recipe import Recipe, load_recipe
+from chatwright.recipe.report.facts import EVALUATIONS, RunFacts
 
 _ROUNDS = 25
 _LEAST = 3  # judgements of a topic below which nothing is concluded
 _POOR_SHARE = 0.6  # of right answers
 _POOR_SCORE = 3.0  # of five
 _HARD = 1.15  # times the loss of all documents
+_FORGOTTEN = 0.05  # bits per byte of the base's documents
 
 
 class Topic(NamedTuple):
@@ -30,17 +33,28 @@ class Topic(NamedTuple):
     name: str
     questions: int
     right: float | None  # share of test answers
+    tasks: float | None  # mean score of own tasks' items
+    task_items: int
     rated: float | None  # mean of people's scores, 1 to 5
     ratings: int
     thumbs_up: int
     thumbs_down: int
 
 
+class Domain(NamedTuple):
+    """The loss on one kind of documents."""
+
+    name: str
+    documents: int
+    bits_per_byte: float
+    beside_all: float  # times the loss of all documents
+
+
 class Proposal(NamedTuple):
     """A change of the recipe and why."""
 
     why: str
-    key: str
+    key: str  # `section.key`, or a whole section
     value: Any
 
 
@@ -101,13 +115,43 @@ def topic_table(
         if entry["ratings"]:
             asked = str(entry["messages"][-1]["content"])
             rows.append((asked, "", "thumb", float(entry["ratings"][-1]["thumb"])))
-    return _grouped(_labelled(rows, number=number))
+    joined = [*_labelled(rows, number=number), *_task_rows(run)]
+    if not joined:
+        raise UsageError(
+            "there are no answers, task scores, ratings or thumbs to look at", hint="run the stage `evaluate` first"
+        )
+    return _grouped(joined)
+
+
+def _task_rows(run: RunFacts) -> list[tuple[str, str, float]]:
+    """Scores of own tasks by topic, of the newest record of each task; a task without topics is one of its own."""
+    newest: dict[str, dict[str, Any]] = {}
+    for record in history(run.directory / EVALUATIONS):
+        if record["kind"] == "tasks":
+            newest |= record["result"]["tasks"]
+    rows: list[tuple[str, str, float]] = []
+    for name, figures in newest.items():
+        for topic, values in (figures.get("topics") or {name: figures}).items():
+            rows += [(topic, "task", float(values["value"]))] * int(values["items"])
+    return rows
+
+
+def domains_of(run: RunFacts) -> list[Domain]:
+    """Loss by domain of the run's last model that was measured on held-out documents, the hardest first."""
+    measured: dict[str, Any] = next((m["heldout"] for m in reversed(run.models.values()) if "heldout" in m), {})
+    every = measured.get("all", {}).get("bits_per_byte")
+    found = [
+        Domain(name, values["documents"], values["bits_per_byte"], round(values["bits_per_byte"] / every, 3))
+        for name, values in measured.items()
+        if name != "all"
+    ]
+    return sorted(found, key=lambda domain: -domain.bits_per_byte)
 
 
 def _labelled(rows: Sequence[tuple[str, str, str, float]], *, number: int) -> list[tuple[str, str, float]]:
     """Rows with a topic each: their label, that of the same question, or else a cluster named by its first question."""
     if not rows:
-        raise UsageError("there are no answers, ratings or thumbs to look at", hint="run the stage `evaluate` first")
+        return []
     known = {question: label for question, label, _, _ in rows if label}
     clusters = topics_of([question for question, _, _, _ in rows], number=number)
     names: dict[int, str] = {}
@@ -122,13 +166,15 @@ def _labelled(rows: Sequence[tuple[str, str, str, float]], *, number: int) -> li
 def _grouped(rows: Sequence[tuple[str, str, float]]) -> list[Topic]:
     groups: dict[str, dict[str, list[float]]] = {}
     for name, kind, value in rows:
-        groups.setdefault(name, {"right": [], "rated": [], "thumb": []})[kind].append(value)
+        groups.setdefault(name, {"right": [], "task": [], "rated": [], "thumb": []})[kind].append(value)
     topics = [
         Topic(
             name,
             len(found["right"]),
-            float(np.mean(found["right"])) if found["right"] else None,
-            float(np.mean(found["rated"])) if found["rated"] else None,
+            _mean(found["right"]),
+            _mean(found["task"]),
+            len(found["task"]),
+            _mean(found["rated"]),
             len(found["rated"]),
             sum(value > 0 for value in found["thumb"]),
             sum(value < 0 for value in found["thumb"]),
@@ -138,50 +184,101 @@ def _grouped(rows: Sequence[tuple[str, str, float]]) -> list[Topic]:
     return sorted(topics, key=_goodness)
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
 def _goodness(topic: Topic) -> float:
     """Between 0 and 1, from whatever is known."""
     thumbs = topic.thumbs_up + topic.thumbs_down
-    parts = [topic.right, None if topic.rated is None else (topic.rated - 1) / 4]
+    parts = [topic.right, topic.tasks, None if topic.rated is None else (topic.rated - 1) / 4]
     parts.append(topic.thumbs_up / thumbs if thumbs else None)
     known = [part for part in parts if part is not None]
     return sum(known) / len(known)
 
 
-def proposals(run: RunFacts, topics: Sequence[Topic]) -> list[Proposal]:
-    """What to do, as changes of the recipe that was run; only where enough is known."""
+def proposals(run: RunFacts, topics: Sequence[Topic], *, store: str | None = None) -> list[Proposal]:
+    """What to do, as changes of the recipe that was run; only where enough is known.
+
+    Args:
+        run: the run.
+        topics: from `topic_table`.
+        store: the feedback database that the thumbs came from, for learning from them.
+    """
     recipe = load_recipe(run.directory / "recipe.toml")
-    found: list[Proposal] = []
-    poor = [t for t in topics if t.right is not None and t.questions >= _LEAST and t.right < _POOR_SHARE]
-    disliked = [t for t in topics if t.rated is not None and t.ratings >= _LEAST and t.rated < _POOR_SCORE]
-    down = [t for t in topics if t.thumbs_down >= _LEAST and t.thumbs_down > t.thumbs_up]
-    if (poor or disliked or down) and recipe.finetune is not None:
-        worst = ", ".join(t.name for t in (poor or disliked or down)[:5])
-        found.append(
-            Proposal(
-                f"answers are weak on {len({*poor, *disliked, *down})} topics ({worst}): fine-tune longer, "
-                "and add conversations of these topics to `finetune.data`",
-                "finetune.epochs",
-                round(recipe.finetune.epochs * 1.5, 2),
-            )
-        )
-    summary = run.summary("finetune")
-    forgotten = (summary.get("forgetting") or {}).get("all")
-    if recipe.finetune is not None and forgotten is not None and forgotten > 0.05:
-        share = min(0.5, round(max(0.1, 2 * recipe.finetune.replay_share), 3))
-        why = f"fine-tuning forgot {forgotten:.2f} bits per byte of the base's documents: replay more of them"
-        found.append(Proposal(why, "finetune.replay_share", share))
-    hard = _hard_domains(run)
-    if hard and recipe.pretrain is not None:
-        why = f"documents of {', '.join(hard)} are much harder than the rest: add more of them, and train longer"
-        found.append(Proposal(why, "pretrain.steps", round(recipe.pretrain.steps * 1.5)))
+    found = [*_more_tuning(recipe, topics), *_learning_from_people(recipe, topics, store), *_more_replay(recipe, run)]
+    return [*found, *_more_documents(recipe, run)]
+
+
+def _is_poor(topic: Topic) -> bool:
+    asked = topic.right is not None and topic.questions >= _LEAST and topic.right < _POOR_SHARE
+    tested = topic.tasks is not None and topic.task_items >= _LEAST and topic.tasks < _POOR_SHARE
+    return asked or tested or _is_disliked(topic)
+
+
+def _is_disliked(topic: Topic) -> bool:
+    rated = topic.rated is not None and topic.ratings >= _LEAST and topic.rated < _POOR_SCORE
+    return rated or (topic.thumbs_down >= _LEAST and topic.thumbs_down > topic.thumbs_up)
+
+
+def _named(topics: Sequence[Topic]) -> str:
+    return ", ".join(topic.name for topic in topics[:5])
+
+
+def _more_tuning(recipe: Recipe, topics: Sequence[Topic]) -> list[Proposal]:
+    poor = [topic for topic in topics if _is_poor(topic)]
+    if not poor or recipe.finetune is None:
+        return []
+    why = (
+        f"answers are weak on {len(poor)} {'topic' if len(poor) == 1 else 'topics'} ({_named(poor)}): fine-tune "
+        "longer, and add conversations of these topics to `finetune.data`"
+    )
+    return [Proposal(why, "finetune.epochs", round(recipe.finetune.epochs * 1.5, 2))]
+
+
+def _learning_from_people(recipe: Recipe, topics: Sequence[Topic], store: str | None) -> list[Proposal]:
+    """Preference training, where people's thumbs say that the model could answer and does not as they like it."""
+    disliked = [topic for topic in topics if topic.thumbs_down >= _LEAST and topic.thumbs_down > topic.thumbs_up]
+    if not disliked or store is None or recipe.align is not None:
+        return []
+    why = f"people put more thumbs down than up on {_named(disliked)}: learn from all their thumbs"
+    place = store if "://" in store else str(Path(store).resolve())
+    return [Proposal(why, "align", {"objective": "kto", "store": place})]
+
+
+def _more_replay(recipe: Recipe, run: RunFacts) -> list[Proposal]:
+    forgotten = (run.summary("finetune").get("forgetting") or {}).get("all")
+    if recipe.finetune is None or forgotten is None or forgotten <= _FORGOTTEN:
+        return []
+    share = min(0.5, round(max(0.1, 2 * recipe.finetune.replay_share), 3))
+    why = f"fine-tuning forgot {forgotten:.2f} bits per byte of the base's documents: replay more of them"
+    return [Proposal(why, "finetune.replay_share", share)]
+
+
+def _more_documents(recipe: Recipe, run: RunFacts) -> list[Proposal]:
+    """Longer pretraining, and a larger share for domains that are much harder than the rest."""
+    domains = domains_of(run)
+    hard = [domain.name for domain in domains if len(domains) > 1 and domain.beside_all > _HARD]
+    if not hard or recipe.pretrain is None:
+        return []
+    told = f"documents of {', '.join(hard)} are much harder than the rest"
+    longer = round(recipe.pretrain.steps * 1.5)
+    found = [Proposal(f"{told}: add more of them, and train longer", "pretrain.steps", longer)]
+    weights = _weights(recipe, run)
+    if weights.keys() >= set(hard):
+        raised = {name: round(weight * (2 if name in hard else 1), 4) for name, weight in weights.items()}
+        found.append(Proposal(f"{told}: show them twice as often", "pretrain.mixture", {"weights": raised}))
     return found
 
 
-def _hard_domains(run: RunFacts) -> list[str]:
-    heldout: dict[str, Any] = next((m["heldout"] for m in run.models.values() if "heldout" in m), {})
-    every = heldout.get("all", {}).get("bits_per_byte")
-    domains = {name: values["bits_per_byte"] for name, values in heldout.items() if name != "all"}
-    return [name for name, bits in domains.items() if len(domains) > 1 and bits > _HARD * every]
+def _weights(recipe: Recipe, run: RunFacts) -> dict[str, float]:
+    """Shares of the domains in pretraining: as the recipe says, or as large as they are."""
+    assert recipe.pretrain is not None  # noqa: S101 - whoever calls has looked
+    if recipe.pretrain.mixture is not None:
+        return {} if recipe.pretrain.mixture.stages else dict(recipe.pretrain.mixture.weights)
+    domains: dict[str, Any] = (run.summary("tokens").get("train") or {}).get("domains") or {}
+    every = sum(entry["tokens"] for entry in domains.values())
+    return {name: round(entry["tokens"] / every, 4) for name, entry in domains.items() if entry["tokens"]}
 
 
 def accept(run: RunFacts, chosen: Sequence[Proposal], target: Path) -> Path:
@@ -198,7 +295,10 @@ def accept(run: RunFacts, chosen: Sequence[Proposal], target: Path) -> Path:
     data = read_toml(run.directory / "recipe.toml")
     for proposal in chosen:
         section, _, key = proposal.key.partition(".")
-        data.setdefault(section, {})[key] = proposal.value
+        if key:
+            data.setdefault(section, {})[key] = proposal.value
+        else:
+            data[section] = proposal.value
     with storage.publish_file(target) as scratch:
         reasons = "".join(f"# {proposal.key} = {proposal.value}: {proposal.why}\n" for proposal in chosen)
         scratch.write_text(f"# Changed after looking at {run.name}:\n{reasons}{tomli_w.dumps(data)}", encoding="utf-8")
@@ -206,15 +306,19 @@ def accept(run: RunFacts, chosen: Sequence[Proposal], target: Path) -> Path:
     return target
 
 
-def as_text(topics: Sequence[Topic], found: Sequence[Proposal]) -> str:
-    """The table and the proposals for a terminal."""
-    lines = [f"{'topic':44} {'questions':>9} {'right':>6} {'rated':>6} {'ratings':>7} {'up':>4} {'down':>4}"]
+def as_text(topics: Sequence[Topic], domains: Sequence[Domain], found: Sequence[Proposal]) -> str:
+    """The tables and the proposals for a terminal."""
+    head = f"{'topic':40} {'questions':>9} {'right':>6} {'tasks':>6} {'rated':>6} {'ratings':>7} {'up':>4} {'down':>4}"
+    lines = [head]
     for topic in topics:
-        right = "" if topic.right is None else f"{topic.right:.0%}"
+        right, tasks = ("" if share is None else f"{share:.0%}" for share in (topic.right, topic.tasks))
         rated = "" if topic.rated is None else f"{topic.rated:.2f}"
         lines.append(
-            f"{topic.name[:44]:44} {topic.questions:9} {right:>6} {rated:>6} {topic.ratings:7} "
+            f"{topic.name[:40]:40} {topic.questions:9} {right:>6} {tasks:>6} {rated:>6} {topic.ratings:7} "
             f"{topic.thumbs_up:4} {topic.thumbs_down:4}"
         )
+    if domains:
+        lines += ["", f"{'domain':40} {'documents':>9} {'bits/byte':>9} {'beside all':>10}"]
+        lines += [f"{d.name[:40]:40} {d.documents:9,} {d.bits_per_byte:9.3f} {d.beside_all:9.2f}x" for d in domains]
     lines += [f"\n{place}. {p.why}\n   {p.key} = {p.value}" for place, p in enumerate(found, start=1)]
-    return "\n".join(lines)
+    return "\n".join(lines if found else [*lines, "", "nothing to propose: no topic or domain is weak enough"])

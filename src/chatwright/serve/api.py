@@ -22,11 +22,11 @@ from chatwright.serve.engine import ChatEngine
 from chatwright.serve.errors import ApiError
 from chatwright.serve.guard import Guard
 from chatwright.serve.metrics import Metrics
-from chatwright.serve.routes import answering, feedback, information, kept, page, writing
+from chatwright.serve.routes import answering, feedback, information, kept, page, people, writing
 from chatwright.serve.settings import ServeSettings
 from chatwright.serve.shelf import Shelf
 
-_TAGS = frozenset({"a_rating", "a_choice"})  # steps of a path that name a shape, not a field
+_TAGS = frozenset({"a_rating", "a_choice", "a_score"})  # steps of a path that name a shape, not a field
 _PLACES = frozenset({"body", "query", "path", "header"})
 
 
@@ -62,8 +62,9 @@ def create_app(
     app = GuardedApp(shelf, metrics, settings, lifespan=lifespan)
     app.include_router(information.router(shelf, settings, metrics, keeps_feedback=store is not None))
     app.include_router(answering.router(shelf, settings, clock=clock))
-    app.include_router(feedback.router(store))
+    app.include_router(feedback.router(store, settings))
     app.include_router(kept.router(store))
+    app.include_router(people.router(store, settings))
     app.include_router(writing.router(shelf, store, settings, clock=clock))
     app.include_router(page.router())
     _tell_errors_in_one_shape(app)

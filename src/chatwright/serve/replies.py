@@ -13,6 +13,7 @@ class FeedbackReceipt(BaseModel):
     answer_id: str
     thumb: Literal["up", "down"] | None = None
     choice: str | None = None
+    score: int | None = None
     created: int
 
 

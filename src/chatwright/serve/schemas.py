@@ -255,10 +255,24 @@ class ChoiceRequest(Request):
     key: Key | None = Field(default=None, description="Your name for this choice: sent again, it is stored once.")
 
 
+class ScoreRequest(Request):
+    """How good a person finds an answer, from 1 (bad) to 5 (good)."""
+
+    answer_id: AnswerId
+    score: Annotated[int, Field(ge=1, le=5)]
+    reason: Reason | None = None
+    better_answer: Annotated[str, Field(max_length=32_000), AfterValidator(without_nul)] | None = None
+    key: Key | None = Field(default=None, description="Your name for this score: sent again, it is stored once.")
+
+
 def _kind_of(body: Any) -> str:
-    return "a_choice" if isinstance(body, dict) and "choice" in body else "a_rating"
+    told = body if isinstance(body, dict) else {}
+    return "a_choice" if "choice" in told else "a_score" if "score" in told else "a_rating"
 
 
 FeedbackRequest = Annotated[
-    Annotated[RatingRequest, Tag("a_rating")] | Annotated[ChoiceRequest, Tag("a_choice")], Discriminator(_kind_of)
+    Annotated[RatingRequest, Tag("a_rating")]
+    | Annotated[ChoiceRequest, Tag("a_choice")]
+    | Annotated[ScoreRequest, Tag("a_score")],
+    Discriminator(_kind_of),
 ]

@@ -26,6 +26,7 @@ from chatwright.serve.settings import ServeSettings, require_sound_access
 GRACE_S = 10.0  # for answers that are being written when the server is asked to stop
 CUT_S = 5.0  # for answers that were cut to tell so
 BACKLOG = 256
+WATCH_S = 0.5  # between looks at the watched file
 
 
 class ChatServer(uvicorn.Server):
@@ -35,17 +36,43 @@ class ChatServer(uvicorn.Server):
         app: the application to serve.
         grace_s: seconds for answers that are being written when the server is asked to stop.
         reload: opens the models anew when SIGHUP asks for it; None: the signal is not handled.
+        watched: a file; when it is replaced, the models are opened anew too.
     """
 
-    def __init__(self, app: GuardedApp, *, grace_s: float, reload: Callable[[], Sequence[ChatEngine]] | None = None):
+    def __init__(
+        self,
+        app: GuardedApp,
+        *,
+        grace_s: float,
+        reload: Callable[[], Sequence[ChatEngine]] | None = None,
+        watched: Path | None = None,
+    ):
         super().__init__(bounded_config(app, cancel_after_s=round(grace_s + CUT_S)))
         self._app = app
         self._grace_s = grace_s
         self._reload = reload
+        self._watched = watched
+        self._over = threading.Event()
+        self._reloading = threading.Lock()
         self._cut_now: Callable[[], object] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take connections, and look after the watched file from now on."""
+        seen = _state_of(self._watched)  # before anything is served: a change meanwhile is not missed
+        await super().startup(sockets)
+        if self._watched is not None:
+            threading.Thread(target=self._watch, args=(seen,), name="watch", daemon=True).start()
+
+    def _watch(self, seen: tuple[int, ...]) -> None:
+        while not self._over.wait(WATCH_S):
+            now = _state_of(self._watched)
+            if now != seen:
+                seen = now
+                self.reload_models()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections; let what runs be finished, cut it after its grace, cancel it in the last resort."""
+        self._over.set()
         loop = asyncio.get_running_loop()
         self._cut_now = partial(loop.call_soon_threadsafe, self._app.shelf.cut)
         timer = loop.call_later(self._grace_s, self._app.shelf.cut)
@@ -68,9 +95,10 @@ class ChatServer(uvicorn.Server):
         if self._reload is None:
             return
         try:
-            changed = [model for model in self._reload() if self._differs(model)]
-            for model in changed:
-                self._app.shelf.replace(model)
+            with self._reloading:
+                changed = [model for model in self._reload() if self._differs(model)]
+                for model in changed:
+                    self._app.shelf.replace(model)
         except ChatwrightError as error:
             say(f"error: the models could not be changed, the old ones stay: {error}")
             return
@@ -94,6 +122,15 @@ class ChatServer(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _state_of(path: Path | None) -> tuple[int, ...]:
+    """What changes when a file is replaced or removed."""
+    try:
+        found = path.stat() if path is not None else None
+    except OSError:
+        return ()
+    return () if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def bounded_config(app: ASGIApp, *, cancel_after_s: int) -> uvicorn.Config:
@@ -123,6 +160,7 @@ def serve(
     port: int = 8000,
     announce: Callable[[str], None] = say,
     reload: Callable[[], Sequence[ChatEngine]] | None = None,
+    watched: Path | None = None,
 ) -> None:
     """Serve the API and the page until asked to stop.
 
@@ -134,6 +172,7 @@ def serve(
         port: the port; 0 takes a free one.
         announce: told the page's address once the port is open.
         reload: opens the models anew on SIGHUP, for another model without an end of the service.
+        watched: a file whose replacement asks for the same.
 
     Raises:
         UsageError: no token on an open address, a port that is taken or not allowed, an unknown host.
@@ -148,7 +187,7 @@ def serve(
         try:
             app = create_app(several, store, settings)
             announce(f"{several[0].name} is at {page_address(listening)} (Ctrl-C stops it)")
-            ChatServer(app, grace_s=GRACE_S, reload=reload).run(sockets=[listening])
+            ChatServer(app, grace_s=GRACE_S, reload=reload, watched=watched).run(sockets=[listening])
         finally:
             if store is not None:
                 store.close()

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from chatwright.foundation.errors import UsageError
 from chatwright.model.generation import Sampling
@@ -32,6 +33,7 @@ class ServeSettings:
     guests: Mapping[str, str] = field(
         default_factory=dict, repr=False
     )  # further tokens by name: own conversations each
+    experts: frozenset[str] = frozenset()  # names whose opinions are an expert's
     allowed_hosts: frozenset[str] = LOOPBACK_NAMES  # names in the Host header, against DNS rebinding
     allows_any_address: bool = False  # an address as Host cannot be rebound; for servers that listen on all of theirs
     max_body_bytes: int = 1 << 20
@@ -67,6 +69,7 @@ def settings_for(
     *,
     token: str | None = None,
     guests: Mapping[str, str] | None = None,
+    experts: frozenset[str] = frozenset(),
     allowed_hosts: Sequence[str] = (),
     sampling: Sampling | None = None,
     page: PageText | None = None,
@@ -84,6 +87,7 @@ def settings_for(
     return ServeSettings(
         token=token,
         guests=dict(guests or {}),
+        experts=experts,
         allowed_hosts=hosts_of_bind(host) | {name.lower() for name in allowed_hosts},
         allows_any_address=host in WILDCARDS,
         sampling=sampling or Sampling(),
@@ -109,8 +113,15 @@ def require_sound_access(host: str, token: str | None) -> None:
         )
 
 
-def read_guests(path: Path) -> dict[str, str]:
-    """Names and tokens from a file with a line `name token` for each guest; `#` begins a comment.
+class Guests(NamedTuple):
+    """Who else may come in."""
+
+    tokens: dict[str, str]  # by name
+    experts: frozenset[str]  # names
+
+
+def read_guests(path: Path) -> Guests:
+    """Names and tokens from a file with a line `name token`, or `name token expert`, for each; `#` begins a comment.
 
     Raises:
         UsageError: the file cannot be read, or a line is not of this form, or a name stands twice.
@@ -120,14 +131,17 @@ def read_guests(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the guests' file `{path}` cannot be read: {error}") from error
     guests: dict[str, str] = {}
+    experts = set()
     for number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()
         if not words:
             continue
-        if len(words) != 2 or words[0] in guests or words[1] in guests.values():
+        is_expert = words[2:] == ["expert"]
+        if len(words) != 2 + is_expert or words[0] in guests or words[1] in guests.values():
             raise UsageError(
                 f"`{path}` line {number} is no name and token of a further guest",
-                hint="write `name token`, each once",
+                hint="write `name token` or `name token expert`, each name once",
             )
         guests[words[0]] = words[1]
-    return guests
+        experts |= {words[0]} if is_expert else set()
+    return Guests(guests, frozenset(experts))

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from chatwright.feedback.store import FeedbackStore
@@ -21,6 +22,10 @@ class Offer:
     model: ChatEngine
     worker: EngineWorker
     created: int  # seconds since 1970
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keep it at work while a job for it is made, though another takes its place meanwhile."""
+        return self.worker.held()
 
 
 class Shelf:
@@ -110,6 +115,6 @@ class Shelf:
         idle = 0
         while idle < 2 and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
-            idle = 0 if worker.num_waiting + worker.num_running else idle + 1
+            idle = 0 if worker.num_held + worker.num_waiting + worker.num_running else idle + 1
         worker.stop()
         self._retired.remove(worker)

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from chatwright.feedback.conversations import Message
@@ -47,6 +47,7 @@ class Job:
     loop: asyncio.AbstractEventLoop
     messages: Sequence[Message] | None = None  # the conversation, kept with the answer; None: nothing is kept
     client: str = ""  # whose turn it takes in the line
+    owner: str = ""  # whose answers they are
     pieces: "asyncio.Queue[Piece | BaseException]" = field(default_factory=asyncio.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -115,6 +116,8 @@ class EngineWorker:
         self._line: FairLine[Job] = FairLine(max_waiting)
         self._running: dict[int, _Running] = {}
         self._stopping = threading.Event()
+        self._held_lock = threading.Lock()
+        self.num_held = 0  # jobs that are being made
         self._seconds_per_answer = FIRST_GUESS_S
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -137,6 +140,17 @@ class EngineWorker:
     def num_waiting(self) -> int:
         """Jobs in the line, not counting those being answered."""
         return len(self._line)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """While a job for this worker is being made: a model that was replaced is not ended before it has it."""
+        with self._held_lock:
+            self.num_held += 1
+        try:
+            yield
+        finally:
+            with self._held_lock:
+                self.num_held -= 1
 
     @property
     def num_running(self) -> int:
@@ -238,6 +252,7 @@ class EngineWorker:
             answer="".join(running.texts[last.answer]),
             sampling=sampling_as_json(job.request.sampling),
             finish=last.finish,
+            owner=job.owner,
         )
         try:
             self._store.add_answer(answer)

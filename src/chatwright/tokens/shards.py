@@ -1,7 +1,7 @@
 """Token ids on disk: memory-mapped shards with document boundaries, domains and byte counts beside them.
 
 Raw ids only: windows, packing and mixing are chosen when they are read (the idea of OLMo-core's files).
-A shard is five NumPy files (a format with magic, version and shape); `index.json` names them and their tokenizer.
+A shard is a few NumPy files (a format with magic, version and shape); `index.json` names them and their tokenizer.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,8 @@ from chatwright.foundation.errors import RefusedError
 
 INDEX = "index.json"
 FORMAT = "chatwright.tokens"
-VERSION = 2  # 2: the ids of documents
+VERSION = 3  # 2: the ids of documents; 3: their scores
+_WITHOUT_SCORES = 2  # read as well: all that it lacks is what curricula ask for
 _REMEDY = "delete `tokens/` and run again"
 
 
@@ -27,6 +28,15 @@ class TokenDocument(NamedTuple):
     domain: str
     num_bytes: int  # of the text, as UTF-8
     number: int  # position within its split
+
+
+class TextScores(NamedTuple):
+    """What cleaning found of a document's text (data/scores.py), for orders of training."""
+
+    characters: float = 0.0
+    compression: float = 0.0
+    flesch: float = 0.0
+    mtld: float = 0.0
 
 
 class ShardWriter:
@@ -40,9 +50,18 @@ class ShardWriter:
         self._bytes: list[int] = []
         self._domains: list[int] = []
         self._documents: list[int] = []
+        self._scores: list[TextScores] = []
         self._length = 0
 
-    def add(self, ids: list[int], *, domain: int, num_bytes: int, document: str = "0") -> None:
+    def add(
+        self,
+        ids: list[int],
+        *,
+        domain: int,
+        num_bytes: int,
+        document: str = "0",
+        scores: TextScores = TextScores(),  # noqa: B008 - it is immutable
+    ) -> None:
         """Append one document, followed by the end-of-text token; `document` is its id in hexadecimal digits."""
         self._tokens.append(np.array([*ids, self._end_of_text], dtype=self._dtype))
         self._length += len(ids) + 1
@@ -50,6 +69,7 @@ class ShardWriter:
         self._bytes.append(num_bytes)
         self._domains.append(domain)
         self._documents.append(int(document, 16))
+        self._scores.append(scores)
 
     def save(self, stem: Path) -> dict[str, Any]:
         """Write the shard's files; returns its entry for the index."""
@@ -60,6 +80,7 @@ class ShardWriter:
             "bytes": np.array(self._bytes, dtype=np.int64),
             "domains": np.array(self._domains, dtype=np.int16),
             "documents": np.array(self._documents, dtype=np.uint64),
+            "scores": np.array(self._scores, dtype=np.float32).reshape(-1),
         }
         digests = {}
         for kind, array in arrays.items():
@@ -111,6 +132,7 @@ class _Shard(NamedTuple):
     num_bytes: NDArray[np.int64]
     domains: NDArray[np.int16]
     documents: NDArray[np.uint64]  # ids
+    scores: NDArray[np.float32] | None = None  # those of a document stand together; None in files of version 2
 
 
 class Sighting(NamedTuple):
@@ -178,6 +200,20 @@ class TokenSplit:
                 yield TokenDocument(ids, self._domains[int(domain)], int(num_bytes), number)
                 begin, number = int(end), number + 1
 
+    def scores(self, name: str) -> NDArray[np.float64]:
+        """One score of every document, in stored order; `name` is a field of `TextScores`.
+
+        Raises:
+            RefusedError: the shards were written before scores were kept.
+        """
+        column = TextScores._fields.index(name)
+        found = [np.empty(0)]
+        for shard in self._shards:
+            if shard.scores is None:
+                raise RefusedError("these token shards hold no scores of documents", hint=_REMEDY)
+            found.append(shard.scores.reshape(-1, len(TextScores._fields))[:, column].astype(np.float64))
+        return np.concatenate(found)
+
 
 class TokenData:
     """A published `tokens/` directory."""
@@ -186,7 +222,7 @@ class TokenData:
         index = storage.read_json(directory / INDEX)
         if not isinstance(index, dict) or index.get("format") != FORMAT:
             raise RefusedError(f"`{directory}` holds no chatwright tokens")
-        if index.get("version") != VERSION:
+        if index.get("version") not in (_WITHOUT_SCORES, VERSION):
             raise RefusedError(
                 f"`{directory}` was made by another version: {index.get('version')}, this reads {VERSION}",
                 hint=_REMEDY,
@@ -237,6 +273,8 @@ class TokenData:
             "domains": entry.documents,
             "documents": entry.documents,
         }
+        if "scores" in entry.digests:
+            lengths["scores"] = entry.documents * len(TextScores._fields)
         stem = self._directory / entry.stem
         return _Shard(*(_read_array(_array_path(stem, kind), n, entry.digests[kind]) for kind, n in lengths.items()))
 

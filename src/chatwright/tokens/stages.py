@@ -10,7 +10,7 @@ from chatwright.foundation import storage
 from chatwright.foundation.console import ProgressLine, say
 from chatwright.foundation.errors import DataError
 from chatwright.foundation.stage import StageContext
-from chatwright.tokens.shards import ShardWriter, TokenData, total, write_index
+from chatwright.tokens.shards import ShardWriter, TextScores, TokenData, total, write_index
 from chatwright.tokens.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, measure_compression, train_tokenizer
 
 _BATCH_DOCUMENTS = 256
@@ -95,7 +95,8 @@ def _encode_shard(
     for batch in _groups(iter(documents), _BATCH_DOCUMENTS):
         for document, ids in zip(batch, tokenizer.encode_batch([document.text for document in batch]), strict=True):
             size = len(document.text.encode())
-            writer.add(ids, domain=numbers[document.domain], num_bytes=size, document=document.id)
+            scores = TextScores(document.characters, document.compression, document.flesch, document.mtld)
+            writer.add(ids, domain=numbers[document.domain], num_bytes=size, document=document.id, scores=scores)
     return writer.save(stem)
 
 

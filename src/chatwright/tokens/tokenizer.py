@@ -1,4 +1,4 @@
-"""From text to token ids and back: a byte-level BPE by default, whole words as a choice.
+"""From text to token ids and back: a byte-level BPE by default, whole words or single bytes as a choice.
 
 Training and encoding are Hugging Face tokenizers'; a faster encoder takes over where its ids equal theirs (`fast`).
 Text never becomes a special token here: whoever wants one inserts its id.
@@ -42,8 +42,8 @@ CHATML_TEMPLATE = (
 class TokenizerConfig(Config):
     """How to learn the tokenizer from the corpus."""
 
-    kind: Literal["bpe", "words"] = "bpe"
-    vocabulary_size: int = Field(default=4096, ge=300, le=1_000_000)  # special tokens included
+    kind: Literal["bpe", "words", "bytes"] = "bpe"
+    vocabulary_size: int = Field(default=4096, ge=300, le=1_000_000)  # special tokens included; bytes have their own
     max_training_bytes: int = Field(default=100 << 20, ge=1)  # of the corpus, documents taken in order
 
 
@@ -251,7 +251,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     if first is None:
         raise DataError("there is no text to learn a tokenizer from", hint="add documents to `collect.sources`")
     texts = itertools.chain([first], iterator)
-    backend = _bpe(texts, config) if config.kind == "bpe" else _words(texts, config)
+    backend = _words(texts, config) if config.kind == "words" else _bpe(texts, config)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": 1_000_000,
@@ -267,6 +267,9 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 
 
 def _bpe(texts: Iterable[str], config: TokenizerConfig) -> HfTokenizer:
+    """Bytes, merged pair by pair; or left as they are, where bytes are asked for."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    size = len(alphabet) + len(SPECIAL_TOKENS) if config.kind == "bytes" else config.vocabulary_size
     backend = HfTokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated")
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -274,9 +277,9 @@ def _bpe(texts: Iterable[str], config: TokenizerConfig) -> HfTokenizer:
     )
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=config.vocabulary_size,
+        vocab_size=size,
         special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        initial_alphabet=alphabet,
         show_progress=False,
     )
     backend.train_from_iterator(_within(texts, config.max_training_bytes), trainer=trainer)

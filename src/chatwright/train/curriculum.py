@@ -1,8 +1,8 @@
 """Curricula: which windows a step sees, as a pure function of the step, by a score of each document.
 
 Easy first is a hypothesis, not a law: `reverse` and `random` stand beside it as controls, built the same way, so that
-an effect can be told from that of seeing fewer documents early. Not for computing scores by a model (whoever has one
-passes them in), and not for the order without a curriculum (tokens/order.py).
+an effect can be told from that of seeing fewer documents early. Not for the scores (cleaning's stand in the token
+shards, a model's are computed in document_scores.py), and not for the order without a curriculum (tokens/order.py).
 
 The scheme is that of Hacohen and Weinshall 2019 ("On the power of curriculum learning"): a pacing function says which
 share of the sorted data is open at a step, and rows are drawn evenly from the open part. After the warm-up share of
@@ -10,82 +10,75 @@ the run all is open, and each pass visits every window once.
 """
 
 import math
-import re
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from chatwright.foundation import storage
 from chatwright.foundation.config import Config
+from chatwright.foundation.errors import DataError
 from chatwright.foundation.streams import Permutation, seed_for
 from chatwright.tokens.shards import TokenSplit
-from chatwright.train.batches import MicroBatch
+from chatwright.train.batches import MicroBatch, RowOrder
 
-ScoreName = Literal["compression", "flesch", "length"]
+ScoreName = Literal["compression", "flesch", "mtld", "length", "loss"]
 Direction = Literal["forward", "reverse", "random"]
 Pacing = Literal["linear", "root", "steps"]
-_SENTENCE = re.compile(r"[.!?]+(?:\s|$)")
-_WORD = re.compile(r"[^\W\d_]+")
-_VOWELS = re.compile(r"[aeiouyäöüáéíóúàèìòùâêîôû]+", re.IGNORECASE)
 
 
 class CurriculumConfig(Config):
     """What is easy, and how soon the rest is opened."""
 
+    # Easy is: text that compresses well, that reads easily (Flesch), that repeats its words (MTLD), that is short, or
+    # that costs `scorer` few bits a byte.
     score: ScoreName
     direction: Direction = "forward"  # easy first; the controls are hard first, and any first
     pacing: Pacing = "linear"
     warmup_share: float = Field(default=0.3, gt=0, le=1)  # of all steps, at whose end everything is open
     open_at_start: float = Field(default=0.1, gt=0, le=1)  # share of the windows
+    scorer: str | None = None  # `loss`: a model directory, smaller than the one that learns, with its tokenizer
+    scorer_tokens: int = Field(default=512, ge=1)  # `loss`: of each document, from its beginning
+
+    def problems(self) -> Iterator[str]:
+        """No setting without effect."""
+        if (self.score == "loss") != (self.scorer is not None):
+            yield '`score = "loss"` needs `scorer`, a model directory, and no other score reads one'
+        if self.score != "loss" and self.scorer_tokens != 512:
+            yield f'`scorer_tokens` has no effect with `score = "{self.score}"`'
+
+    def described(self) -> str:
+        """One line for the person, which says what an effect must be held against."""
+        if self.direction == "random":
+            return f"curriculum: documents in any order, the control of one by {self.score}"
+        order = "easy first" if self.direction == "forward" else "hard first, a control"
+        return (
+            f"curriculum: by {self.score}, {order}; what it did shows only beside the same run with "
+            '`curriculum.direction = "random"`'
+        )
 
 
 class LengthConfig(Config):
-    """Sequences that grow: short windows first (Li et al. 2021, "The stability-efficiency dilemma")."""
+    """Sequences that grow: short windows first (Li et al. 2021, "The stability-efficiency dilemma").
+
+    Unlike the paper, lengths double instead of growing by eight tokens: a whole window is then cut without a rest, so
+    that every step has the same tokens, and few shapes are met.
+    """
 
     start: int = Field(ge=8)  # tokens
     warmup_share: float = Field(default=0.3, gt=0, le=1)  # of all steps, at whose end windows are whole
-    multiple: int = Field(default=8, ge=1)  # lengths are multiples of it, so that few shapes are met
 
     def length(self, step: int, *, steps: int, full: int) -> int:
-        """Tokens of a window at a step: a line from `start` to `full`."""
+        """Tokens of a window at a step: the largest half, quarter, ... of `full` under a line from `start` to it."""
         share = min(1.0, step / max(1.0, self.warmup_share * steps))
-        grown = self.start + share * (full - self.start)
-        return full if share >= 1 else max(1, min(full, int(grown) // self.multiple * self.multiple or full))
-
-
-def compression_score(text: str) -> float:
-    """Compressed bytes for a byte of text (DEFLATE): repetitive text is easy. Higher is harder."""
-    raw = text.encode()
-    return len(zlib.compress(raw, 6)) / max(1, len(raw))
-
-
-def flesch_score(text: str) -> float:
-    """Reading ease turned around, so that higher is harder: `1.015 words/sentences + 84.6 syllables/words - 206.835`.
-
-    Flesch 1948, with syllables counted as groups of vowels, which is near enough to sort by.
-    """
-    words = _WORD.findall(text)
-    sentences = max(1, len(_SENTENCE.findall(text)))
-    syllables = sum(max(1, len(_VOWELS.findall(word))) for word in words)
-    return 1.015 * len(words) / sentences + 84.6 * syllables / max(1, len(words)) - 206.835
-
-
-def length_score(text: str) -> float:
-    """Characters. Higher is harder."""
-    return float(len(text))
-
-
-SCORES: dict[ScoreName, Callable[[str], float]] = {
-    "compression": compression_score,
-    "flesch": flesch_score,
-    "length": length_score,
-}
+        grown = max(self.start, math.floor(self.start + share * (full - self.start)))
+        halvings = 0
+        while full >> halvings > grown and full >> (halvings + 1) >= self.start:
+            halvings += 1
+        return full >> halvings
 
 
 def open_share(config: CurriculumConfig, step: int, *, steps: int) -> float:
@@ -99,7 +92,9 @@ def open_share(config: CurriculumConfig, step: int, *, steps: int) -> float:
     return min(1.0, start * 2 ** math.floor(progress * math.ceil(math.log2(1 / start)))) if progress < 1 else 1.0
 
 
-def window_scores(split: TokenSplit, scores: Sequence[float], *, length: int) -> NDArray[np.float64]:
+def window_scores(
+    split: TokenSplit, scores: Sequence[float] | NDArray[np.float64], *, length: int
+) -> NDArray[np.float64]:
     """The score of each window of a split: the mean of its documents' scores, weighted by their tokens in it.
 
     Args:
@@ -117,13 +112,6 @@ def window_scores(split: TokenSplit, scores: Sequence[float], *, length: int) ->
     by_token = np.repeat(np.asarray(scores, dtype=np.float64), [size + gap for size in lengths])
     windows = (len(by_token) - 1) // length
     return np.asarray(by_token[: windows * length].reshape(windows, length).mean(axis=1))
-
-
-class Visit(NamedTuple):
-    """One row of a step."""
-
-    window: int
-    length: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,67 +144,85 @@ class Curriculum:
         return [int(ranking[draw % opened]) for draw in draws]
 
 
-class CurriculumSource:
-    """Next-token batches by a curriculum of documents, of lengths, or both.
-
-    Its fingerprint covers scores, order and lengths: a run whose past would have been another one is not gone on with.
+class CurriculumOrder:
+    """The rows of training by a curriculum, as windows of a split (a `RowOrder`).
 
     Args:
         split: the token stream.
-        full: tokens of a whole window.
+        length: tokens of a window.
+        scores: of each document, higher is harder.
+        config: what comes when.
         steps: of the run.
-        rows: whole windows a step; shorter ones are so many more that a step has the same tokens.
-        micro_rows: whole windows at once.
+        rows: of a step.
         seed: of the order.
-        curriculum: by document, or None for the plain shuffle.
-        growth: of lengths, or None.
-        scores: of each document, for `curriculum`.
+
+    Raises:
+        DataError: the split has no whole window.
     """
 
     def __init__(
         self,
         split: TokenSplit,
         *,
-        full: int,
+        length: int,
+        scores: Sequence[float] | NDArray[np.float64],
+        config: CurriculumConfig,
         steps: int,
         rows: int,
-        micro_rows: int,
         seed: int,
-        curriculum: CurriculumConfig | None = None,
-        growth: LengthConfig | None = None,
-        scores: Sequence[float] = (),
     ):
-        self._split, self._full, self._steps = split, full, steps
-        self._rows, self._micro_rows, self._seed, self._growth = rows, micro_rows, seed, growth
-        self._num_windows = (len(split) - 1) // full
-        self._curriculum: Curriculum | None = None
-        if curriculum is not None:
-            by_window = window_scores(split, scores, length=full)[: self._num_windows]
-            self._curriculum = Curriculum(config=curriculum, scores=by_window, steps=steps, rows=rows, seed=seed)
-            self._ranking = self._curriculum.ranking()
-        facts = [part and part.model_dump(mode="json") for part in (curriculum, growth)]
-        scored = [] if self._curriculum is None else self._curriculum.scores.tolist()
-        self.fingerprint = storage.digest_json([split.digest, full, steps, rows, seed, facts, scored])
+        self._split, self._length, self._rows = split, length, rows
+        by_window = window_scores(split, scores, length=length)
+        if not len(by_window):
+            raise DataError(
+                f"the corpus has {len(split)} training tokens, one window of context needs {length + 1}",
+                hint="add documents, or lower `model.context_length`",
+            )
+        self._curriculum = Curriculum(config=config, scores=by_window, steps=steps, rows=rows, seed=seed)
+        self._ranking = self._curriculum.ranking()
+
+    def rows(self, first: int, count: int) -> NDArray[np.int64]:
+        """`count` windows from row `first`, (count, length + 1)."""
+        steps = range(first // self._rows, (first + count - 1) // self._rows + 1)
+        windows = [window for step in steps for window in self._curriculum.windows(step, self._ranking)]
+        begin = first - steps.start * self._rows
+        places = [window * self._length for window in windows[begin : begin + count]]
+        return np.stack([self._split.slice(place, self._length + 1) for place in places])
+
+    def early(self, steps: int) -> set[int]:
+        """The windows of the first steps, for whoever reports on them."""
+        return {window for step in range(steps) for window in self._curriculum.windows(step, self._ranking)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowingSource:
+    """Next-token batches whose windows grow: what is cut off a window is taken as rows of its own, in the same step."""
+
+    order: RowOrder
+    rows: int  # whole windows a step
+    micro_rows: int  # whole windows at once
+    growth: LengthConfig
+    full: int  # tokens of a whole window
+    steps: int  # of the run
+    fingerprint: str
 
     def step(self, number: int) -> list[MicroBatch]:
-        """The step's windows, cut to the length of the step; what is cut off is taken as rows of its own."""
-        length = self._full if self._growth is None else self._growth.length(number, steps=self._steps, full=self._full)
-        pieces = [piece for window in self._windows(number) for piece in self._pieces(window, length)]
-        at_once = max(1, self._micro_rows * self._full // length)
-        return [self._batch(pieces[start : start + at_once]) for start in range(0, len(pieces), at_once)]
+        """The step's windows, cut to the length of the step."""
+        return self._batches(number, self.growth.length(number, steps=self.steps, full=self.full))
 
-    def _windows(self, number: int) -> list[int]:
-        if self._curriculum is not None:
-            return self._curriculum.windows(number, self._ranking)
-        places = (divmod(row, self._num_windows) for row in range(number * self._rows, (number + 1) * self._rows))
-        return [Permutation(self._num_windows, seed_for(self._seed, "pass", epoch))[place] for epoch, place in places]
+    def longest(self) -> MicroBatch:
+        """A step of whole windows, in one."""
+        ids_RT = torch.from_numpy(self.order.rows(0, self.rows))
+        return _batch(ids_RT)
 
-    def _pieces(self, window: int, length: int) -> Iterator[NDArray[np.int64]]:
-        """A window in pieces of the step's length; a rest that is shorter is left for another pass."""
-        begin = window * self._full
-        for start in range(0, self._full - length + 1, length):
-            yield self._split.slice(begin + start, length + 1)
+    def _batches(self, number: int, length: int) -> list[MicroBatch]:
+        whole_RT = torch.from_numpy(self.order.rows(number * self.rows, self.rows))
+        pieces = self.full // length
+        cut = [whole_RT[:, start : start + length + 1] for start in range(0, pieces * length, length)]
+        ids_RT = torch.stack(cut, dim=1).flatten(0, 1)  # pieces of a window stay beside each other
+        at_once = self.micro_rows * pieces
+        return [_batch(ids_RT[start : start + at_once]) for start in range(0, len(ids_RT), at_once)]
 
-    def _batch(self, pieces: Sequence[NDArray[np.int64]]) -> MicroBatch:
-        ids_BT = torch.from_numpy(np.stack(pieces))
-        return MicroBatch(ids_BT[:, :-1], ids_BT[:, 1:], ids_BT[:, 1:].numel())
+
+def _batch(ids_RT: torch.Tensor) -> MicroBatch:
+    return MicroBatch(ids_RT[:, :-1], ids_RT[:, 1:], ids_RT[:, 1:].numel())

@@ -49,13 +49,14 @@ def sample_documents(split: TokenSplit, *, tokens_per_domain: int) -> list[Token
 
 
 def document_losses(
-    network: Network, documents: Iterable[TokenDocument], *, end_of_text: int, stride: int, batch_tokens: int = 16_384
+    network: Network, documents: Iterable[TokenDocument], *, begin: int, stride: int, batch_tokens: int = 16_384
 ) -> list[DocumentLoss]:
     """Loss of every token of every document, each token counted once.
 
     Windows of the model's context move on by `stride`; a token is scored in the first window that holds it, so it
     sees at least `context - stride` tokens before it where the document has them. The first token is predicted from
-    an end-of-text token; the end of the document is not scored. `stride` equal to the context is the fastest.
+    `begin`, the token that begins a text (for our own tokenizers the one that ends the text before); the end of the
+    document is not scored. `stride` equal to the context is the fastest.
     """
     listed = list(documents)
     length = network.config.context_length
@@ -63,7 +64,7 @@ def document_losses(
         raise ValueError(f"the stride must lie between 1 and the context of {length}: {stride}")
     windows: list[_Window] = []
     for index, document in enumerate(listed):
-        windows += _windows(index, document.ids.tolist(), end_of_text=end_of_text, length=length, stride=stride)
+        windows += _windows(index, document.ids.tolist(), begin=begin, length=length, stride=stride)
     windows.sort(key=lambda window: len(window.inputs))  # rows of like length are padded least
     nats = [0.0] * len(listed)
     start = 0
@@ -78,15 +79,15 @@ def document_losses(
     ]
 
 
-def _windows(document: int, ids: Sequence[int], *, end_of_text: int, length: int, stride: int) -> list[_Window]:
-    stream = [end_of_text, *ids]  # stream[i] predicts stream[i + 1]
-    windows, scored, begin = [], 0, 0
+def _windows(document: int, ids: Sequence[int], *, begin: int, length: int, stride: int) -> list[_Window]:
+    stream = [begin, *ids]  # stream[i] predicts stream[i + 1]
+    windows, scored, start = [], 0, 0
     while scored < len(ids):
-        end = min(begin + length, len(ids))
-        targets = [IGNORED] * (scored - begin) + stream[scored + 1 : end + 1]
-        windows.append(_Window(document, stream[begin:end], targets))
+        end = min(start + length, len(ids))
+        targets = [IGNORED] * (scored - start) + stream[scored + 1 : end + 1]
+        windows.append(_Window(document, stream[start:end], targets))
         scored = end
-        begin += stride
+        start += stride
     return windows
 
 
@@ -98,7 +99,7 @@ def _next_group(windows: Sequence[_Window], start: int, batch_tokens: int) -> Se
     return windows[start:end]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a network in shards cannot be gathered in it
 def _window_nats(network: Network, group: Sequence[_Window]) -> list[float]:
     device = network.lm_head.weight.device
     width = max(len(window.inputs) for window in group)
@@ -136,19 +137,43 @@ def by_domain(losses: Iterable[DocumentLoss]) -> dict[str, dict[str, Any]]:
     return result
 
 
+def worst(losses: Sequence[DocumentLoss], *, most: int = 3, least_bytes: int = 200) -> dict[str, Any]:
+    """The domain with the most bits per byte, and the documents; documents too short to say much are left out."""
+    domains = {name: values["bits_per_byte"] for name, values in by_domain(losses).items() if name != "all"}
+    long_enough = [loss for loss in losses if loss.num_bytes >= least_bytes]
+    ranked = sorted(long_enough, key=lambda loss: (-loss.bits_per_byte, loss.number))[:most]
+    return {
+        "domain": max(domains, key=lambda name: domains[name], default=None),
+        "documents": [
+            {"number": loss.number, "domain": loss.domain, "bits_per_byte": round(loss.bits_per_byte, 5)}
+            for loss in ranked
+        ],
+    }
+
+
+def heldout_loss(values: dict[str, Any]) -> float | None:
+    """The figure by which checkpoints compare: bits per byte over all held-out documents, where they are measured."""
+    bits = values.get("bits_per_byte")
+    return bits.get("all") if isinstance(bits, dict) else None
+
+
 class HeldoutCheck:
     """The measurement during training: a fixed sample of held-out documents, whole, by domain."""
 
-    def __init__(self, network: Network, documents: Sequence[TokenDocument], *, end_of_text: int):
+    def __init__(self, network: Network, documents: Sequence[TokenDocument], *, begin: int):
         self._network = network
         self._documents = documents
-        self._end_of_text = end_of_text
+        self._begin = begin
 
     def __call__(self) -> dict[str, Any]:
         """Bits per byte by domain, and one line for the person."""
         stride = self._network.config.context_length
-        losses = document_losses(self._network, self._documents, end_of_text=self._end_of_text, stride=stride)
+        losses = document_losses(self._network, self._documents, begin=self._begin, stride=stride)
         domains = by_domain(losses)
         bits = {name: values["bits_per_byte"] for name, values in domains.items()}
         named = ", ".join(f"{name} {value:.3f}" for name, value in bits.items() if name != "all")
-        return {"bits_per_byte": bits, "summary": f"held-out bits per byte {bits['all']:.3f} ({named})"}
+        return {
+            "bits_per_byte": bits,
+            "worst": worst(losses),
+            "summary": f"held-out bits per byte {bits['all']:.3f} ({named})",
+        }

@@ -1,17 +1,16 @@
-"""The one training loop: accumulation, precision, clipping, faults, checkpoints, progress, whatever is learned.
+"""The one training loop: steps, faults, checkpoints, progress, whatever is learned.
 
-A step's loss has one denominator: all target tokens of all micro-batches and ranks. Parameters change only if loss
-and gradient are finite. What is learned comes in as an objective, what is read as a source, what is measured as a
-callback; the loop knows nothing of them.
+A step's loss has one denominator: all target tokens of all micro-batches and ranks. Parameters change only if loss,
+gradient, weights and optimizer state are finite on every rank. What is learned comes in as an objective, what is read
+as a source, what is measured as a callback; the loop knows nothing of them. How a step is computed stands in
+`step.py`, what follows an unsound one in `faults.py`, how a state is written in `saving.py`.
 """
 
-import json
-import math
+import contextlib
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NoReturn
 
 import torch
 from pydantic import Field
@@ -21,17 +20,28 @@ from chatwright.foundation import storage
 from chatwright.foundation.config import Config
 from chatwright.foundation.console import ProgressLine, say
 from chatwright.foundation.devices import Placement, trim_memory
-from chatwright.foundation.errors import DivergedError, RefusedError
+from chatwright.foundation.errors import ChatwrightError, DivergedError, StorageFailedError, UsageError
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.network import Network
-from chatwright.train.batches import BatchSource, MicroBatch, sample_seed
-from chatwright.train.checkpoints import Checkpoint, Checkpoints
+from chatwright.train.batches import BatchSource
+from chatwright.train.checkpoints import Checkpoint, Checkpoints, Retention
+from chatwright.train.compiling import CompileSetting
+from chatwright.train.curves import CurveName
+from chatwright.train.faults import FaultConfig, FaultGuard, Judgement, Verdict
+from chatwright.train.fitted import FittedStepper, Preparation
+from chatwright.train.heldout import heldout_loss
+from chatwright.train.metrics import MetricsLog, StepReport, Window
 from chatwright.train.objectives import Objective
 from chatwright.train.optimizers import Optimizer, OptimizerConfig
-from chatwright.train.ranks import Ranks
+from chatwright.train.patience import Patience
+from chatwright.train.ranks import TIMEOUT_S, Ranks
+from chatwright.train.reduction import ReductionName
+from chatwright.train.resume import STATE_VERSION, circumstances, differences, refuse_foreign
+from chatwright.train.saving import Saver
 from chatwright.train.schedule import ScheduleConfig
-
-METRICS = "metrics.jsonl"
+from chatwright.train.sharding import ParallelName, part_like, shard, whole
+from chatwright.train.step import Learned, Stepper
+from chatwright.train.utilisation import measured_meter
 
 
 class LoopConfig(Config):
@@ -39,20 +49,23 @@ class LoopConfig(Config):
 
     steps: int = Field(ge=1)
     checkpoint_every: int = Field(default=100, ge=1)  # steps
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)  # of the newest
+    keep_every: int = Field(default=0, ge=0)  # checkpoints of steps that this divides stay for good; 0: none
+    keep_best: bool = False  # the checkpoint with the lowest held-out loss stays, too
+    save_in_background: bool = True  # training goes on while a copy of the state is written
+    maximum_failed_saves: int = Field(default=3, ge=0)  # in a row
     evaluate_every: int = Field(default=100, ge=1)  # steps
+    patience: int = Field(default=0, ge=0)  # measurements without a lower held-out loss that end the run; 0: none
     log_every: int = Field(default=10, ge=1)  # steps
-    maximum_skips: int = Field(default=10, ge=0)  # non-finite steps in a row before the run stops
+    curves: list[CurveName] = []  # programs that draw what `metrics.jsonl` says
+    recompute: bool = False  # a block's insides are computed again in the backward pass, not kept
+    compile: CompileSetting = False  # the blocks; "auto" where measured to be faster
+    is_fitted: bool = False  # how much is computed at once is searched, not taken as the source gives it
+    faults: FaultConfig = FaultConfig()
+    parallel: ParallelName = "ddp"  # what each rank holds: everything, or a shard ("fsdp", "hsdp")
+    reduction: ReductionName = "fast"  # "exact": the same bits on any number of ranks
+    collective_timeout_s: int = Field(default=TIMEOUT_S, ge=1)  # a rank that is silent so long is lost
     seed: int = 0
-
-
-class StepReport(NamedTuple):
-    """What one step did."""
-
-    loss: float  # nats per target token
-    norm: float  # of the gradient, before clipping
-    targets: int
-    applied: bool
 
 
 class Trainer:
@@ -68,7 +81,9 @@ class Trainer:
         schedule: their course over the run.
         placement: device and precision.
         directory: where `checkpoints/` and `metrics.jsonl` are.
-        evaluate: measures on held-out data; called between steps, must not draw random numbers.
+        flops_per_token: the model's arithmetic, where the machine's use is to be logged.
+        evaluate: measures on held-out data; called between steps, must not draw random numbers. Training ends early
+            where its figures say `finished`.
     """
 
     def __init__(
@@ -83,31 +98,56 @@ class Trainer:
         schedule: ScheduleConfig,
         placement: Placement,
         directory: Path,
+        flops_per_token: float | None = None,
         evaluate: Callable[[], dict[str, Any]] | None = None,
         ranks: Ranks | None = None,
     ):
         self._network = network.to(placement.device)
+        network.recompute_blocks(is_on=config.recompute)
         self._trained = trained.to(placement.device)
-        self._objective = objective
         self._source = source
         self._config = config
-        self._optimizer_config = optimizer
         self._schedule = schedule
         self._placement = placement
         self._directory = directory
         self._evaluate = evaluate
         self._ranks = ranks or Ranks()
-        self._ranks.join(placement.device)
+        self._ranks.join(placement.device, timeout_s=config.collective_timeout_s)
+        if config.parallel != "ddp":
+            if trained is not network:
+                raise UsageError(f'`parallel = "{config.parallel}"` trains whole networks, not adapters or heads')
+            shard(self._network, parallel=config.parallel, placement=placement, ranks=self._ranks)
         named = [(name, parameter) for name, parameter in trained.named_parameters() if parameter.requires_grad]
         self._optimizer = Optimizer(named, optimizer)
-        self._scaler = torch.amp.GradScaler(placement.device.type, enabled=placement.precision == "float16")
-        self._checkpoints = Checkpoints(directory / "checkpoints", keep=config.keep_checkpoints)
+        learned = Learned(self._network, self._trained, objective, self._optimizer, optimizer.maximum_norm)
+        self._stepper = Stepper(
+            learned, placement=placement, ranks=self._ranks, reduction=config.reduction, seed=config.seed
+        )
+        retention = Retention(config.keep_checkpoints, config.keep_every, config.keep_best)
+        self._checkpoints = Checkpoints(directory / "checkpoints", retention=retention)
+        self._log = MetricsLog(directory, is_writer=self._ranks.is_first, curves=config.curves)
+        self._fitted = FittedStepper(self._stepper, placement=placement, ranks=self._ranks, log=self._log)
+        self._saver = Saver(
+            self._checkpoints,
+            self._log,
+            in_background=config.save_in_background,
+            maximum_failures=config.maximum_failed_saves,
+        )
+        self._guard = FaultGuard(config.faults)
+        self._patience = Patience(config.patience)
         self._step = 0
+        self._passed_over = 0  # steps' worth of data that a rollback left out
         self._targets_seen = 0
-        self._skips = 0
         self._seconds = 0.0
-        self._window = _Window()
+        self._window = Window()
+        self._meter = measured_meter(flops_per_token, placement, num_ranks=self._ranks.size)
         self._evaluation: dict[str, Any] = {}
+        self._score: float | None = None  # of the evaluation, if it was made at this very step
+
+    @property
+    def step(self) -> int:
+        """Steps done so far."""
+        return self._step
 
     def run(self, stop: StopFlag | None = None, *, label: str = "train") -> dict[str, Any]:
         """Train to the last step, from the newest sound checkpoint if there is one.
@@ -117,232 +157,254 @@ class Trainer:
 
         Raises:
             StoppedError: a stop was asked for; the state is saved.
-            DivergedError: too many non-finite steps in a row; the last checkpoint is sound.
+            DivergedError: more unsound steps than the policy allows; a sound checkpoint is kept.
             RefusedError: the checkpoint belongs to other data or settings.
+            BusyError: another process trains in this directory.
+            RankLostError: another process of this training ended or hangs.
         """
-        self._resume()
-        progress = ProgressLine(label, self._config.steps, start=self._step)
-        if self._step == 0:
-            self._measure()
-        while self._step < self._config.steps:
-            began = time.monotonic()
-            report = self._train_step()
-            elapsed = time.monotonic() - began
-            self._seconds += elapsed
-            self._window.add(report, elapsed)
-            self._after_step(report)
-            if self._ranks.is_first:
-                progress.update(self._step, self._window.text())
-            self._keep_habits(stop)
-        progress.close()
-        self._ranks.wait()  # the first rank publishes what the others may still be reading
+        with self._held_alone(), contextlib.closing(self._saver), contextlib.closing(self._log):
+            self._begin()
+            habits = Preparation(self._config.steps, self._config.is_fitted, self._config.compile)
+            self._fitted.prepare(self._network, self._source, self._directory, habits)
+            progress = ProgressLine(label, self._config.steps, start=self._step)
+            while self._step < self._config.steps and not self._is_over():
+                began = time.monotonic()
+                report = self._train_step()
+                elapsed = time.monotonic() - began
+                self._seconds += elapsed
+                if report is None:
+                    continue  # rolled back
+                self._window.add(report, elapsed, self._meter)
+                if self._ranks.is_first:
+                    progress.update(self._step, self._window.text())
+                self._keep_habits(stop)
+            progress.close()
+            if self._patience.is_over:
+                self._end_early()
+            self._log.flush()
+            self._ranks.wait()  # the first rank publishes what the others may still be reading
+        rate = self._targets_seen / max(self._seconds, 1e-9)
+        used = {} if self._meter is None else {"utilisation": round(self._meter.share(rate), 4)}
         return {
             "steps": self._step,
             "target_tokens": self._targets_seen,
             "seconds": round(self._seconds, 3),
-            "tokens_per_second": round(self._targets_seen / max(self._seconds, 1e-9), 1),
+            "tokens_per_second": round(rate, 1),
             "evaluation": self._evaluation,
+            **used,
         }
+
+    def _is_over(self) -> bool:
+        """Whether training ends early: held-out loss no longer falls, or the measurement says that it has enough."""
+        return self._patience.is_over or bool(self._evaluation.get("finished"))
+
+    def _held_alone(self) -> contextlib.AbstractContextManager[None]:
+        """No other process trains in this directory meanwhile."""
+        if not self._ranks.is_first:
+            return contextlib.nullcontext()
+        return storage.exclusive(self._checkpoints.directory)
+
+    def _begin(self) -> None:
+        """From the newest sound checkpoint, or from the first step."""
+        step = self._newest_step()
+        if step is None:
+            self._log.begin_anew()
+            self._measure()
+            if self._config.faults.policy == "rollback":
+                self._save(must_hold=True)  # somewhere to go back to
+            return
+        state = self._restore(self._checkpoints.load(step))
+        self._log.forget_after(self._step)
+        if self._ranks.is_first:
+            for difference in differences(state["circumstances"], self._circumstances()):
+                say(f"  note: {difference}: the result may not be the same to the bit")
+            say(f"  goes on at step {self._step} of {self._config.steps}")
+
+    def _newest_step(self) -> int | None:
+        """The first rank's answer, on all: what verifies for one may be unreadable for another."""
+        found = self._checkpoints.newest_step() if self._ranks.is_first else None
+        step = self._ranks.of_first(-1 if found is None else found, self._placement.device)
+        return None if step < 0 else step
+
+    def _train_step(self) -> StepReport | None:
+        """One step, applied or left out; None where the run went back instead."""
+        number = self._step + self._passed_over
+        micro_batches = self._source.step(number)
+        candidate = self._fitted.gradient(micro_batches, number=number, step=self._step)
+        judgement = self._guard.judge(candidate)
+        if judgement.verdict is Verdict.ACCEPT:
+            self._stepper.apply(self._schedule.factor(self._step, self._config.steps), number=self._step)
+            self._targets_seen += candidate.targets
+        else:
+            self._stepper.discard()
+            if judgement.verdict is Verdict.ROLL_BACK:
+                self._roll_back(judgement)
+                return None
+            if judgement.verdict is Verdict.STOP:
+                self._give_up(judgement, can_save=candidate.damage is None)
+        self._step += 1
+        is_accepted = judgement.verdict is Verdict.ACCEPT
+        if not is_accepted:
+            self._log.write({"event": "skipped", "step": self._step, "reason": judgement.reason})
+        return StepReport(candidate.loss, candidate.norm, candidate.targets, is_accepted)
+
+    def _roll_back(self, judgement: Judgement) -> None:
+        """To the newest sound checkpoint; the data of the steps from there to this one is passed over."""
+        failed, number = self._step + 1, self._step + self._passed_over
+        rollbacks = self._guard.rollbacks
+        self._on_first(self._saver.wait)
+        step = self._newest_step()
+        if step is None:
+            self._give_up(judgement, can_save=False)
+        self._restore(self._checkpoints.load(step or 0))
+        self._guard.rolled_back(rollbacks=rollbacks)
+        self._passed_over = number + 1 - self._step
+        self._log.forget_after(self._step)
+        told = {"to_step": self._step, "failed_step": failed, "reason": judgement.reason}
+        self._log.write({"event": "rolled_back", "step": self._step + 1, **told, "passed_over": self._passed_over})
+        if self._ranks.is_first:
+            say(f"  step {failed}: {judgement.reason}; back to step {self._step}, the data between is passed over")
+
+    def _give_up(self, judgement: Judgement, *, can_save: bool) -> NoReturn:
+        """End here in a way that can go on."""
+        failed, policy = self._step + 1, self._config.faults.policy
+        if policy == "stop" and can_save:
+            self._save(must_hold=True)
+        self._on_first(self._saver.wait)
+        newest = self._newest_step()
+        self._log.write({"event": "diverged", "step": failed, "reason": judgement.reason})
+        row = f"{self._guard.skips} steps in a row up to " if self._guard.skips > 1 else ""
+        raise DivergedError(
+            f"training diverged: {row}step {failed} could not be used: {judgement.reason}",
+            kept="no checkpoint yet" if newest is None else f"the checkpoint of step {newest}",
+            hint="look at the data of these steps, lower the learning rates or choose another `faults.policy`",
+        )
 
     def _keep_habits(self, stop: StopFlag | None) -> None:
         """Log, measure and save where the step asks for it, or where a stop does."""
         config, is_last = self._config, self._step == self._config.steps
         asked = self._ranks.any(stop is not None and stop.requested, self._placement.device)
+        measures = self._step % config.evaluate_every == 0 or is_last
+        saves = self._step % config.checkpoint_every == 0 or is_last or asked
+        if (measures or saves) and self._is_damaged():
+            return  # rolled back
         if self._step % config.log_every == 0 or is_last:
-            self._log({"event": "step", "step": self._step, "seconds": round(self._seconds, 3), **self._window.take()})
-        if self._step % config.evaluate_every == 0 or is_last:
+            self._log_at_step("step", self._window.take(self._meter))
+        self._score = None
+        if measures:
             self._measure()
-        if self._step % config.checkpoint_every == 0 or is_last or asked:
-            self._save()
+        if saves:
+            self._save(must_hold=is_last or asked)
         if stop is not None and asked and not is_last:
             stop.requested = True  # of this rank, too, where another one was asked
+            self._log.flush()
             stop.check(f"step {self._step} of {config.steps}")
 
-    def _train_step(self) -> StepReport:
-        """One update over all micro-batches of this rank."""
-        micro_batches = self._source.step(self._step)
-        targets = sum(batch.num_targets for batch in micro_batches)
-        total = sum(batch.num_targets * batch.weight for batch in micro_batches)
-        if targets == 0:
-            raise RefusedError(f"step {self._step} has no target token: every position is masked")
-        self._network.train()
-        self._trained.train()
-        loss = torch.zeros((), device=self._placement.device)
-        for index, batch in enumerate(micro_batches):
-            if index % self._ranks.size == self._ranks.rank:
-                torch.manual_seed(sample_seed(self._config.seed, self._step, index))
-                loss += self._micro_gradient(batch, total)
-        mean = self._ranks.sum(float(loss), self._placement.device)
-        self._ranks.sum_gradients(self._optimizer.parameters)
-        return self._update(mean, targets)
+    def _is_damaged(self) -> bool:
+        """Whether the state holds what must be neither measured nor saved. The run has then gone back, or ends."""
+        if not self._ranks.any(not self._optimizer.is_finite(), self._placement.device):
+            return False
+        self._step -= 1  # it is this step's update that came out unsound
+        judgement = self._guard.judge_damage("the update left values that are not finite")
+        if judgement.verdict is Verdict.STOP:
+            self._give_up(judgement, can_save=False)
+        self._roll_back(judgement)
+        return True
 
-    def _micro_gradient(self, batch: MicroBatch, total: float) -> Tensor:
-        with self._autocast():
-            share = self._objective(self._network, batch.to(self._placement.device)) * (batch.weight / total)
-        self._scaler.scale(share).backward()  # type: ignore[no-untyped-call]
-        return share.detach()
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = self._placement.autocast_dtype
-        return nullcontext() if dtype is None else torch.autocast(self._placement.device.type, dtype=dtype)
-
-    def _update(self, loss: float, targets: int) -> StepReport:
-        scale = self._scaler.get_scale() if self._scaler.is_enabled() else 1.0
-        if scale != 1.0:
-            for parameter in self._optimizer.parameters:
-                if parameter.grad is not None:
-                    parameter.grad /= scale
-        norm = float(nn.utils.clip_grad_norm_(self._optimizer.parameters, self._optimizer_config.maximum_norm))
-        is_finite = math.isfinite(loss) and math.isfinite(norm)
-        if is_finite:
-            self._optimizer.step(self._schedule.factor(self._step, self._config.steps))
-        if self._scaler.is_enabled():
-            self._scaler.update(scale * (2.0 if is_finite and self._step % 2000 == 1999 else 1.0 if is_finite else 0.5))
-        self._optimizer.zero_grad()
-        return StepReport(loss, norm, targets, is_finite)
-
-    def _after_step(self, report: StepReport) -> None:
-        self._step += 1
-        if report.applied:
-            self._skips = 0
-            self._targets_seen += report.targets
-            return
-        self._skips += 1
-        self._log({"event": "skipped", "step": self._step, "reason": "loss or gradient is not finite"})
-        if self._skips > self._config.maximum_skips:
-            raise DivergedError(
-                f"training diverged: {self._skips} steps in a row up to step {self._step} had a loss or gradient that "
-                "is not finite",
-                kept="the newest checkpoint, from before",
-                hint="lower the learning rates, or look at the data of these steps, and run again",
-            )
+    def _end_early(self) -> None:
+        """Patience is at its end: the state is saved as at the last step."""
+        if self._ranks.is_first:
+            say(f"  ends at step {self._step}: {self._config.patience} measurements brought no lower loss")
+        if self._score is not None:  # else it ended in an earlier call
+            self._log_at_step("ended_early", {"best": self._patience.best})
+            self._save(must_hold=True)
 
     def _measure(self) -> None:
         if self._evaluate is None:
             return
         self._network.eval()
         self._trained.eval()
-        with self._autocast(), torch.inference_mode():
+        # Inference mode forbids what gathers shards.
+        quiet = torch.inference_mode() if self._config.parallel == "ddp" else torch.no_grad()
+        with self._stepper.autocast(), quiet:
             values = self._evaluate()
-        self._log({"event": "evaluation", "step": self._step, "seconds": round(self._seconds, 3), **values})
+        self._log_at_step("evaluation", values)
         if self._ranks.is_first and "summary" in values:
             say(f"  step {self._step}: {values['summary']}")
-        self._evaluation = values
+        self._evaluation, self._score = values, heldout_loss(values)
+        self._patience.see(self._score)
+        if (self._config.keep_best or self._config.patience) and self._score is None:
+            raise UsageError("`keep_best` and `patience` need a training that measures held-out `bits_per_byte`")
         trim_memory()
+
+    def _log_at_step(self, event: str, values: dict[str, Any]) -> None:
+        self._log.write({"event": event, "step": self._step, "seconds": round(self._seconds, 3), **values})
+
+    def _save(self, *, must_hold: bool) -> None:
+        """Save this step, beside the training or, where it must hold, before anything else."""
+        snapshot = None if self._config.parallel == "ddp" else self._snapshot()  # all ranks gather what is sharded
+
+        def save() -> None:
+            if self._saver.last_step != self._step:
+                self._saver.save(self._step, snapshot or self._snapshot())
+            if must_hold:
+                self._saver.wait(must_hold=True)
+
+        self._on_first(save)
+        trim_memory()
+
+    def _on_first(self, act: Callable[[], None]) -> None:
+        """The first rank does what may fail; if it does, all end."""
+        failure: ChatwrightError | None = None
+        if self._ranks.is_first:
+            try:
+                act()
+            except ChatwrightError as error:
+                failure = error
+        if self._ranks.any(failure is not None, self._placement.device):
+            raise failure or StorageFailedError("the first rank could not save", hint="look at its output")
+
+    def _snapshot(self) -> Checkpoint:
+        """A copy of everything that the next step depends on, in main memory."""
+        weights = {name: whole(p.detach()).to("cpu", copy=True) for name, p in self._trained.named_parameters()}
+        optimizer = {name: whole(tensor).cpu() for name, tensor in self._optimizer.tensors().items()}
+        return Checkpoint(weights, optimizer, self._state(), self._score)
 
     def _state(self) -> dict[str, Any]:
         return {
+            "version": STATE_VERSION,
             "step": self._step,
+            "passed_over": self._passed_over,
             "targets_seen": self._targets_seen,
-            "skips": self._skips,
             "seconds": self._seconds,
+            "guard": self._guard.state(),
+            "patience": self._patience.state(),
             "window": self._window.sums(),
             "evaluation": self._evaluation,
-            "scale": self._scaler.get_scale() if self._scaler.is_enabled() else None,
+            "scale": self._stepper.scale,
+            "positions": self._fitted.positions,
             "source": self._source.fingerprint,
             "steps": self._config.steps,
-            "threads": self._placement.threads,
-            "precision": self._placement.precision,
-            "device": self._placement.device.type,
-            "torch": torch.__version__,
+            "circumstances": self._circumstances(),
         }
 
-    def _save(self) -> None:
-        if self._ranks.is_first:
-            weights: dict[str, Tensor] = dict(self._trained.named_parameters())
-            self._checkpoints.save(self._step, Checkpoint(weights, self._optimizer.tensors(), self._state()))
-        trim_memory()
-        self._ranks.wait()
+    def _circumstances(self) -> dict[str, Any]:
+        return circumstances(self._placement, reduction=self._config.reduction, num_ranks=self._ranks.size)
 
-    def _resume(self) -> None:
-        checkpoint = self._checkpoints.newest()
-        if checkpoint is None:
-            (self._directory / METRICS).unlink(missing_ok=True)
-            return
+    def _restore(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Take everything from a checkpoint; returns its state."""
         state = checkpoint.state
-        if state["source"] != self._source.fingerprint or state["steps"] != self._config.steps:
-            raise RefusedError(
-                f"the checkpoint at step {state['step']} belongs to other data or another length of run",
-                hint=f"delete `{self._directory}` to begin anew",
-            )
-        for key, now in (("threads", self._placement.threads), ("precision", self._placement.precision)):
-            if state[key] != now:
-                say(f"  note: {key} was {state[key]} and is now {now}: the result will not be the same to the bit")
-        if state["torch"] != torch.__version__:
-            say(f"  note: PyTorch was {state['torch']} and is now {torch.__version__}: bits may differ")
-        named = dict(self._trained.named_parameters())
+        refuse_foreign(state, fingerprint=self._source.fingerprint, steps=self._config.steps, directory=self._directory)
+        named: dict[str, Tensor] = dict(self._trained.named_parameters())
         with torch.no_grad():
             for name, tensor in checkpoint.weights.items():
-                named[name].copy_(tensor)
+                named[name].copy_(part_like(named[name], tensor))
         self._optimizer.load(checkpoint.optimizer)
-        if state["scale"] is not None:
-            self._scaler = torch.amp.GradScaler(self._placement.device.type, init_scale=state["scale"])
-        self._step, self._targets_seen = state["step"], state["targets_seen"]
-        self._skips, self._seconds = state["skips"], state["seconds"]
-        self._window, self._evaluation = _Window(**state["window"]), state["evaluation"]
-        self._forget_metrics_after(self._step)
-        if self._ranks.is_first:
-            say(f"  goes on at step {self._step} of {self._config.steps}")
-
-    def _forget_metrics_after(self, step: int) -> None:
-        if not self._ranks.is_first:
-            return
-        path = self._directory / METRICS
-        lines = [line for line in storage.read_lines(path) if line.get("step", 0) <= step]
-        with storage.publish_file(path) as scratch:
-            scratch.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-
-    def _log(self, event: dict[str, Any]) -> None:
-        if self._ranks.is_first:
-            storage.append_line(self._directory / METRICS, event)
-
-
-class _Window:
-    """Accepted steps since the last line of metrics, as sums: a checkpoint between two lines keeps them."""
-
-    def __init__(
-        self, *, steps: int = 0, targets: int = 0, nats: float = 0.0, norms: float = 0.0, seconds: float = 0.0
-    ) -> None:
-        self._steps, self._targets = steps, targets
-        self._nats, self._norms, self._seconds = nats, norms, seconds
-        self._text = ""
-
-    def add(self, report: StepReport, seconds: float) -> None:
-        """Count a step, if it was applied."""
-        if report.applied:
-            self._steps += 1
-            self._targets += report.targets
-            self._nats += report.loss * report.targets
-            self._norms += report.norm
-            self._seconds += seconds
-            self._text = f"loss {report.loss:.3f} | {self._rate():,.0f} tokens/s"
-
-    def text(self) -> str:
-        """The newest step, for the progress line."""
-        return self._text
-
-    def sums(self) -> dict[str, Any]:
-        """What the constructor takes."""
-        return {
-            "steps": self._steps,
-            "targets": self._targets,
-            "nats": self._nats,
-            "norms": self._norms,
-            "seconds": self._seconds,
-        }
-
-    def take(self) -> dict[str, Any]:
-        """Mean loss over the window's targets, and its rate; then begin a new window."""
-        if not self._steps:
-            return {"loss": None, "norm": None, "tokens_per_second": 0.0}
-        values = {
-            "loss": round(self._nats / self._targets, 6),
-            "norm": round(self._norms / self._steps, 6),
-            "tokens_per_second": round(self._rate(), 1),
-        }
-        self._steps = self._targets = 0
-        self._nats = self._norms = self._seconds = 0.0
-        return values
-
-    def _rate(self) -> float:
-        return self._targets / max(self._seconds, 1e-9)
+        self._stepper.scale = state["scale"]
+        self._fitted.positions = state.get("positions")
+        self._step, self._passed_over = state["step"], state["passed_over"]
+        self._targets_seen, self._seconds = state["targets_seen"], state["seconds"]
+        self._guard.load(state["guard"])
+        self._patience.load(state["patience"])
+        self._window, self._evaluation = Window(**state["window"]), state["evaluation"]
+        return state

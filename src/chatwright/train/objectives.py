@@ -3,14 +3,16 @@
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from chatwright.model.network import Network
 from chatwright.train.batches import IGNORED, MicroBatch
+from chatwright.train.scores import summed_cross_entropy
 
-# Scores of so many numbers are held at once; beyond, the loss is taken in pieces and scores are computed again.
+# Scores of so many numbers are held at once; beyond, the loss is taken in pieces (scores.py).
+# Where an adapter stands on the output projection, the pieces' scores are computed again in the backward pass.
 _MAX_SCORES = 64 << 20
 
 
@@ -32,6 +34,8 @@ def next_token(network: Network, batch: MicroBatch) -> Tensor:
     rows = max(1, _MAX_SCORES // network.config.vocabulary_size)
     if len(targets_N) <= rows:
         return _loss(network, hidden_ND, targets_N)
+    if _is_plain(network.lm_head):
+        return summed_cross_entropy(hidden_ND, network.lm_head.weight, targets_N)
     pieces = [
         checkpoint(
             _loss, network, hidden_ND[start : start + rows], targets_N[start : start + rows], use_reentrant=False
@@ -39,6 +43,11 @@ def next_token(network: Network, batch: MicroBatch) -> Tensor:
         for start in range(0, len(targets_N), rows)
     ]
     return torch.stack(pieces).sum()
+
+
+def _is_plain(projection: nn.Module) -> bool:
+    """Whether nothing is added to the output projection, such as an adapter's hook."""
+    return type(projection) is nn.Linear and not projection._forward_hooks and not projection._forward_pre_hooks
 
 
 def _loss(network: Network, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Muon for matrices, AdamW for the rest, behind one interface whose state is plain tensors by name."""
 
+import functools
+import math
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
@@ -8,6 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from chatwright.foundation.config import Config
+from chatwright.train.sharding import is_sharded, joined_like, local, part_like, shard_group
+from chatwright.train.spread import orthogonalised_across
 
 # Coefficients of the quintic iteration (Jordan et al. 2024, "Muon: an optimizer for hidden layers").
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -67,37 +71,54 @@ class Muon:
             group.names.append(name)
             group.parameters.append(parameter)
         self._groups = list(by_shape.values())
-        self._momenta = [torch.zeros_like(torch.stack(list(group.parameters)).detach()) for group in self._groups]
+        self._momenta = [torch.zeros_like(_stacked(group.parameters)) for group in self._groups]
+
+    @property
+    def momenta(self) -> list[Tensor]:
+        """The whole state, by group."""
+        return self._momenta
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """One update at this learning rate."""
         config = self._config
         for group, momentum in zip(self._groups, self._momenta, strict=True):
-            gradient = torch.stack([_gradient(parameter) for parameter in group.parameters])
+            gradient = _stacked([_gradient(parameter) for parameter in group.parameters])
             momentum.lerp_(gradient, 1 - config.momentum)
-            update = orthogonalise(gradient.lerp(momentum, config.momentum), steps=config.newton_schulz_steps)
-            rows, columns = update.shape[1:]
+            update = self._orthogonalised(gradient.lerp(momentum, config.momentum), group.parameters[0])
+            rows, columns = group.parameters[0].shape
             update *= max(1.0, rows / columns) ** 0.5
-            for parameter, change in zip(group.parameters, update, strict=True):
+            for parameter, change in zip(map(local, group.parameters), update, strict=True):
                 if config.weight_decay:
                     agrees = change * parameter > 0
                     parameter.sub_(parameter * agrees, alpha=learning_rate * config.weight_decay)
                 parameter.sub_(change, alpha=learning_rate)
 
+    def _orthogonalised(self, update: Tensor, like: nn.Parameter) -> Tensor:
+        """Of whole matrices here, or of those whose rows are shared with other ranks."""
+        orthogonalised = functools.partial(orthogonalise, steps=self._config.newton_schulz_steps)
+        if not is_sharded(like):
+            return orthogonalised(update)
+        return orthogonalised_across(update, rows=like.shape[0], group=shard_group(like), orthogonalise=orthogonalised)
+
     def tensors(self) -> dict[str, Tensor]:
-        """State by name: `momentum.NAME`."""
+        """State by name: `momentum.NAME`, sharded as the parameter is."""
         return {
-            f"momentum.{name}": momentum[index].clone()
+            f"momentum.{name}": joined_like(parameter, momentum[index].clone())
             for group, momentum in zip(self._groups, self._momenta, strict=True)
-            for index, name in enumerate(group.names)
+            for index, (name, parameter) in enumerate(zip(group.names, group.parameters, strict=True))
         }
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `tensors` gave."""
         for group, momentum in zip(self._groups, self._momenta, strict=True):
-            for index, name in enumerate(group.names):
-                momentum[index].copy_(tensors[f"momentum.{name}"])
+            for index, (name, parameter) in enumerate(zip(group.names, group.parameters, strict=True)):
+                momentum[index].copy_(local(part_like(parameter, tensors[f"momentum.{name}"])))
+
+
+def _stacked(matrices: Iterable[Tensor]) -> Tensor:
+    """What this rank holds of them, (matrices, rows, columns)."""
+    return torch.stack([local(matrix.detach()) for matrix in matrices])
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
@@ -132,6 +153,16 @@ class Optimizer:
     def parameters(self) -> list[nn.Parameter]:
         """Everything that is trained."""
         return list(self._named.values())
+
+    def is_finite(self) -> bool:
+        """Whether every parameter and all state is, by one norm of each: a square that overflows counts as not."""
+        held = [parameter.detach() for parameter in self._named.values()]
+        if self._muon is not None:
+            held += self._muon.momenta
+        if self._adamw is not None:
+            held += [value for state in self._adamw.state.values() for value in state.values()]
+        norms = torch._foreach_norm([local(tensor) for tensor in held])
+        return math.isfinite(float(torch.stack(norms).sum()))
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -169,7 +200,10 @@ class Optimizer:
                     if found:
                         # The fused rule wants its step count where the parameter is, unlike the plain one.
                         self._adamw.state[parameter] = {
-                            key: value.to(parameter.device, copy=True) for key, value in found.items()
+                            key: (value if key == "step" else part_like(parameter, value)).to(
+                                parameter.device, copy=True
+                            )
+                            for key, value in found.items()
                         }
 
 

@@ -1,7 +1,8 @@
 """The stage `pretrain`: a network learns to predict the next token of the corpus."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -10,24 +11,29 @@ from chatwright.foundation import storage
 from chatwright.foundation.config import Config
 from chatwright.foundation.console import say
 from chatwright.foundation.devices import Placement
-from chatwright.foundation.errors import RefusedError
+from chatwright.foundation.errors import RefusedError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.streams import seed_for
 from chatwright.model.config import ModelConfig
-from chatwright.model.directory import load_model, save_model
+from chatwright.model.directory import digest_of, load_model, save_model
 from chatwright.model.network import Network
 from chatwright.tokens.mixture import MixtureConfig, MixtureOrder
 from chatwright.tokens.order import WindowOrder
 from chatwright.tokens.shards import TokenData, TokenSplit
 from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
-from chatwright.train.batches import WindowSource
+from chatwright.train.ahead import Ahead
+from chatwright.train.batches import FittableSource, WindowSource
+from chatwright.train.curriculum import CurriculumConfig, CurriculumOrder, GrowingSource, LengthConfig
+from chatwright.train.document_scores import document_scores
 from chatwright.train.heldout import HeldoutCheck, sample_documents
 from chatwright.train.loop import Trainer
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.ranks import Ranks
+from chatwright.train.samples import Samples
 from chatwright.train.schedule import ScheduleConfig
 from chatwright.train.settings import TrainingConfig
+from chatwright.train.sharding import ParallelName, whole_network
 
 
 class PretrainConfig(TrainingConfig):
@@ -35,10 +41,32 @@ class PretrainConfig(TrainingConfig):
 
     steps: int = Field(default=500, ge=1)
     mixture: MixtureConfig | None = None  # shares of domains; None takes each as large as it is
+    curriculum: CurriculumConfig | None = None  # easy documents first, or a control; None shuffles them all
+    growth: LengthConfig | None = None  # short windows first; None has whole ones from the beginning
     batch_rows: int = Field(default=16, ge=1)  # windows of the model's context a step, over all ranks
-    micro_rows: int = Field(default=16, ge=1)  # windows at once; gradients are accumulated over the batch
+    # Windows at once; gradients are accumulated over the batch. "auto" searches what fits and is fastest, once a run.
+    # A number is the default: with it, the same recipe gives the same bits again.
+    micro_rows: Annotated[int, Field(ge=1)] | Literal["auto"] = 16
+    parallel: ParallelName = "ddp"  # what each rank holds: everything, or a shard ("fsdp"; "hsdp" within a machine)
+    sample_prompts: list[str] = []  # what the network writes after them goes into `metrics.jsonl` at each measurement
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether how much is computed at once is searched."""
+        return self.micro_rows == "auto"
+
+    def problems(self) -> Iterator[str]:
+        """One order of documents, and what shards exclude."""
+        if self.parallel != "ddp" and self.reduction == "exact":
+            yield '`reduction = "exact"` has no effect on shards: set `parallel = "ddp"`'
+        if self.parallel != "ddp" and self.compile == "auto":
+            yield '`compile = "auto"` cannot be measured on shards: say true or false, or set `parallel = "ddp"`'
+        if self.parallel != "ddp" and self.is_fitted:
+            yield '`micro_rows = "auto"` cannot be searched on shards: give a number, or set `parallel = "ddp"`'
+        if self.mixture is not None and self.curriculum is not None:
+            yield "`mixture` and `curriculum` both say which documents come when: give one of them"
 
 
 class PretrainInputs(Config):
@@ -60,24 +88,26 @@ def run(context: StageContext) -> dict[str, Any]:
     placement = settings.settle(context.output, width=network.config.width)
     _introduce(network, settings, placement)
     train = data.split("train")
-    order = _order(settings, train, length=network.config.context_length, seed=context.seed)
+    length = network.config.context_length
+    order = _order(context, train, tokenizer, length=length, device=placement.device)
     shares = order.shares(settings.steps * settings.batch_rows) if isinstance(order, MixtureOrder) else []
-    fingerprint = _fingerprint(settings, train, length=network.config.context_length, seed=context.seed)
+    fingerprint = _fingerprint(context, train, length=length)
     heldout = sample_documents(data.split("heldout"), tokens_per_domain=settings.heldout_tokens)
-    check = HeldoutCheck(network, heldout, end_of_text=tokenizer.end_of_text) if heldout else None
+    check = HeldoutCheck(network, heldout, begin=tokenizer.begin_of_text) if heldout else None
+    samples = Samples(network, tokenizer, settings.sample_prompts) if settings.sample_prompts else None
+    source = _source(settings, order, length=length, fingerprint=fingerprint)
     trainer = Trainer(
         network=network,
         trained=network,
         objective=next_token,
-        source=WindowSource(
-            order=order, rows=settings.batch_rows, micro_rows=settings.micro_rows, fingerprint=fingerprint
-        ),
-        config=settings.loop(steps=settings.steps, seed=context.seed),
+        source=Ahead(source, steps=settings.steps),
+        config=settings.loop(steps=settings.steps, seed=context.seed, parallel=settings.parallel),
         optimizer=settings.optimizer,
         schedule=settings.schedule,
         placement=placement,
         directory=context.output,
-        evaluate=check,
+        flops_per_token=network.config.flops_per_token(),
+        evaluate=_measurement(check, samples),
     )
     summary = trainer.run(context.stop, label="pretrain")
     summary |= {
@@ -90,23 +120,80 @@ def run(context: StageContext) -> dict[str, Any]:
     }
     if shares:
         summary["mixture"] = {one.domain: {"tokens": one.tokens, "epochs": one.epochs} for one in shares}
-    if Ranks().is_first:
-        summary["model_digest"] = save_model(context.output / "model", network, tokenizer, lineage=context.lineage)
+    finished = network if settings.parallel == "ddp" else whole_network(network, is_first=Ranks().is_first)
+    if Ranks().is_first and finished is not None:
+        summary["model_digest"] = save_model(context.output / "model", finished, tokenizer, lineage=context.lineage)
     return summary
 
 
-def _order(settings: PretrainConfig, train: TokenSplit, *, length: int, seed: int) -> WindowOrder | MixtureOrder:
+def _measurement(check: HeldoutCheck | None, samples: Samples | None) -> Callable[[], dict[str, Any]] | None:
+    """What is measured between steps, of what was asked for."""
+    parts = [part for part in (check, samples) if part is not None]
+    if not parts:
+        return None
+    return lambda: {name: value for part in parts for name, value in part().items()}
+
+
+Order = WindowOrder | MixtureOrder | CurriculumOrder
+
+
+def _order(
+    context: StageContext, train: TokenSplit, tokenizer: Tokenizer, *, length: int, device: torch.device
+) -> Order:
     """The order of windows that the recipe asks for."""
-    if settings.mixture is None:
-        return WindowOrder(train, length=length, seed=seed)
-    return MixtureOrder(train, length=length, seed=seed, config=settings.mixture, batch_rows=settings.batch_rows)
+    settings: PretrainConfig = context.config.pretrain
+    if settings.mixture is not None:
+        return MixtureOrder(
+            train, length=length, seed=context.seed, config=settings.mixture, batch_rows=settings.batch_rows
+        )
+    if settings.curriculum is None:
+        return WindowOrder(train, length=length, seed=context.seed)
+    with Ranks().first_ahead():  # a model's losses are computed once
+        scores = document_scores(
+            train, settings.curriculum, tokenizer=tokenizer, directory=context.output, device=device
+        )
+    if Ranks().is_first:
+        say(f"  {settings.curriculum.described()}")
+    return CurriculumOrder(
+        train,
+        length=length,
+        scores=scores,
+        config=settings.curriculum,
+        steps=settings.steps,
+        rows=settings.batch_rows,
+        seed=context.seed,
+    )
 
 
-def _fingerprint(settings: PretrainConfig, train: TokenSplit, *, length: int, seed: int) -> str:
+def _source(settings: PretrainConfig, order: Order, *, length: int, fingerprint: str) -> FittableSource:
+    """Whole windows, or growing ones."""
+    rows, growth = settings.batch_rows, settings.growth
+    at_once = rows if settings.micro_rows == "auto" else settings.micro_rows
+    if growth is None:
+        return WindowSource(order=order, rows=rows, micro_rows=at_once, fingerprint=fingerprint)
+    if growth.start >= length:
+        raise UsageError(f"`pretrain.growth.start` must be below the context of {length} tokens: {growth.start}")
+    return GrowingSource(
+        order=order,
+        rows=rows,
+        micro_rows=at_once,
+        growth=growth,
+        full=length,
+        steps=settings.steps,
+        fingerprint=fingerprint,
+    )
+
+
+def _fingerprint(context: StageContext, train: TokenSplit, *, length: int) -> str:
     """Digest of everything that the order of data depends on."""
-    identity: list[Any] = [train.digest, seed, settings.batch_rows, length]
+    settings: PretrainConfig = context.config.pretrain
+    identity: list[Any] = [train.digest, context.seed, settings.batch_rows, length]
+    parts = {"curriculum": settings.curriculum, "growth": settings.growth}
     if settings.mixture is not None:
         identity.append(settings.mixture.model_dump(mode="json"))
+    identity += [{name: part.model_dump(mode="json")} for name, part in parts.items() if part is not None]
+    if settings.curriculum is not None and settings.curriculum.scorer is not None:
+        identity.append(digest_of(Path(settings.curriculum.scorer)))
     return storage.digest_json(identity)
 
 

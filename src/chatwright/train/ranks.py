@@ -1,15 +1,21 @@
-"""Several processes that train one model: who am I, sum with the others, wait for them. One process: nothing to do."""
+"""Several processes that train one model: who am I, sum with the others, wait for them. One process: nothing to do.
+
+A process that ends or hangs is noticed by the others in their next exchange: they end with `RankLostError`, and the
+same command goes on from the newest checkpoint.
+"""
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_TIMEOUT = timedelta(minutes=10)
+from chatwright.foundation.errors import RankLostError
+
+TIMEOUT_S = 600
 
 
 class Ranks:
@@ -19,27 +25,47 @@ class Ranks:
         self.rank = int(os.environ.get("RANK", "0"))
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
 
-    def join(self, device: torch.device) -> None:
-        """Meet the other processes; alone, nothing happens."""
+    def join(self, device: torch.device, *, timeout_s: int = TIMEOUT_S) -> None:
+        """Meet the other processes; alone, nothing happens. Who met once keeps the first timeout."""
         if self.size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            with self._losses_named():
+                dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
 
     @property
     def is_first(self) -> bool:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
+    def sums(self, values: Sequence[float], device: torch.device) -> list[float]:
+        """Numbers summed over all ranks, in one message."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=device)
+        with self._losses_named():
+            dist.all_reduce(tensor)
+            return [float(value) for value in tensor]
+
     def sum(self, value: float, device: torch.device) -> float:
         """A number summed over all ranks."""
-        if self.size == 1:
-            return value
-        tensor = torch.tensor(value, dtype=torch.float64, device=device)
-        dist.all_reduce(tensor)
-        return float(tensor)
+        return self.sums([value], device)[0]
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether it holds on any rank, so that all do the same."""
         return self.sum(float(flag), device) > 0
+
+    def of_first(self, value: int, device: torch.device) -> int:
+        """The first rank's number, on all."""
+        return round(self.sum(float(value if self.is_first else 0), device))
+
+    def minimum(self, value: int, device: torch.device) -> int:
+        """The smallest of all ranks' numbers."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.int64, device=device)
+        with self._losses_named():
+            dist.all_reduce(tensor, dist.ReduceOp.MIN)
+            return int(tensor)
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Gradients summed over all ranks, as one message."""
@@ -48,7 +74,8 @@ class Ranks:
         present = [p for p in parameters if p.requires_grad]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in present]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
+        with self._losses_named():
+            dist.all_reduce(flat)
         start = 0
         for parameter in present:
             parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
@@ -66,10 +93,25 @@ class Ranks:
     def wait(self) -> None:
         """Until all are here."""
         if self.size > 1 and dist.is_initialized():
-            dist.barrier()
+            with self._losses_named():
+                dist.barrier()
 
-    def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Give every rank the first one's values."""
+    def broadcast(self, tensors: Iterable[Tensor], *, source: int = 0) -> None:
+        """Give every rank the values of one."""
         if self.size > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, 0)
+            with self._losses_named():
+                for tensor in tensors:
+                    dist.broadcast(tensor, source)
+
+    @contextlib.contextmanager
+    def _losses_named(self) -> Iterator[None]:
+        """One error for what the back ends raise when a peer is gone or silent; some raise a bare RuntimeError."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise RankLostError(
+                f"rank {self.rank} of {self.size} lost another process of this training: it ended, or did not answer",
+                cause=str(error).splitlines()[0][:300],
+                kept="the newest checkpoint",
+                hint="look at the output of the rank that failed first; the same command goes on from there",
+            ) from error

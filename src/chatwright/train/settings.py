@@ -6,8 +6,13 @@ from pydantic import Field
 
 from chatwright.foundation.config import Config
 from chatwright.foundation.devices import Placement, PrecisionName, settled_placement
+from chatwright.train.compiling import CompileSetting
+from chatwright.train.curves import CurveName
+from chatwright.train.faults import FaultConfig
 from chatwright.train.loop import LoopConfig
-from chatwright.train.ranks import Ranks
+from chatwright.train.ranks import TIMEOUT_S, Ranks
+from chatwright.train.reduction import ReductionName
+from chatwright.train.sharding import ParallelName
 
 
 class TrainingConfig(Config):
@@ -16,11 +21,27 @@ class TrainingConfig(Config):
     device: str = "auto"
     precision: PrecisionName = "auto"
     threads: int = Field(default=0, ge=0)  # 0: all usable cores
+    compile: CompileSetting = False  # the blocks; "auto" where a long run is measured to be faster with it
+    recompute: bool = False  # activation checkpointing by block: less memory, a third more arithmetic, the same bits
     evaluate_every: int = Field(default=100, ge=1)  # steps
+    patience: int = Field(default=0, ge=0)  # measurements without a lower held-out loss that end the run; 0: none
     heldout_tokens: int = Field(default=8192, ge=1)  # of each domain, for measurements within the stage
     checkpoint_every: int = Field(default=100, ge=1)  # steps
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)  # of the newest
+    keep_every: int = Field(default=0, ge=0)  # checkpoints of steps that this divides stay for good; 0: none
+    keep_best: bool = False  # the checkpoint with the lowest held-out loss stays, too
+    save_in_background: bool = True  # training goes on while a copy of the state is written
+    maximum_failed_saves: int = Field(default=3, ge=0)  # in a row
     log_every: int = Field(default=10, ge=1)  # steps
+    curves: list[CurveName] = []  # programs that draw what `metrics.jsonl` says, each an extra
+    faults: FaultConfig = FaultConfig()
+    reduction: ReductionName = "fast"  # "exact": the same bits on any number of ranks
+    collective_timeout_s: int = Field(default=TIMEOUT_S, ge=1)  # a rank that is silent so long is lost
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether how much is computed at once is searched."""
+        return False
 
     def settle(self, directory: Path, *, width: int) -> Placement:
         """The place for a network of this width, settled once for a run in `directory` and for all ranks."""
@@ -29,13 +50,8 @@ class TrainingConfig(Config):
                 directory, device=self.device, precision=self.precision, threads=self.threads, width=width
             )
 
-    def loop(self, *, steps: int, seed: int) -> LoopConfig:
-        """The loop's habits over so many steps."""
-        return LoopConfig(
-            steps=steps,
-            checkpoint_every=self.checkpoint_every,
-            keep_checkpoints=self.keep_checkpoints,
-            evaluate_every=self.evaluate_every,
-            log_every=self.log_every,
-            seed=seed,
-        )
+    def loop(self, *, steps: int, seed: int, parallel: ParallelName = "ddp") -> LoopConfig:
+        """The loop's habits over so many steps; `parallel` is for stages that can save a model in shards."""
+        own = ("steps", "seed", "parallel")
+        habits = {name: getattr(self, name) for name in LoopConfig.model_fields if name not in own}
+        return LoopConfig(steps=steps, seed=seed, parallel=parallel, **habits)

@@ -4,6 +4,7 @@ Legend: B rows, T positions.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -102,8 +103,9 @@ class ChatSource:
         seed: of the order.
         fingerprint: of samples, order and replay.
         replay: base text, or None.
-        replay_rows: windows of base text a step.
+        replay_rows: windows of base text a step, on the average over steps: a half is one in every other step.
         replay_weight: of a token of base text beside one of an answer.
+        keeps_base: whether base text is held to the base's predictions, or to what it says.
         variation: how samples differ from pass to pass.
     """
 
@@ -117,8 +119,9 @@ class ChatSource:
         seed: int,
         fingerprint: str,
         replay: WindowOrder | None = None,
-        replay_rows: int = 0,
+        replay_rows: float = 0,
         replay_weight: float = 1.0,
+        keeps_base: bool = True,
         variation: Variation = Variation(),  # noqa: B008 - a tuple
     ):
         self._samples = samples
@@ -130,6 +133,7 @@ class ChatSource:
         self._replay = replay
         self._replay_rows = replay_rows if replay is not None else 0
         self._replay_weight = replay_weight
+        self._keeps_base = keeps_base
         self.fingerprint = fingerprint
 
     def step(self, number: int) -> list[MicroBatch]:
@@ -138,7 +142,7 @@ class ChatSource:
         replayed = self._packed(self._replayed(number))
         return [
             *self._packed(chosen),
-            *(batch._replace(weight=self._replay_weight, keeps_base=True) for batch in replayed),
+            *(batch._replace(weight=self._replay_weight, keeps_base=self._keeps_base) for batch in replayed),
         ]
 
     def _packed(self, samples: Sequence[Sample]) -> list[MicroBatch]:
@@ -151,7 +155,11 @@ class ChatSource:
     def _replayed(self, number: int) -> list[Sample]:
         if self._replay is None or not self._replay_rows:
             return []
-        windows_RT = self._replay.rows(number * self._replay_rows, self._replay_rows)
+        first = math.floor(number * self._replay_rows)
+        count = math.floor((number + 1) * self._replay_rows) - first
+        if not count:
+            return []
+        windows_RT = self._replay.rows(first, count)
         return [Sample(window[:-1].tolist(), window[1:].tolist()) for window in windows_RT]
 
     def _sample(self, row: int) -> Sample:

@@ -1,190 +1,191 @@
 """The stage `finetune`: a base model learns from conversations, and is measured for what it gained and forgot."""
 
+import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import torch
-from pydantic import Field
-from torch import nn
+from typing import Any, NamedTuple
 
 from chatwright.feedback.conversations import Conversation, read_conversations
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
+from chatwright.foundation.errors import RefusedError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.streams import seed_for
-from chatwright.model.adapter import Adapter, LoraConfig
 from chatwright.model.directory import LoadedModel, load_model, save_model
-from chatwright.model.network import Network
 from chatwright.model.prompts import ChatEncoder
-from chatwright.model.selection import SELECTIONS, select
 from chatwright.tokens.order import WindowOrder
-from chatwright.tokens.shards import TokenData, TokenDocument
-from chatwright.tokens.tokenizer import TURN_END, TURN_START
-from chatwright.train.heldout import by_domain, document_losses, sample_documents
+from chatwright.tokens.shards import TokenData
+from chatwright.train.heldout import sample_documents
 from chatwright.train.loop import Trainer
-from chatwright.train.objectives import next_token
-from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.ranks import Ranks
-from chatwright.train.schedule import ScheduleConfig
-from chatwright.train.settings import TrainingConfig
-from chatwright.tune.chats import ChatSource, Sample, Variation, collate, encode_samples
+from chatwright.tune.chats import ChatSource, Sample, Variation, encode_samples
+from chatwright.tune.finetune_settings import FinetuneConfig
 from chatwright.tune.keeping import KeepingBase
+from chatwright.tune.keeping_best import Watch, curve
+from chatwright.tune.learned import Learned
+from chatwright.tune.measuring import BEFORE, Task, answers_of, forgotten, measured_once
 
 REPORT = "report.json"
 
 
-class TuneOptimizerConfig(OptimizerConfig):
-    """The same rules with the defaults of a fine-tune, which a recipe that sets one key keeps for the others."""
+class _Material(NamedTuple):
+    """What is learned, what is measured, and the base's documents."""
 
-    kind: Literal["muon", "adamw"] = "adamw"
-    learning_rate: float = Field(default=2e-3, gt=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0, lt=1)
-    beta2: float = Field(default=0.99, ge=0, lt=1)  # a fine-tune's few targets a step are noisy
-
-
-class TuneScheduleConfig(ScheduleConfig):
-    """The same course with the defaults of a fine-tune: no plateau."""
-
-    warmup_share: float = Field(default=0.05, ge=0, lt=1)
-    cooldown_share: float = Field(default=0.95, ge=0, le=1)
-
-
-class FinetuneConfig(TrainingConfig):
-    """What is learned, by how few parameters, and what guards the rest."""
-
-    data: str  # conversations: JSON Lines or CSV
-    test: str | None = None  # conversations for the measurement before and after; never trained on
-    # Low-rank updates on a frozen base, every parameter, or some: "last-2" (layers), "biases", "embeddings-and-norms",
-    # "pattern:REGEX" (over the parameters' names).
-    method: str = Field(default="lora", pattern=f"^(lora|all|{SELECTIONS})$")
-    lora: LoraConfig = LoraConfig()
-    epochs: float = Field(default=4.0, gt=0)  # passes over the conversations
-    batch_rows: int = Field(default=16, ge=1)  # conversations a step
-    micro_tokens: int = Field(default=4096, ge=1)  # at once; the result does not depend on it, the memory does
-    whole_share: float = Field(default=1.0, gt=0, le=1)  # of samples learned to the end; for answers that recur: less
-    opening_tokens: int = Field(default=12, ge=1)  # of the answer, that the other samples are learned to
-    word_dropout: float = Field(default=0.0, ge=0, lt=1)  # share of the user's tokens left out, anew in each pass
-    replay_share: float = Field(default=0.1, ge=0, lt=1)  # of a step's rows: base text, against forgetting
-    replay_weight: float = Field(default=1.0, gt=0)  # of a token of base text beside one of an answer
-    replay_length: int = Field(default=128, ge=2)  # tokens of a row of base text
-    optimizer: TuneOptimizerConfig = TuneOptimizerConfig()
-    schedule: TuneScheduleConfig = TuneScheduleConfig()
-    evaluate_every: int = Field(default=200, ge=1)  # steps
-    heldout_tokens: int = Field(default=16_384, ge=1)  # of each domain, to see what is forgotten
-
-    def problems(self) -> Iterator[str]:
-        """What would have no effect is not accepted."""
-        if self.method != "lora" and self.lora != LoraConfig():
-            yield f'`lora` has no effect with `method = "{self.method}"`'
-        if self.method == "lora" and self.optimizer.kind == "muon":
-            yield '`optimizer.kind = "muon"` has no effect with `method = "lora"`: low-rank updates are AdamW\'s'
-
-
-class _Task(NamedTuple):
-    """The two sides that a fine-tune is measured on."""
-
-    test: list[Conversation]
     samples: list[Sample]
-    heldout: list[TokenDocument]  # of the base's documents, a sample of each domain
-    end_of_text: int
+    task: Task
+    data: TokenData | None
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Fine-tune; leaves `adapter/` (for LoRA), `model/` (merged), `metrics.jsonl` and `report.json`."""
+    """Fine-tune; leaves `adapter/` (for LoRA and adapters), `model/` (merged), `metrics.jsonl` and `report.json`."""
     config: FinetuneConfig = context.config
-    base = load_model(context.inputs["base"])
-    network, tokenizer = base.network, base.tokenizer
-    encoder = ChatEncoder(tokenizer)
-    length = network.config.context_length
-    samples = encode_samples(read_conversations(Path(config.data)), encoder, context_length=length)
-    placement = config.settle(context.output, width=network.config.width)
-    network.to(placement.device)
-    data = TokenData(context.inputs["tokens"]) if "tokens" in context.inputs else None
-    task = _task(config, encoder, data, tokenizer.end_of_text, length)
-    trained, trained_share = _trained_part(config, base, seed=context.seed)
-    _introduce(samples, trained_share)
+    base = load_model(context.inputs["base"], numbers=config.base_numbers)
+    material = _material(config, base, context.inputs.get("tokens"))
+    placement = config.settle(context.output, width=base.network.config.width)
+    base.network.to(placement.device)
+    learned = Learned(base, config, seed=context.seed)
+    _introduce(material.samples, learned)
     with Ranks().first_ahead():
-        before = _measured(context.output / "before.json", network, task)
-    handles = trained.attach(network) if isinstance(trained, Adapter) else []
+        before = measured_once(context.output / BEFORE, base.network, material.task)
+    learned.attach()
+    steps = _num_steps(config, len(material.samples))
+    watch = Watch(
+        learned=learned,
+        network=base.network,
+        task=material.task,
+        before=before,
+        config=config.keeping,
+        directory=context.output,
+        first_averaged=math.ceil(steps * (1 - config.keeping.average_share)),
+    )
+    has_answers = bool(material.task.test.samples or material.task.validation.samples)
     trainer = Trainer(
-        network=network,
-        trained=trained,
-        objective=KeepingBase(network, trained),
-        source=_source(config, samples, data, length=length, seed=context.seed),
-        config=config.loop(steps=_num_steps(config, len(samples)), seed=context.seed),
+        network=base.network,
+        trained=learned.module,
+        objective=KeepingBase(
+            base.network, learned.module, is_wanted=material.data is not None and config.replay_share > 0
+        ),
+        source=_source(config, material, length=base.network.config.context_length, seed=context.seed),
+        config=config.loop(steps=steps, seed=context.seed),
         optimizer=config.optimizer,
         schedule=config.schedule,
         placement=placement,
         directory=context.output,
-        evaluate=(lambda: _test_figures(network, task)) if task.samples else None,
+        evaluate=(lambda: watch(trainer.step)) if has_answers else None,
     )
-    summary = trainer.run(context.stop, label="finetune")
-    for handle in handles:
-        handle.remove()
-    if isinstance(trained, Adapter):
-        trained.merge(network)
-    after = _measure(network, task)
-    report = {**trained_share, **summary, "before": before, "after": after, "forgetting": _forgetting(before, after)}
+    summary = trainer.run(context.stop, label="finetune") | watch.settle()
+    learned.finish()
+    return _finish(context, base, learned, material.task, {**learned.size().facts(), **summary, "before": before})
+
+
+def _finish(
+    context: StageContext, base: LoadedModel, learned: Learned, task: Task, report: dict[str, Any]
+) -> dict[str, Any]:
+    """Choose the point, measure, and write model, adapter and report."""
+    config: FinetuneConfig = context.config
+    share = 1.0
+    if config.keeping.interpolate:
+        points = curve(learned, task, report["before"], config.keeping)
+        best = min(points, key=lambda point: point.score)
+        share = best.share
+        report["interpolation"] = {"points": [point._asdict() for point in points], "chosen": share}
+    if learned.adapter is not None and share != 1.0:
+        learned.adapter.shrink(share)  # what is saved beside the model is what is in it
+        share = 1.0
+    learned.merge(share)
+    after = task.figures(base.network)
+    report |= {"after": after, "forgetting": forgotten(report["before"], after)}
     if Ranks().is_first:
-        if isinstance(trained, Adapter):
-            trained.save(context.output / "adapter", base_digest=base.digest)
-        lineage = {**context.lineage, "base": base.digest}
-        report["model_digest"] = save_model(context.output / "model", network, tokenizer, lineage=lineage)
+        report |= _write(context, base, learned)
         storage.write_json(context.output / REPORT, report)
         _tell(report)
     return report
+
+
+def _write(context: StageContext, base: LoadedModel, learned: Learned) -> dict[str, Any]:
+    """Write the model, and the adapter if it is one; returns the model's digest and the sizes of the files."""
+    lineage = {**context.lineage, "base": base.digest}
+    digest = save_model(context.output / "model", base.network, base.tokenizer, lineage=lineage)
+    sizes = {"model": _size(context.output / "model")}
+    if learned.adapter is not None:
+        learned.adapter.save(context.output / "adapter", base_digest=base.digest)
+        sizes["adapter"] = _size(context.output / "adapter")
+    return {"model_digest": digest, "file_bytes": sizes}
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.iterdir())
 
 
 def _num_steps(config: FinetuneConfig, samples: int) -> int:
     return max(1, math.ceil(config.epochs * samples / config.batch_rows))
 
 
-def _task(config: FinetuneConfig, encoder: ChatEncoder, data: TokenData | None, end_of_text: int, length: int) -> _Task:
+def _material(config: FinetuneConfig, base: LoadedModel, tokens: Path | None) -> _Material:
+    length, encoder = base.network.config.context_length, ChatEncoder(base.tokenizer)
+    train, validation = hold_back(read_conversations(Path(config.data)), config.validation_share)
     test = read_conversations(Path(config.test)) if config.test else []
-    samples = encode_samples(test, encoder, context_length=length)
+    data = _base_text(config, base, tokens)
     heldout = [] if data is None else sample_documents(data.split("heldout"), tokens_per_domain=config.heldout_tokens)
-    return _Task(test, samples, heldout, end_of_text)
+    task = Task(
+        answers_of(test, encoder, context_length=length),
+        answers_of(validation, encoder, context_length=length),
+        heldout,
+        base.tokenizer.begin_of_text,
+    )
+    return _Material(encode_samples(train, encoder, context_length=length), task, data)
 
 
-def _trained_part(config: FinetuneConfig, base: LoadedModel, *, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    """The module that is trained: the network, or an adapter on the then frozen network."""
-    network = base.network
-    total = network.config.num_parameters()
-    if config.method == "all":
-        return network, {"method": "all", "trained": total, "total": total, "share": 1.0}
-    if config.method != "lora":
-        selected = select(network, config.method)
-        trained = sum(parameter.numel() for parameter in selected.parameters())
-        return selected, {"method": config.method, "trained": trained, "total": total, "share": trained / total}
-    network.requires_grad_(False)
-    adapter = Adapter(network, config.lora, trained_tokens=_unmet_markers(base))
-    adapter.initialise(torch.Generator().manual_seed(seed_for(seed, "adapter")))
-    trained = adapter.num_parameters()
-    return adapter, {"method": "lora", "trained": trained, "total": total, "share": trained / total}
+def _base_text(config: FinetuneConfig, base: LoadedModel, tokens: Path | None) -> TokenData | None:
+    if tokens is None and config.replay_from is None:
+        return None
+    data = TokenData(tokens or Path(str(config.replay_from)))
+    if data.tokenizer_digest != base.tokenizer.digest:
+        raise RefusedError(
+            "the token shards were made with another tokenizer than the base's",
+            hint="leave `replay_from` out, or tokenize the documents with the base's tokenizer",
+        )
+    return data
 
 
-def _unmet_markers(base: LoadedModel) -> tuple[int, ...]:
-    """Turn markers that a base of ours never met in pretraining, so that their embeddings still are as drawn."""
-    if base.lineage.get("stage") != "pretrain":
-        return ()
-    found = (base.tokenizer.special(token) for token in (TURN_START, TURN_END))
-    return tuple(number for number in found if number is not None)
+def hold_back(
+    conversations: Sequence[Conversation], share: float, *, salt: str = ""
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Conversations to learn and to choose by. The same question is on one side only, whatever else is in the file.
+
+    Raises:
+        UsageError: too few conversations for both sides.
+    """
+    if not share:
+        return list(conversations), []
+    learned: list[Conversation] = []
+    held: list[Conversation] = []
+    for item in conversations:
+        asked = next(message.content for message in item.messages if message.role == "user")
+        question = salt + " ".join(asked.lower().split())
+        draw = int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") / 2**64
+        (held if draw < share else learned).append(item)
+    if not learned or not held:
+        raise UsageError(
+            f"{len(conversations)} conversations are too few to hold back {share:.0%} of them",
+            hint="give more conversations, or set `validation_share = 0`",
+        )
+    return learned, held
 
 
-def _source(
-    config: FinetuneConfig, samples: Sequence[Sample], data: TokenData | None, *, length: int, seed: int
-) -> ChatSource:
-    replay, replay_rows, digest = None, 0, None
+def _source(config: FinetuneConfig, material: _Material, *, length: int, seed: int) -> ChatSource:
+    samples, data = material.samples, material.data
+    replay, replay_rows, digest = None, 0.0, None
     if data is not None and config.replay_share > 0:
         train = data.split("train")
         replay = WindowOrder(train, length=min(length, config.replay_length), seed=seed_for(seed, "replay"))
-        replay_rows = max(1, round(config.batch_rows * config.replay_share / (1 - config.replay_share)))
+        replay_rows = config.batch_rows * config.replay_share / (1 - config.replay_share)
         digest = train.digest
     variation = Variation(config.whole_share, config.opening_tokens, config.word_dropout)
     fingerprint = storage.digest_json(
         [list(samples), seed, config.batch_rows, config.epochs, replay_rows, digest, variation, config.replay_weight]
+        + [config.replay_target]
     )
     return ChatSource(
         samples,
@@ -196,63 +197,24 @@ def _source(
         replay=replay,
         replay_rows=replay_rows,
         replay_weight=config.replay_weight,
+        keeps_base=config.replay_target == "base",
         variation=variation,
     )
 
 
-@torch.inference_mode()
-def _test_figures(network: Network, task: _Task, *, rows: int = 64) -> dict[str, Any]:
-    """Loss on the test answers, in bits per byte of their text."""
-    device = network.lm_head.weight.device
-    ordered = sorted(task.samples, key=lambda sample: len(sample.inputs))
-    nats = sum(
-        float(next_token(network, collate([[sample] for sample in ordered[start : start + rows]]).to(device)))
-        for start in range(0, len(ordered), rows)
-    )
-    num_bytes = sum(
-        len(message.content.encode()) for item in task.test for message in item.messages if message.role == "assistant"
-    )
-    bits = round(nats / math.log(2) / max(1, num_bytes), 5)
-    return {"test_bits_per_byte": bits, "summary": f"test answers: {bits:.3f} bits per byte"}
-
-
-def _measure(network: Network, task: _Task) -> dict[str, Any]:
-    network.eval()
-    result: dict[str, Any] = {}
-    if task.samples:
-        result["test_bits_per_byte"] = _test_figures(network, task)["test_bits_per_byte"]
-    if task.heldout:
-        length = network.config.context_length
-        losses = document_losses(network, task.heldout, end_of_text=task.end_of_text, stride=length)
-        result["heldout"] = by_domain(losses)
-    return result
-
-
-def _measured(path: Path, network: Network, task: _Task) -> dict[str, Any]:
-    """The measurement before training, taken once even if the stage is killed and goes on."""
-    if not path.is_file():
-        with storage.publish_file(path) as scratch:
-            storage.write_json(scratch, _measure(network, task))
-    value: dict[str, Any] = storage.read_json(path)
-    return value
-
-
-def _forgetting(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float]:
-    """Bits per byte lost on the base's held-out documents, by domain; positive means forgotten."""
-    if "heldout" not in before:
-        return {}
-    return {
-        name: round(after["heldout"][name]["bits_per_byte"] - values["bits_per_byte"], 5)
-        for name, values in before["heldout"].items()
-    }
-
-
-def _introduce(samples: Sequence[Sample], share: dict[str, Any]) -> None:
+def _introduce(samples: Sequence[Sample], learned: Learned) -> None:
     if not Ranks().is_first:
         return
+    size = learned.size()
     say(
-        f"  {len(samples):,} conversations; {share['trained']:,} of {share['total']:,} parameters are "
-        f"trained ({share['share']:.1%})"
+        f"  {len(samples):,} conversations; {size.trained:,} of {size.total:,} parameters are "
+        f"trained ({size.trained / size.total:.1%})"
+    )
+    told = size.foretold
+    say(
+        f"  memory, about: {told.total / 1e9:.1f} GB ({told.weights / 1e9:.2f} of frozen weights, "
+        f"{told.trained / 1e9:.2f} of trained numbers with gradients and moments, {told.activations / 1e9:.2f} of "
+        f"activations, {told.scores / 1e9:.2f} of scores)"
     )
     dropped = [sample.dropped_turns for sample in samples if sample.dropped_turns]
     if dropped:
@@ -261,10 +223,18 @@ def _introduce(samples: Sequence[Sample], share: dict[str, Any]) -> None:
 
 def _tell(report: dict[str, Any]) -> None:
     before, after = report["before"], report["after"]
-    if "test_bits_per_byte" in before:
-        say(
-            f"  gained: test answers from {before['test_bits_per_byte']:.3f} to {after['test_bits_per_byte']:.3f} "
-            "bits per byte"
-        )
+    kept = report.get("kept", {})
+    if kept.get("which") == "best":
+        say(f"  kept: the weights of step {kept['step']}, the best by the two-sided score")
+    if "interpolation" in report:
+        say(f"  kept: {report['interpolation']['chosen']:.0%} of the way from the base")
+    for name, said in (("test", "test answers"), ("validation", "held-back answers")):
+        key = f"{name}_bits_per_byte"
+        if key in before:
+            say(f"  gained: {said} from {before[key]:.3f} to {after[key]:.3f} bits per byte")
     if report["forgetting"]:
         say(f"  forgot: {report['forgetting']['all']:+.3f} bits per byte on the base's held-out documents")
+    else:
+        say("  forgot: not measured, there are no documents of the base's (`replay_from`)")
+    files = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in report["file_bytes"].items())
+    say(f"  files: {files}")

@@ -11,9 +11,7 @@ from chatwright.train.heldout import by_domain, document_losses, sample_document
 BEFORE = "before.json"
 
 
-def heldout_bits(
-    network: Network, data: TokenData | None, *, end_of_text: int, tokens_per_domain: int
-) -> dict[str, Any]:
+def heldout_bits(network: Network, data: TokenData | None, *, begin: int, tokens_per_domain: int) -> dict[str, Any]:
     """Bits per byte by domain on held-out documents, or nothing where there are none."""
     if data is None:
         return {}
@@ -21,7 +19,7 @@ def heldout_bits(
     if not sample:
         return {}
     network.eval()
-    losses = document_losses(network, sample, end_of_text=end_of_text, stride=network.config.context_length)
+    losses = document_losses(network, sample, begin=begin, stride=network.config.context_length)
     return {name: values["bits_per_byte"] for name, values in by_domain(losses).items()}
 
 

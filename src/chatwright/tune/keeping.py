@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chatwright.model.adapter import Adapter
+from chatwright.model.attachment import Attachment
 from chatwright.model.network import Network
 from chatwright.train.batches import IGNORED, MicroBatch
 from chatwright.train.objectives import next_token
@@ -24,11 +24,13 @@ class KeepingBase:
         network: the base, before anything is trained.
         trained: what is trained: an adapter, which is switched off to ask the base, or the network itself, of which a
             frozen copy is kept then.
+        is_wanted: whether any batch will be marked; without, no copy is kept.
     """
 
-    def __init__(self, network: Network, trained: nn.Module):
-        self._adapter = trained if isinstance(trained, Adapter) else None
-        self._copy = None if self._adapter is not None else copy.deepcopy(network).requires_grad_(False).eval()
+    def __init__(self, network: Network, trained: nn.Module, *, is_wanted: bool = True):
+        self._adapter = trained if isinstance(trained, Attachment) else None
+        needs_copy = is_wanted and self._adapter is None
+        self._copy = copy.deepcopy(network).requires_grad_(False).eval() if needs_copy else None
 
     def __call__(self, network: Network, batch: MicroBatch) -> Tensor:
         """Nats, summed over the targets: cross-entropy, or the divergence of the network from its base."""

@@ -7,36 +7,15 @@ import sys
 import threading
 import urllib.request
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from browsing import axe, marks, needs_axe
 
 from chatwright.feedback.ratings import Study
 
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-]
 HOSTILE = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="Debian's Chromium is not installed (/usr/bin/chromium)"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
-        yield opened
-        opened.close()
+pytestmark = marks
 
 
 class Server:
@@ -209,3 +188,31 @@ def test_nothing_is_wider_than_the_screen(page, serve, width, kind):
     join(page, server.url)
     page.locator("#judgement input").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@needs_axe
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize("kind", ["scale", "pair"])
+def test_axe_finds_nothing_serious(browser, serve, scheme, width, kind):
+    server = serve(scales(1) if kind == "scale" else pairs(1))
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    page.goto(server.url)
+    page.locator("#join:visible").wait_for()
+    found = [axe(page)]
+    join(page, server.url)
+    page.locator("#judgement input").first.wait_for()
+    for summary in page.locator("summary:visible").all():
+        summary.click()
+    found.append(axe(page))
+    page.locator("#judgement input").first.focus()
+    for dimension in ("fluency", "coherence", "relevance") if kind == "scale" else ():
+        page.locator(f"input[name={dimension}][value='3']").check()
+    if kind == "pair":
+        page.locator("#judgement input").first.check()
+    page.get_by_role("button", name="Save and go on").click()
+    page.get_by_text("That was all").wait_for()
+    found.append(axe(page))
+    context.close()
+    assert found == [[]] * 3

@@ -171,11 +171,7 @@ class Runner:
             q_NHK = self._queries(layer.into.times(normed_ND), layer, number, turns_N1R, step)
             x_ND = layer.out.times_onto(self._attend(q_NHK, layer, number, step).to(layer.out.dtype), x_ND)
             normed_ND = self._norm(x_ND, layer.between).to(layer.up.dtype)
-            if layer.gate is None:
-                inner = layer.up.gelu_times(normed_ND)
-            else:
-                inner = layer.up.gated_times(normed_ND, layer.gate)
-            x_ND = layer.down.times_onto(inner, x_ND)
+            x_ND = layer.down.times_onto(self._inner(normed_ND, layer), x_ND)
         return self._norm(x_ND, self._last_norm)
 
     @torch.inference_mode()
@@ -185,8 +181,14 @@ class Runner:
 
     def _norm(self, x_ND: Tensor, norm: Norm) -> Tensor:
         if norm.bias is None:
-            return _unit(x_ND, self._epsilon).mul_(norm.weight)
+            return unit(x_ND, self._epsilon).mul_(norm.weight)
         return F.layer_norm(x_ND, (self._config.width,), norm.weight, norm.bias, self._config.norm_epsilon)
+
+    def _inner(self, normed_ND: Tensor, layer: Layer) -> Tensor:
+        """The MLP up to its inner width."""
+        if layer.gate is None:
+            return layer.up.gelu_times(normed_ND)
+        return layer.up.gated_times(normed_ND, layer.gate)
 
     def _queries(self, joined: Tensor, layer: Layer, number: int, turns_N1R: Tensor, step: Step) -> Tensor:
         """Normalise and turn queries and keys, store keys and values, and give the queries: (N, H, K)."""
@@ -195,9 +197,9 @@ class Runner:
         qkv = joined.view(len(joined), split + config.key_heads, config.head_width).float()
         turned = qk = qkv[:, :split]
         if layer.heads_norm is not None:
-            qk = _unit(qk, self._epsilon).mul_(layer.heads_norm)
+            qk = unit(qk, self._epsilon).mul_(layer.heads_norm)
         if layer.is_rotated:
-            torch.mul(_pairs(qk), turns_N1R, out=_pairs(turned))
+            torch.mul(pairs_of(qk), turns_N1R, out=pairs_of(turned))
         elif qk is not turned:
             turned.copy_(qk)
         qkv = qkv.to(self.shape.dtype)
@@ -235,7 +237,7 @@ class Runner:
         return y_TGQK[:count].reshape(count, -1)
 
 
-def _unit(x_K: Tensor, epsilon: Tensor) -> Tensor:
+def unit(x_K: Tensor, epsilon: Tensor) -> Tensor:
     """Divided by the root of the mean square: what `F.rms_norm` computes in more than twice as many calls."""
     norm_1 = torch.linalg.vector_norm(x_K, dim=-1, keepdim=True)
     return x_K * torch.addcmul(epsilon, norm_1, norm_1, value=1 / x_K.shape[-1]).rsqrt_()
@@ -267,7 +269,7 @@ def _store(kv_NGK: Tensor, number: int, step: Step) -> None:
         target[stretch.row.place, :, stretch.start : end] = kv_NGK[tokens].transpose(0, 1)
 
 
-def _pairs(x_NGK: Tensor) -> Tensor:
+def pairs_of(x_NGK: Tensor) -> Tensor:
     """Neighbours as complex numbers, (N, G, R), in the same memory."""
     return torch.view_as_complex(x_NGK.view(*x_NGK.shape[:-1], -1, 2))
 

@@ -9,13 +9,13 @@ from typing import Literal, NamedTuple
 
 from chatwright.foundation.devices import PrecisionName
 from chatwright.foundation.errors import UsageError
-from chatwright.recipe.plan.cost import step_flops
+from chatwright.recipe.plan.cost import Memory, step_flops
 from chatwright.recipe.plan.machine import Machine, StepRate
 from chatwright.recipe.plan.shapes import shape_of
 
 _PER_NODE = 8
 _MOST_DEVICES = 4096
-_FREE_SHARE = 0.94  # of the memory, after the driver's context and libraries
+FREE_SHARE = 0.94  # of the memory, after the driver's context and libraries
 _PROBE_TOKENS = 65_536
 # Share of the peak that a training reaches, by width: our assumption, low for small matrices. Large models reach
 # 0.38 to 0.46 of it (Chowdhery et al. 2022, PaLM, table 3: 0.462; Dubey et al. 2024, Llama 3, table 4: 0.38 to 0.43).
@@ -29,23 +29,29 @@ class Accelerator(NamedTuple):
     memory_bytes: float
     peak_flops: float  # dense, per second
     bytes_per_second: float
+    watts: int  # at most
     precision: PrecisionName
     source: str
 
 
-_NVIDIA = "NVIDIA data sheet"
+# Checked on 2026-11-23 against the data sheets' figures as public pages repeat them; where a sheet prints the rate with
+# sparsity, half of it stands here.
+_SHEET = "data sheet of the {}, dense"
 ACCELERATORS = {
-    "t4": Accelerator("NVIDIA T4", 16e9, 65e12, 0.32e12, "float16", _NVIDIA),
-    "l4": Accelerator("NVIDIA L4", 24e9, 121e12, 0.3e12, "bfloat16", _NVIDIA),
-    "l40s": Accelerator("NVIDIA L40S", 48e9, 362e12, 0.864e12, "bfloat16", _NVIDIA),
-    "rtx4090": Accelerator("NVIDIA RTX 4090", 24e9, 165e12, 1.008e12, "bfloat16", "NVIDIA Ada architecture paper"),
-    "a100-40": Accelerator("NVIDIA A100 40 GB SXM", 40e9, 312e12, 1.555e12, "bfloat16", _NVIDIA),
-    "a100": Accelerator("NVIDIA A100 80 GB SXM", 80e9, 312e12, 2.039e12, "bfloat16", _NVIDIA),
-    "h100": Accelerator("NVIDIA H100 SXM", 80e9, 989e12, 3.35e12, "bfloat16", _NVIDIA),
-    "h200": Accelerator("NVIDIA H200 SXM", 141e9, 989e12, 4.8e12, "bfloat16", _NVIDIA),
-    "b200": Accelerator("NVIDIA B200", 180e9, 2250e12, 8e12, "bfloat16", "NVIDIA DGX B200 data sheet, by eighths"),
-    "mi300x": Accelerator("AMD Instinct MI300X", 192e9, 1307e12, 5.3e12, "bfloat16", "AMD data sheet"),
+    "t4": Accelerator("NVIDIA T4", 16e9, 65e12, 0.32e12, 70, "float16", _SHEET.format("T4")),
+    "l4": Accelerator("NVIDIA L4", 24e9, 121e12, 0.3e12, 72, "bfloat16", _SHEET.format("L4")),
+    "l40s": Accelerator("NVIDIA L40S", 48e9, 362e12, 0.864e12, 350, "bfloat16", _SHEET.format("L40S")),
+    "rtx4090": Accelerator(
+        "NVIDIA RTX 4090", 24e9, 165e12, 1.008e12, 450, "bfloat16", "NVIDIA Ada architecture paper, appendix A, dense"
+    ),
+    "a100-40": Accelerator("NVIDIA A100 40 GB SXM", 40e9, 312e12, 1.555e12, 400, "bfloat16", _SHEET.format("A100")),
+    "a100": Accelerator("NVIDIA A100 80 GB SXM", 80e9, 312e12, 2.039e12, 400, "bfloat16", _SHEET.format("A100")),
+    "h100": Accelerator("NVIDIA H100 SXM", 80e9, 989e12, 3.35e12, 700, "bfloat16", _SHEET.format("H100")),
+    "h200": Accelerator("NVIDIA H200 SXM", 141e9, 989e12, 4.8e12, 700, "bfloat16", _SHEET.format("H200")),
+    "b200": Accelerator("NVIDIA B200", 180e9, 2250e12, 8e12, 1000, "bfloat16", "data sheet of the DGX B200, an eighth"),
+    "mi300x": Accelerator("AMD Instinct MI300X", 192e9, 1307e12, 5.3e12, 750, "bfloat16", _SHEET.format("MI300X")),
 }
+_SKY_NAMES = {"a100": "A100-80GB", "a100-40": "A100", "rtx4090": "RTX4090", "mi300x": "MI300X"}  # else in capitals
 
 
 class Fleet(NamedTuple):
@@ -97,7 +103,7 @@ def machine_of(fleet: Fleet) -> Machine:
         threads=0,
         matmul={},
         bytes_per_second=device.bytes_per_second,
-        memory_bytes=int(device.memory_bytes * _FREE_SHARE),
+        memory_bytes=int(device.memory_bytes * FREE_SHARE),
         process_bytes=0,
         rates=rates,
         seconds=0.0,
@@ -136,3 +142,48 @@ def slurm_script(fleet: Fleet, recipe: str, *, hours: int) -> str:
         f"srun torchrun --nnodes {fleet.nodes} --nproc-per-node {fleet.per_node} --rdzv-backend c10d \\\n"
         f'    --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$HEAD:29500" -m chatwright run {recipe}\n'
     )
+
+
+def sky_task(fleet: Fleet, recipe: str) -> str:
+    """A task for SkyPilot (`sky launch`), which finds and starts the machines; the clone of the project is sent along.
+
+    The names of its variables are from its guide "Distributed Multi-Node Jobs".
+    """
+    device = _SKY_NAMES.get(fleet.name, fleet.name.upper())
+    return (
+        "# sky launch this.yaml; run it again to go on after a stop. The recipe and the data lie in the folder sent.\n"
+        f"name: chatwright\nresources:\n  accelerators: {device}:{fleet.per_node}\nnum_nodes: {fleet.nodes}\n"
+        "workdir: .\nsetup: |\n  python3 -m pip install .\nrun: |\n"
+        '  HEAD=$(echo "$SKYPILOT_NODE_IPS" | head -n 1)\n'
+        "  torchrun --nnodes $SKYPILOT_NUM_NODES --nproc-per-node $SKYPILOT_NUM_GPUS_PER_NODE \\\n"
+        "    --node-rank $SKYPILOT_NODE_RANK --master-addr $HEAD --master-port 29500 \\\n"
+        f"    -m chatwright run {recipe}\n"
+    )
+
+
+class Sharding(NamedTuple):
+    """What one device holds whole, and with weights, gradients and moments spread over all of them."""
+
+    replicated_bytes: int
+    sharded_bytes: int
+    advice: str
+
+
+def sharding_of(fleet: Fleet, memory: Memory, layers: int) -> Sharding:
+    """Whether a model needs to be sharded over the fleet (FSDP2), and what that leaves on each device.
+
+    Sharded, a device keeps its share of the three and, for the layer at work, that layer whole (Zhao et al. 2023,
+    "PyTorch FSDP", section 3); activations are its own either way.
+    """
+    static = memory.weights + memory.gradients + memory.moments
+    one_layer = 2 * (memory.weights + memory.gradients) // max(1, layers)  # the one at work, the next being fetched
+    own = memory.process + memory.activations + memory.scores
+    sharded = own + static // fleet.num_devices + one_layer
+    room = ACCELERATORS[fleet.name].memory_bytes * FREE_SHARE
+    if memory.total <= room:
+        advice = "none needed: every device holds the whole model and a share of each batch"
+    elif sharded <= room:
+        advice = "needed (FSDP2): the model does not fit one device whole, and fits when spread over all"
+    else:
+        advice = "not enough: even spread over all devices it does not fit; take more of them or a smaller model"
+    return Sharding(memory.total, sharded, advice)

@@ -10,7 +10,7 @@ from chatwright.model.config import ModelConfig
 from chatwright.recipe.plan import cost, shapes
 from chatwright.recipe.plan.corpus import CorpusSize
 from chatwright.recipe.plan.machine import Machine, time_step
-from chatwright.recipe.plan.scaling import PUBLISHED, LossLaw, effective_tokens
+from chatwright.recipe.plan.scaling import PUBLISHED, Law, effective_tokens
 
 _MEMORY_SHARE = 0.7  # of what is free: the rest is the system's and our error's
 _FEWEST_STEPS = 50
@@ -61,18 +61,24 @@ class Plan(NamedTuple):
     memory: cost.Memory
     machine: Machine
     corpus: CorpusSize
-    law: LossLaw
-    loss: float | None  # nats a token; None where the law was not fitted to such sizes
+    law: Law
+    loss: float | None  # in the law's unit; None where the law was not fitted to such sizes
+    loss_interval: tuple[float, float] | None  # nine of ten; None where the law has no bands
     epochs: float
     repeats_worth: float  # effective over trained tokens; 1 where nothing repeats
     warnings: tuple[str, ...]
+
+    @property
+    def watts(self) -> float | None:
+        """What the machine drew while it was measured; None where that cannot be read."""
+        return self.machine.watts
 
 
 StepTimer = Callable[[Candidate], float]
 
 
 def choose(
-    machine: Machine, corpus: CorpusSize, budget: Budget, *, law: LossLaw = PUBLISHED, timer: StepTimer | None = None
+    machine: Machine, corpus: CorpusSize, budget: Budget, *, law: Law = PUBLISHED, timer: StepTimer | None = None
 ) -> Plan:
     """Choose shape, batch and length for a budget.
 
@@ -86,7 +92,7 @@ def choose(
     Raises:
         UsageError: nothing fits the budget or the memory.
     """
-    found = _affordable(machine, corpus, budget, law)
+    found = affordable(machine, corpus, budget, law)
     chosen = _best_that_fits(found, machine)
     if timer is not None:
         step_seconds = timer(chosen)
@@ -94,7 +100,7 @@ def choose(
         if not 1 / _TRUSTED < slower < _TRUSTED:
             # The probes met another machine than this step did; what they said of all sizes is moved alike.
             machine = machine.slowed(slower)
-            found = _affordable(machine, corpus, budget, law)
+            found = affordable(machine, corpus, budget, law)
             chosen = _best_that_fits(found, machine)
             step_seconds = timer(chosen)
         chosen = _corrected(chosen, step_seconds, machine, budget)
@@ -109,13 +115,14 @@ def choose(
         corpus=corpus,
         law=law,
         loss=expected,
+        loss_interval=None if expected is None else law.interval(chosen.parameters, needed),
         epochs=chosen.tokens / max(1, corpus.tokens),
         repeats_worth=needed / chosen.tokens,
         warnings=tuple(_warnings(chosen, corpus, needed)),
     )
 
 
-def _affordable(machine: Machine, corpus: CorpusSize, budget: Budget, law: LossLaw) -> list[Candidate]:
+def affordable(machine: Machine, corpus: CorpusSize, budget: Budget, law: Law = PUBLISHED) -> list[Candidate]:
     """Every shape that learns long enough within the budget."""
     spent = (_spend(shape, machine, corpus, budget, law) for shape in _shapes(machine, corpus, budget))
     return [one for one in spent if one is not None]
@@ -198,7 +205,7 @@ def _shapes(machine: Machine, corpus: CorpusSize, budget: Budget) -> list[ModelC
     return [shape for shape in listed if shape.num_parameters() ** 2 < 100 * flops]
 
 
-def _spend(shape: ModelConfig, machine: Machine, corpus: CorpusSize, budget: Budget, law: LossLaw) -> Candidate | None:
+def _spend(shape: ModelConfig, machine: Machine, corpus: CorpusSize, budget: Budget, law: Law) -> Candidate | None:
     """As many steps as the budget has for this shape; None where they are too few to learn by."""
     wanted = shapes.batch_tokens_for(_compute(machine, budget)) / shape.context_length
     batch_rows = max(1, 2 ** round(math.log2(max(1.0, wanted))))

@@ -14,10 +14,12 @@ from chatwright.foundation.console import say
 from chatwright.foundation.devices import Placement, PrecisionName, place
 from chatwright.model.config import ModelConfig
 from chatwright.model.network import Network
-from chatwright.recipe.plan.cost import step_flops
+from chatwright.recipe.plan.cost import FIRST_USE_BYTES, step_flops
+from chatwright.recipe.plan.energy import EnergyMeter
 from chatwright.recipe.plan.shapes import shape_of
 from chatwright.train.batches import MicroBatch
-from chatwright.train.loop import METRICS, LoopConfig, Trainer
+from chatwright.train.loop import LoopConfig, Trainer
+from chatwright.train.metrics import METRICS
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.schedule import ScheduleConfig
@@ -54,6 +56,7 @@ class Machine(NamedTuple):
     rates: tuple[StepRate, ...]  # smallest width first
     seconds: float  # that the measurement took
     num_devices: int = 1  # devices; rates are those of all together, memory that of one
+    watts: float | None = None  # drawn during the probes; None where the machine does not tell
 
     def flops_per_second(self, width: int) -> float:
         """Training operations a second at a width, between the probes on a line over the width's logarithm."""
@@ -87,8 +90,10 @@ def measure_machine(*, device: str = "auto", threads: int = 0) -> Machine:
     """
     began = time.monotonic()
     placement = place(device=device, threads=threads)
-    process = _resident_bytes()
+    process = resident_bytes()
+    meter = EnergyMeter(placement.device)
     rates = tuple(_probes(placement, began))
+    watts = meter.watts()
     return Machine(
         device=_device_name(placement.device),
         kind="cuda" if placement.device.type == "cuda" else "cpu",
@@ -98,9 +103,10 @@ def measure_machine(*, device: str = "auto", threads: int = 0) -> Machine:
         matmul=_matmul_rates(placement.device),
         bytes_per_second=_copy_rate(placement.device),
         memory_bytes=free_memory(placement.device),
-        process_bytes=process if placement.device.type == "cpu" else 0,
+        process_bytes=process + FIRST_USE_BYTES if placement.device.type == "cpu" else 0,
         rates=rates,
         seconds=round(time.monotonic() - began, 2),
+        watts=watts,
     )
 
 
@@ -210,6 +216,7 @@ def _meminfo(key: str) -> int:
     return values[0] if values else 8 << 30  # no such file: not Linux; a cautious guess, said as free memory
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """What this process holds in memory now; a usual size where the system does not say."""
     path = Path("/proc/self/statm")
     return int(path.read_text().split()[1]) * 4096 if path.is_file() else 300 << 20

@@ -24,12 +24,15 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "seconds": round(plan.chosen.seconds, 1),
             "seconds_interval": [round(low, 1), round(high, 1)],
             "memory_bytes": plan.memory._asdict() | {"total": plan.memory.total},
-            "nats_per_token": None if plan.loss is None else round(plan.loss, 3),
+            "loss": None if plan.loss is None else round(plan.loss, 4),
+            "loss_unit": plan.law.unit,
+            "loss_interval": None if plan.loss_interval is None else [round(end, 4) for end in plan.loss_interval],
+            "joules": None if plan.watts is None else round(plan.watts * plan.chosen.seconds),
             "epochs": round(plan.epochs, 3),
             "repeats_worth": round(plan.repeats_worth, 4),
         },
         "path": _advice(plan).to_json(),
-        "law": plan.law._asdict(),
+        "law": {"source": plan.law.source, "unit": plan.law.unit},
         "corpus": {key: value for key, value in plan.corpus._asdict().items() if key != "sections"},
         "machine": machine,
         "warnings": list(plan.warnings),
@@ -91,6 +94,7 @@ def _explanation(plan: Plan) -> list[str]:
         f"expected:  {duration(low)} to {duration(high)} of pretraining where nothing else runs, about "
         f"{plan.memory.total / 1e9:.2f} GB",
         f"           {_loss_sentence(plan)}",
+        f"           {_energy_sentence(plan)}",
         *(f"warning:   {warning}" for warning in plan.warnings),
         *(_alternative(name, one) for name, one in (("half", plan.half), ("double", plan.double)) if one is not None),
         f"path:      {_advice(plan).path}",
@@ -107,12 +111,20 @@ def _advice(plan: Plan) -> Advice:
 
 
 def _loss_sentence(plan: Plan) -> str:
+    if plan.loss is not None and plan.loss_interval is not None:
+        low, high = plan.loss_interval
+        return f"{plan.loss:.3f} {plan.law.unit} held out, nine times of ten between {low:.3f} and {high:.3f}"
     if plan.loss is not None:
-        return f"about {plan.loss:.2f} nats a token on text like the law's"
+        return f"about {plan.loss:.2f} {plan.law.unit} on text like the law's"
     return (
-        f"loss not predicted: the law holds from {plan.law.low_parameters / 1e6:.0f} million parameters on, "
-        "below it only ranks sizes"
+        "loss not predicted: the law was not made for such sizes, it only ranks them; `--fit` fits one to this corpus"
     )
+
+
+def _energy_sentence(plan: Plan) -> str:
+    if plan.watts is None:
+        return "energy not readable here (neither RAPL nor NVML)"
+    return f"about {plan.watts * plan.chosen.seconds / 3.6e6:.3g} kWh at the {plan.watts:.0f} W measured"
 
 
 def _alternative(name: str, one: Candidate) -> str:

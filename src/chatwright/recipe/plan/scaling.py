@@ -1,10 +1,36 @@
 """How good a model gets: loss from parameters and tokens, and what repeated tokens are worth. Formulas only."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 # Muennighoff et al. 2023, "Scaling Data-Constrained Language Models", table of section 5: R*_D.
 _REPEATS_WORTH = 15.387939
+
+
+class Law(Protocol):
+    """What ranks sizes and predicts a loss."""
+
+    @property
+    def source(self) -> str:
+        """Where it is from."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What its loss is counted in."""
+        ...
+
+    def loss(self, parameters: float, tokens: float) -> float:
+        """After so many different tokens."""
+        ...
+
+    def covers(self, parameters: float, tokens: float) -> bool:
+        """Whether it may predict there, and not only rank."""
+        ...
+
+    def interval(self, parameters: float, tokens: float) -> tuple[float, float] | None:
+        """Between which nine of ten runs should end; None where that is not known."""
+        ...
 
 
 class LossLaw(NamedTuple):
@@ -22,6 +48,7 @@ class LossLaw(NamedTuple):
     high_parameters: float
     low_tokens: float
     source: str
+    unit: str = "nats per token"
 
     def loss(self, parameters: float, tokens: float) -> float:
         """Nats a token after training on so many different tokens."""
@@ -31,6 +58,10 @@ class LossLaw(NamedTuple):
     def covers(self, parameters: float, tokens: float) -> bool:
         """Whether a model of this size lies within the runs that the law was fitted to."""
         return self.low_parameters <= parameters <= self.high_parameters and tokens >= self.low_tokens
+
+    def interval(self, parameters: float, tokens: float) -> None:  # noqa: ARG002 - the protocol's
+        """Not known: the errors of the published fit say nothing of another corpus."""
+        return
 
 
 # The refit of Besiroglu et al. 2024 ("Chinchilla Scaling: A replication attempt", equation 3), whose optimum agrees

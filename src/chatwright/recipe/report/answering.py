@@ -4,21 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from chatwright.recipe.report import markup as html
 from chatwright.recipe.report.facts import RunFacts
 from chatwright.recipe.report.heatmap import spans_part
-from chatwright.recipe.report.markup import (
-    Child,
-    Html,
-    Section,
-    code,
-    count,
-    decimal,
-    element,
-    join,
-    note,
-    percent,
-    table,
-)
 from chatwright.recipe.report.overview import MODEL_NAMES
 
 _EVEN, _WRONG = 12, 8  # questions shown: spread over all, and of those answered wrongly
@@ -34,30 +22,30 @@ class Verdict(NamedTuple):
     is_right: bool
 
 
-def samples_section(run: RunFacts) -> Section | None:
+def samples_section(run: RunFacts) -> html.Section | None:
     """Continuations of the base model, and questions with the answers they got."""
     shown = run.read("evaluate", "samples.json")
     continuations = [item for model in shown.values() for item in model.get("continuations", [])]
     name, verdicts = _judged(run)
-    parts: list[Child] = []
+    parts: list[html.Child] = []
     if continuations:
-        parts += [element("h3", "Continuations by the base model"), *map(_continuation, continuations)]
+        parts += [html.element("h3", "Continuations by the base model"), *map(_continuation, continuations)]
         parts.append(
-            note("The prompt in bold. Drawn at random with a fixed seed, temperature 0.7, top-p 0.9; not chosen.")
+            html.note("The prompt in bold. Drawn at random with a fixed seed, temperature 0.7, top-p 0.9; not chosen.")
         )
     if verdicts:
         chosen = choose(verdicts)
         right = sum(verdict.is_right for verdict in verdicts)
-        parts.append(element("h3", f"Test questions to the {MODEL_NAMES[name]}"))
+        parts.append(html.element("h3", f"Test questions to the {MODEL_NAMES[name]}"))
         parts.append(
-            note(
+            html.note(
                 f"{len(chosen)} of {len(verdicts)} questions ({right} right, {len(verdicts) - right} wrong), by a "
                 f"fixed rule: {_EVEN} at even distances in the file, then up to {_WRONG} more at even distances "
                 "among those answered wrongly. Greedy answers. So wrong ones are shown more often than they occur."
             )
         )
         parts += [_question(verdict) for verdict in chosen]
-    return Section("samples", "Samples", join(parts)) if parts else None
+    return html.Section("samples", "Samples", html.join(parts)) if parts else None
 
 
 def _judged(run: RunFacts) -> tuple[str, list[Verdict]]:
@@ -93,43 +81,43 @@ def _evenly(verdicts: Sequence[Verdict], most: int) -> list[Verdict]:
     return [verdicts[(2 * index + 1) * len(verdicts) // (2 * most)] for index in range(most)]
 
 
-def _continuation(item: dict[str, Any]) -> Html:
-    return element("pre", element("b", item["prompt"]), item["continuation"], class_="text")
+def _continuation(item: dict[str, Any]) -> html.Html:
+    return html.element("pre", html.element("b", item["prompt"]), item["continuation"], class_="text")
 
 
-def _question(verdict: Verdict) -> Html:
+def _question(verdict: Verdict) -> html.Html:
     item = verdict.item
-    rows: list[Child] = []
+    rows: list[html.Child] = []
     for message in item["messages"]:
         rows += [
-            element("dt", {"user": "asked", "assistant": "answered"}.get(message["role"], message["role"])),
-            element("dd", message["content"]),
+            html.element("dt", {"user": "asked", "assistant": "answered"}.get(message["role"], message["role"])),
+            html.element("dd", message["content"]),
         ]
     word = "right" if verdict.is_right else "wrong"
     rows += [
-        element("dt", "answer"),
-        element("dd", element("span", f"{word}: ", class_="verdict"), item["answer"] or "(nothing)"),
+        html.element("dt", "answer"),
+        html.element("dd", html.element("span", f"{word}: ", class_="verdict"), item["answer"] or "(nothing)"),
     ]
     if not verdict.is_right:
-        rows += [element("dt", "expected"), element("dd", item["reference"])]
+        rows += [html.element("dt", "expected"), html.element("dd", item["reference"])]
     if item.get("expected") is not None:
         labels = f"{item['expected']}" if verdict.is_right else f"{item['expected']}; it said {_said(item)}"
-        rows += [element("dt", "label"), element("dd", labels)]
-    return element("div", element("dl", *rows), class_=f"asked {word}")
+        rows += [html.element("dt", "label"), html.element("dd", labels)]
+    return html.element("div", html.element("dl", *rows), class_=f"asked {word}")
 
 
 def _said(item: dict[str, Any]) -> str:
     return str(item.get("said") or "no known answer")
 
 
-def weak_section(run: RunFacts) -> Section | None:
+def weak_section(run: RunFacts) -> html.Section | None:
     """Where the models are worst: domains, documents, labels and what was said instead."""
     makers = (_weak_labels, _weak_domains, _weak_documents, _weak_spans)
     parts = [part for part in (make(run) for make in makers) if part is not None]
-    return Section("weak", "Weak areas", join(parts)) if parts else None
+    return html.Section("weak", "Weak areas", html.join(parts)) if parts else None
 
 
-def _weak_labels(run: RunFacts) -> Html | None:
+def _weak_labels(run: RunFacts) -> html.Html | None:
     name, verdicts = _judged(run)
     groups: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
@@ -141,18 +129,20 @@ def _weak_labels(run: RunFacts) -> Html | None:
         return None
     rows = [_weak_row(label, group) for label, group in weak[:_MAX_WEAK]]
     head = ["asked about", "questions", "right", "said instead", "for example"]
-    shown = table(head, rows, caption=f"Answered worst by the {MODEL_NAMES[name]}", words=(3, 4))
+    shown = html.table(head, rows, caption=f"Answered worst by the {MODEL_NAMES[name]}", words=(3, 4))
     more = f" {len(weak) - _MAX_WEAK} more have at least one wrong answer." if len(weak) > _MAX_WEAK else ""
-    return join([shown, note(f"Labels with at least one wrong answer, lowest share of right ones first.{more}")])
+    return html.join(
+        [shown, html.note(f"Labels with at least one wrong answer, lowest share of right ones first.{more}")]
+    )
 
 
-def _weak_row(label: str, group: Sequence[Verdict]) -> list[Child]:
+def _weak_row(label: str, group: Sequence[Verdict]) -> list[html.Child]:
     wrong = [verdict for verdict in group if not verdict.is_right]
     said = Counter(_said(verdict.item) for verdict in wrong)
     instead = ", ".join(f"{name} ({number})" for name, number in said.most_common(3))
     question = wrong[0].item["messages"][-1]["content"]
     right = 1 - len(wrong) / len(group)
-    return [label, count(len(group)), percent(right, digits=0), instead, question]
+    return [label, html.count(len(group)), html.percent(right, digits=0), instead, question]
 
 
 def _last_scored(run: RunFacts) -> tuple[str, dict[str, Any]] | None:
@@ -160,7 +150,7 @@ def _last_scored(run: RunFacts) -> tuple[str, dict[str, Any]] | None:
     return scored[-1] if scored else None
 
 
-def _weak_domains(run: RunFacts) -> Html | None:
+def _weak_domains(run: RunFacts) -> html.Html | None:
     scored = _last_scored(run)
     if scored is None:
         return None
@@ -172,38 +162,40 @@ def _weak_domains(run: RunFacts) -> Html | None:
     if len(domains) < 2:
         return None
     mean = model["heldout"]["all"]["bits_per_byte"]
-    rows: list[list[Child]] = [
+    rows: list[list[html.Child]] = [
         [
             domain,
-            decimal(item["bits_per_byte"]),
-            decimal(item["bits_per_byte"] - mean, signed=True),
-            count(item["documents"]),
+            html.decimal(item["bits_per_byte"]),
+            html.decimal(item["bits_per_byte"] - mean, signed=True),
+            html.count(item["documents"]),
         ]
         for domain, item in domains
     ]
     head = ["domain", "bits per byte", "against all", "documents"]
-    return table(head, rows, caption=f"Domains, hardest for the {MODEL_NAMES[name]} first")
+    return html.table(head, rows, caption=f"Domains, hardest for the {MODEL_NAMES[name]} first")
 
 
-def _weak_documents(run: RunFacts) -> Html | None:
+def _weak_documents(run: RunFacts) -> html.Html | None:
     scored = _last_scored(run)
     if scored is None or not scored[1].get("worst_documents"):
         return None
     name, model = scored
-    rows: list[list[Child]] = [[_named(item), decimal(item["bits_per_byte"])] for item in model["worst_documents"]]
+    rows: list[list[html.Child]] = [
+        [_named(item), html.decimal(item["bits_per_byte"])] for item in model["worst_documents"]
+    ]
     caption = f"Held-out documents hardest for the {MODEL_NAMES[name]}"
-    shown = table(["document", "bits per byte"], rows, caption=caption)
-    return join([shown, note("Of those with at least 500 bytes, which are long enough to judge.")])
+    shown = html.table(["document", "bits per byte"], rows, caption=caption)
+    return html.join([shown, html.note("Of those with at least 500 bytes, which are long enough to judge.")])
 
 
-def _weak_spans(run: RunFacts) -> Html | None:
+def _weak_spans(run: RunFacts) -> html.Html | None:
     scored = _last_scored(run)
     if scored is None:
         return None
     return spans_part(run.read("evaluate", "spans.json").get(scored[0], []), whose=MODEL_NAMES[scored[0]])
 
 
-def _named(item: dict[str, Any]) -> Html:
+def _named(item: dict[str, Any]) -> html.Html:
     """A document by its path, with what else is known of it."""
     about = ", ".join(str(item[key]) for key in ("title", "domain") if item.get(key))
-    return join([code(str(item.get("path") or item.get("id") or "")), element("small", about)])
+    return html.join([html.code(str(item.get("path") or item.get("id") or "")), html.element("small", about)])

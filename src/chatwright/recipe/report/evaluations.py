@@ -6,22 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from chatwright.evaluate.records import FOLDER, history
+from chatwright.recipe.report import markup as html
 from chatwright.recipe.report.facts import RunFacts
-from chatwright.recipe.report.figures import COLOURS, figure
-from chatwright.recipe.report.heatmap import HEAT_STYLE, domains_part, spans_part
-from chatwright.recipe.report.look import STYLE
-from chatwright.recipe.report.markup import (
-    Child,
-    Html,
-    Section,
-    code,
-    decimal,
-    element,
-    join,
-    note,
-    paragraph,
-    table,
-)
+from chatwright.recipe.report.figures import TimeLine, figure, over_time
+from chatwright.recipe.report.heatmap import domains_part, spans_part
+from chatwright.recipe.report.look import style
 
 _MAX_ROWS = 30
 
@@ -32,76 +21,76 @@ def main_figures(record: dict[str, Any]) -> dict[str, float]:
     if kind == "texts":
         return {"bits per byte": float(result["domains"]["all"]["bits_per_byte"])}
     if kind == "answers":
-        names = ("bleu", "chrf", "ter", "rouge_l", "exact", "token_f1", "right")
-        return {name: float(result[name]) for name in names if name in result}
+        return _answer_figures(result)
+    if kind == "run":
+        heldout = result.get("heldout", {}).get("all")
+        bits = {} if heldout is None else {"bits per byte": float(heldout["bits_per_byte"])}
+        return bits | _answer_figures(result.get("answers", {}))
     if kind == "tasks":
         return {f"{name}: {item['metric']}": float(item["value"]) for name, item in result["tasks"].items()}
     return {}
 
 
-def evaluations_section(run: RunFacts) -> Section | None:
+def _answer_figures(result: dict[str, Any]) -> dict[str, float]:
+    names = ("bleu", "chrf", "ter", "rouge_l", "exact", "token_f1", "right")
+    return {name: float(result[name]) for name in names if name in result}
+
+
+def evaluations_section(run: RunFacts) -> html.Section | None:
     """Every evaluation of the run's models, oldest first, as lines and as a table."""
     records = history(run.directory / FOLDER)
     if not records:
         return None
-    parts: list[Child] = [_lines(records), _table(records)]
+    parts: list[html.Child] = [_lines(records), _table(records)]
     latest = next((record for record in reversed(records) if record["kind"] == "texts"), None)
     if latest is not None:
         parts.append(spans_part(latest["result"]["worst_spans"], whose=str(latest["model"]["name"])))
-    return Section("history", "Evaluations over time", join(part for part in parts if part))
+    return html.Section("history", "Evaluations over time", html.join(part for part in parts if part))
 
 
-def _lines(records: Sequence[dict[str, Any]]) -> Html | None:
+def _lines(records: Sequence[dict[str, Any]]) -> html.Html | None:
     series: dict[str, list[tuple[float, float, str]]] = {}
     for record in records:
+        # A recipe measures all its models each time: these are lines side by side, not one that goes up and down.
+        whose = record["model"]["name"] if record["kind"] == "run" else Path(str(record["data"].get("path", ""))).name
         for name, value in main_figures(record).items():
-            data = Path(str(record["data"].get("path", ""))).name
-            series.setdefault(f"{data}, {name}", []).append((record["created"], value, record["model"]["name"]))
+            series.setdefault(f"{whose}, {name}", []).append((record["created"], value, record["model"]["name"]))
     drawn = {name: points for name, points in series.items() if len(points) > 1}
     if not drawn:
         return None
-    traces = [
-        {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": name,
-            "x": [time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(when)) for when, _, _ in points],
-            "y": [value for _, value, _ in points],
-            "text": [model for _, _, model in points],
-            "line": {"color": COLOURS[index % len(COLOURS)]},
-            "hovertemplate": "%{y:.4g} (%{text})<extra></extra>",
-        }
-        for index, (name, points) in enumerate(drawn.items())
-    ]
-    layout = {
-        "height": 340,
-        "margin": {"l": 52, "r": 12, "t": 40, "b": 44},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        "showlegend": True,
-    }
+    content = over_time(
+        [
+            TimeLine(
+                name, [when for when, _, _ in points], [value for _, value, _ in points], [m for _, _, m in points]
+            )
+            for name, points in drawn.items()
+        ]
+    )
     told = "; ".join(f"{name}: {points[0][1]:.4g} at first, {points[-1][1]:.4g} last" for name, points in drawn.items())
-    return figure("history", {"data": traces, "layout": layout}, caption="Scores over time", description=told)
+    return figure("history", content, caption="Scores over time", description=told)
 
 
-def _table(records: Sequence[dict[str, Any]]) -> Html:
-    rows: list[list[Child]] = [
+def _table(records: Sequence[dict[str, Any]]) -> html.Html:
+    rows: list[list[html.Child]] = [
         [
             time.strftime("%Y-%m-%d %H:%M", time.gmtime(record["created"])),
             str(record["model"].get("name", "")),
             f"{record['kind']}: {Path(str(record['data'].get('path', ''))).name}",
             ", ".join(f"{name} {value:.4g}" for name, value in main_figures(record).items()),
-            code(str(record["model"].get("digest", ""))[:12]),
+            html.code(str(record["model"].get("digest", ""))[:12]),
         ]
         for record in reversed(records[-_MAX_ROWS:])
     ]
-    shown = table(
+    shown = html.table(
         ["when (UTC)", "model", "measured on", "figures", "model's digest"],
         rows,
         caption="Evaluations, newest first",
         words=(1, 2, 3, 4),
     )
     older = f" {len(records) - _MAX_ROWS} older ones are in the folder." if len(records) > _MAX_ROWS else ""
-    return join([shown, note(f"Each is a file in `{FOLDER}/` with model, data and code by their digests.{older}")])
+    return html.join(
+        [shown, html.note(f"Each is a file in `{FOLDER}/` with model, data and code by their digests.{older}")]
+    )
 
 
 def record_page(record: dict[str, Any]) -> str:
@@ -113,33 +102,36 @@ def record_page(record: dict[str, Any]) -> str:
         f"documents, {settings['resamples']:,} draws."
     )
     result = record["result"]
-    worst: list[list[Child]] = [
-        [code(str(item["id"])), item["domain"], decimal(item["bits_per_byte"])] for item in result["worst_documents"]
+    worst: list[list[html.Child]] = [
+        [html.code(str(item["id"])), item["domain"], html.decimal(item["bits_per_byte"])]
+        for item in result["worst_documents"]
     ]
     when = time.strftime("%Y-%m-%d", time.gmtime(record["created"]))
     digests = [f"{name} {record[name]['digest'][:16]}" for name in ("model", "data", "code")]
-    parts: list[Child] = [
-        paragraph("Measured on ", code(str(data["path"])), f", {when}"),
+    parts: list[html.Child] = [
+        html.paragraph("Measured on ", html.code(str(data["path"])), f", {when}"),
         domains_part(result["domains"]),
-        note(about),
+        html.note(about),
     ]
     if worst:
-        parts.append(table(["document", "domain", "bits per byte"], worst, caption="Hardest documents", words=(1,)))
+        parts.append(
+            html.table(["document", "domain", "bits per byte"], worst, caption="Hardest documents", words=(1,))
+        )
     parts.append(spans_part(result["worst_spans"], whose=str(model["name"])))
-    parts.append(note("Digests: ", code(", ".join(digests)), f"; chatwright {record['code']['chatwright']}."))
-    return _page(f"{model['name']}: loss of texts", join(part for part in parts if part))
+    parts.append(html.note("Digests: ", html.code(", ".join(digests)), f"; chatwright {record['code']['chatwright']}."))
+    return page_without_script(f"{model['name']}: loss of texts", html.join(part for part in parts if part))
 
 
-def _page(title: str, body: Html) -> str:
-    style = STYLE + HEAT_STYLE
+def page_without_script(title: str, body: html.Html) -> str:
+    """A page of its own in which nothing runs and nothing is fetched."""
     policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-    head = element(
+    head = html.element(
         "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", title),
-        Html(f"<style>{style}</style>"),
+        html.element("meta", charset="utf-8"),
+        html.element("meta", http_equiv="Content-Security-Policy", content=policy),
+        html.element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        html.element("title", title),
+        html.Html(f"<style>{style()}</style>"),
     )
-    page = element("body", element("header", element("h1", title)), element("main", body))
-    return "<!doctype html>\n" + element("html", head, page, lang="en") + "\n"
+    page = html.element("body", html.element("header", html.element("h1", title)), html.element("main", body))
+    return "<!doctype html>\n" + html.element("html", head, page, lang="en") + "\n"

@@ -17,6 +17,7 @@ STAGE_NAMES = (
 )
 RECIPE = "recipe.toml"
 EVALUATIONS = "evaluations"  # records of single evaluations
+RATINGS = "ratings.sqlite"  # the study of `chatwright rate`
 _MODEL_STAGES = ("pretrain", "finetune")
 
 

@@ -1,14 +1,13 @@
-"""Figures as plain data for the plotting library in the page, with a description for who cannot see them."""
+"""Figures: curves as plain data for `charts.js`, bars as markup; with a description for who cannot see them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from chatwright.recipe.report.markup import Html, data_block, element
+from chatwright.recipe.report import markup as html
 
 # Told apart by eyes of all kinds and readable on white and on black (after Okabe and Ito 2008, in middle tones).
 COLOURS = ("#3f86c7", "#d9822b", "#2a9d78", "#c2609d", "#8a76d6", "#a8892c", "#5aa7b5", "#b56357")
 MUTED = "#7d8791"
-_MAX_NAME = 22  # characters
 _MAX_POINTS = 2000  # of a curve
 
 
@@ -50,91 +49,101 @@ def curve_of(
     )
 
 
-def _layout(*, height: int, y_title: str = "", x_title: str = "", has_legend: bool = True) -> dict[str, Any]:
-    return {
-        "height": height,
-        "margin": {"l": 52, "r": 12, "t": 40 if has_legend else 16, "b": 44},
-        "xaxis": {"title": {"text": x_title}, "automargin": True, "zeroline": False},
-        "yaxis": {"title": {"text": y_title, "standoff": 6}, "automargin": True, "zeroline": False},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        "showlegend": has_legend,
-    }
+class TimeLine(NamedTuple):
+    """One figure of several evaluations."""
+
+    name: str
+    when: list[float]  # seconds since 1970, UTC
+    values: list[float]
+    notes: list[str]  # of each point
 
 
 def curves(drawn: Sequence[Curve], *, y_title: str) -> dict[str, Any]:
-    """Lines over steps, with their seconds beside for the switch."""
-    data = [
+    """Lines over steps, with their seconds beside for the switch, as `charts.js` reads them."""
+    series = [
         {
-            "type": "scatter",
-            "mode": "lines+markers" if len(curve.steps) < 30 else "lines",
-            "name": _plain(curve.name),
-            "x": curve.steps,
+            "name": curve.name,
+            "steps": curve.steps,
+            "seconds": curve.seconds,
             "y": curve.values,
-            "line": {"color": COLOURS[index % len(COLOURS)], "width": 3 if curve.is_main else 1.8},
-            "marker": {"size": 5},
-            "hovertemplate": f"%{{y:.3f}}<extra>{_plain(curve.name)}</extra>",
+            "colour": COLOURS[index % len(COLOURS)],
+            "isMain": curve.is_main,
         }
         for index, curve in enumerate(drawn)
     ]
-    axes = {
-        "steps": {"title": "step", "x": [curve.steps for curve in drawn]},
-        "seconds": {"title": "seconds of training", "x": [curve.seconds for curve in drawn]},
-    }
-    layout = _layout(height=340, y_title=y_title, x_title="step", has_legend=len(drawn) > 1)
-    return {"data": data, "layout": layout | {"hovermode": "x unified"}, "axes": axes}
+    return {"y": y_title, "axes": {"steps": "step", "seconds": "seconds of training"}, "series": series}
 
 
-def bars(series: Sequence[Bars], *, x_title: str) -> dict[str, Any]:
-    """Bars that lie, so that names can be read on a narrow screen; first row at the top, series side by side."""
-    data = [
+def over_time(drawn: Sequence[TimeLine]) -> dict[str, Any]:
+    """Lines over dates."""
+    series = [
         {
-            "type": "bar",
-            "orientation": "h",
-            "name": _plain(item.name),
-            "y": [_plain(label) for label in item.labels],
-            "x": item.values,
-            "text": [f"{value:.3f}" for value in item.values],
-            "textposition": "outside",
-            "cliponaxis": False,
-            "marker": {"color": item.colours or COLOURS[index % len(COLOURS)]},
-            "hovertemplate": f"%{{y}}: %{{x:.4f}}<extra>{_plain(item.name) if len(series) > 1 else ''}</extra>",
+            "name": line.name,
+            "when": line.when,
+            "y": line.values,
+            "notes": line.notes,
+            "colour": COLOURS[index % len(COLOURS)],
+            "isMain": False,
         }
-        for index, item in enumerate(series)
+        for index, line in enumerate(drawn)
     ]
-    rows = max(len(item.labels) for item in series)
-    layout = _layout(height=100 + (22 + 24 * len(series)) * rows, x_title=x_title, has_legend=len(series) > 1)
-    longest = max(value for item in series for value in item.values)
-    layout["xaxis"]["range"] = [0, 1.2 * longest or 1]  # room for the numbers behind the bars
-    layout["yaxis"] |= {"autorange": "reversed", "fixedrange": True}
-    layout["legend"]["traceorder"] = "normal"
-    return {"data": data, "layout": layout | {"barmode": "group"}}
+    return {"y": "score", "axes": {"when": "time (UTC)"}, "isTime": True, "series": series}
 
 
-def _plain(name: str) -> str:
-    """A name as the library may show it: it reads tags and `%{...}`, and a long one leaves no room for the figure."""
-    cleaned = name.translate(str.maketrans("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", ">%"))
-    return cleaned if len(cleaned) <= _MAX_NAME else cleaned[: _MAX_NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
+def bars(key: str, series: Sequence[Bars], *, caption: str, description: str) -> html.Html:
+    """Bars that lie, so that names can be read on a narrow screen; first row at the top, series side by side.
+
+    Args:
+        key: unique in the page.
+        series: bars of one length of `labels`, the same in each.
+        caption: what they show.
+        description: the same in words with its main numbers.
+    """
+    longest = max((value for item in series for value in item.values), default=0.0) or 1.0
+    rows: list[html.Child] = []
+    for index, label in enumerate(series[0].labels):
+        fills = [
+            _fill(item.values[index], longest, (item.colours or [])[index : index + 1] or [COLOURS[number]], item.name)
+            for number, item in enumerate(series)
+        ]
+        rows += [html.element("span", label), html.element("div", *fills)]
+    legend = [
+        html.element("span", html.element("i", style=f"background:{COLOURS[number]}"), item.name)
+        for number, item in enumerate(series)
+    ]
+    return html.element(
+        "figure",
+        html.element("figcaption", caption),
+        html.element("div", *legend, class_="key") if len(series) > 1 else None,
+        html.element("div", *rows, class_="bars", role="img", aria_label=description),
+        id=f"figure-{key}",
+    )
 
 
-def figure(key: str, content: dict[str, Any], *, caption: str, description: str) -> Html:
+def _fill(value: float, longest: float, colours: Sequence[str], name: str) -> html.Html:
+    style = f"--share:{max(0.0, value) / longest:.4f};--colour:{colours[0]}"
+    return html.element("span", f"{value:.3f}", class_="fill", style=style, title=f"{name} {value:.5g}".strip())
+
+
+def figure(key: str, content: dict[str, Any], *, caption: str, description: str) -> html.Html:
     """A figure's place and its data.
 
     Args:
         key: unique in the page.
-        content: `data` and `layout` of the plotting library, `axes` for the switch.
+        content: of `curves` or `over_time`.
         caption: what it shows.
         description: the same in words with its main numbers, for who cannot see it.
     """
-    place = element("div", class_="plot", data_figure=key, role="img", aria_label=description)
-    return element("figure", element("figcaption", caption), place, data_block(key, content))
+    place = html.element("div", class_="plot", id=f"plot-{key}", data_figure=key, data_description=description)
+    return html.element("figure", html.element("figcaption", caption), place, html.data_block(key, content))
 
 
-def axis_switch() -> Html:
+def axis_switch() -> html.Html:
     """Buttons that put the curves of a group over steps or over seconds."""
     buttons = [
-        element(
+        html.element(
             "button", f"over {name}", type="button", data_axis=name, aria_pressed="true" if name == "steps" else "false"
         )
         for name in ("steps", "seconds")
     ]
-    return element("div", *buttons, class_="switch", role="group", aria_label="What the curves run over")
+    return html.element("div", *buttons, class_="switch", role="group", aria_label="What the curves run over")

@@ -3,20 +3,9 @@
 from typing import Any
 
 from chatwright.foundation.console import duration
+from chatwright.recipe.report import markup as html
 from chatwright.recipe.report.facts import RECIPE, RunFacts, StageFacts
-from chatwright.recipe.report.markup import (
-    Child,
-    Html,
-    Section,
-    code,
-    details,
-    element,
-    join,
-    note,
-    paragraph,
-    size,
-    table,
-)
+from chatwright.recipe.report.lineage_map import lineage_map
 
 _SHOWN_DIGITS = 12
 _WHAT = {
@@ -33,30 +22,34 @@ _WHAT = {
 }
 
 
-def lineage_section(run: RunFacts) -> Section:
+def lineage_section(run: RunFacts) -> html.Section:
     """The chain from the sources to the last model, each link with its digest."""
-    items = [_sources(run), *(_link(run, stage) for stage in run.stages.values())]
+    linked = [html.element("li", _link(run, stage), id=f"link-{stage.name}") for stage in run.stages.values()]
+    sources = _sources(run)
+    first = [] if sources is None else [html.element("li", sources)]
     body = [
-        element("ol", *(element("li", item) for item in items if item is not None), class_="chain"),
-        note(
+        html.element("div", lineage_map(run), html.element("ol", *first, *linked, class_="chain"), class_="origin"),
+        html.note(
             "Each stage is named by the SHA-256 of the list of its files and their own SHA-256, the first 12 of 64 "
             "digits shown. What was made from something that has changed since is marked."
         ),
     ]
-    return Section("lineage", "Lineage", join(body))
+    return html.Section("lineage", "Lineage", html.join(body))
 
 
-def _sources(run: RunFacts) -> Html | None:
+def _sources(run: RunFacts) -> html.Html | None:
     stage = run.stages.get("documents")
     sources = stage.config.get("sources") if stage is not None else None
     if not sources:
         return None
-    return join([paragraph(element("b", "sources")), *(note(_source(source)) for source in sources)])
+    return html.join(
+        [html.paragraph(html.element("b", "sources")), *(html.note(_source(source)) for source in sources)]
+    )
 
 
-def _source(source: dict[str, Any]) -> Html:
+def _source(source: dict[str, Any]) -> html.Html:
     settings = [f"{key} = {_flat(value)}" for key, value in source.items() if key != "kind" and value is not None]
-    return join([element("b", str(source.get("kind"))), ": " if settings else None, "; ".join(settings)])
+    return html.join([html.element("b", str(source.get("kind"))), ": " if settings else None, "; ".join(settings)])
 
 
 def _flat(value: Any) -> str:
@@ -69,38 +62,38 @@ def _flat(value: Any) -> str:
     )
 
 
-def _link(run: RunFacts, stage: StageFacts) -> Html:
-    head = [element("b", stage.name), f": {_WHAT.get(stage.name, '')} ", code(stage.content[:_SHOWN_DIGITS])]
+def _link(run: RunFacts, stage: StageFacts) -> html.Html:
+    head = [html.element("b", stage.name), f": {_WHAT.get(stage.name, '')} ", html.code(stage.content[:_SHOWN_DIGITS])]
     model = stage.summary.get("model_digest")
-    parts: list[Child] = [paragraph(*head)]
+    parts: list[html.Child] = [html.paragraph(*head)]
     if model:
-        parts.append(note("model ", code(f"{stage.name}/model"), " ", code(str(model)[:_SHOWN_DIGITS])))
+        parts.append(html.note("model ", html.code(f"{stage.name}/model"), " ", html.code(str(model)[:_SHOWN_DIGITS])))
     if stage.inputs:
-        parts.append(note("from ", *_separated([_input(run, item) for item in stage.inputs.values()])))
-    return join(parts)
+        parts.append(html.note("from ", *_separated([_input(run, item) for item in stage.inputs.values()])))
+    return html.join(parts)
 
 
-def _separated(items: list[Html]) -> list[Child]:
-    shown: list[Child] = []
+def _separated(items: list[html.Html]) -> list[html.Child]:
+    shown: list[html.Child] = []
     for index, item in enumerate(items):
         shown += [", " if index else None, item]
     return shown
 
 
-def _input(run: RunFacts, item: dict[str, str]) -> Html:
+def _input(run: RunFacts, item: dict[str, str]) -> html.Html:
     place, content = str(item.get("path", "")), str(item.get("content", ""))
     now = run.stages.get(place.split("/", maxsplit=1)[0])
     state = "" if now is None or now.content == content else " (made again since)"
-    return join([place, " ", code(content[:_SHOWN_DIGITS]), state])
+    return html.join([place, " ", html.code(content[:_SHOWN_DIGITS]), state])
 
 
-def making_section(run: RunFacts) -> Section:
+def making_section(run: RunFacts) -> html.Section:
     """Time and memory of each stage, versions, seeds, the recipe and every digest in full."""
-    rows: list[list[Child]] = [
+    rows: list[list[html.Child]] = [
         [
             stage.name,
             duration(stage.seconds) if stage.seconds >= 10 else f"{stage.seconds:.1f} s",
-            size(stage.peak_memory_bytes),
+            html.size(stage.peak_memory_bytes),
             str(stage.facts.get("seed", "")),
             str(stage.facts.get("version", "")),
         ]
@@ -112,25 +105,25 @@ def making_section(run: RunFacts) -> Section:
         "one call it never falls from a stage to the next."
     )
     recipe = run.directory / RECIPE
-    parts: list[Child] = [
-        table(["stage", "time", "peak memory", "seed", "stage version"], rows, caption="What it took"),
-        note(how),
+    parts: list[html.Child] = [
+        html.table(["stage", "time", "peak memory", "seed", "stage version"], rows, caption="What it took"),
+        html.note(how),
         _versions(run),
-        details("The recipe, every default written out", element("pre", recipe.read_text(encoding="utf-8")))
+        html.details("The recipe, every default written out", html.element("pre", recipe.read_text(encoding="utf-8")))
         if recipe.is_file()
         else None,
-        details("All digests in full", _digests(run)),
+        html.details("All digests in full", _digests(run)),
     ]
-    return Section("making", "How it was made", join(parts))
+    return html.Section("making", "How it was made", html.join(parts))
 
 
-def _versions(run: RunFacts) -> Html:
+def _versions(run: RunFacts) -> html.Html:
     """Versions; several where stages were made with different ones."""
     found: dict[str, dict[str, list[str]]] = {}
     for stage in run.stages.values():
         for name, version in (stage.facts.get("versions") or {}).items():
             found.setdefault(name, {}).setdefault(str(version), []).append(stage.name)
-    rows: list[list[Child]] = [
+    rows: list[list[html.Child]] = [
         [
             name,
             "; ".join(
@@ -140,18 +133,18 @@ def _versions(run: RunFacts) -> Html:
         ]
         for name, versions in found.items()
     ]
-    return table(["part", "version"], rows, caption="Environment", words=(1,))
+    return html.table(["part", "version"], rows, caption="Environment", words=(1,))
 
 
-def _digests(run: RunFacts) -> Html:
-    rows: list[list[Child]] = []
+def _digests(run: RunFacts) -> html.Html:
+    rows: list[list[html.Child]] = []
     for stage in run.stages.values():
-        rows.append([stage.name, code(stage.content)])
-        rows.append([f"{stage.name}, key", code(str(stage.facts.get("key", "")))])
+        rows.append([stage.name, html.code(stage.content)])
+        rows.append([f"{stage.name}, key", html.code(str(stage.facts.get("key", "")))])
         if stage.summary.get("model_digest"):
-            rows.append([f"{stage.name}/model", code(str(stage.summary["model_digest"]))])
-    how = note(
+            rows.append([f"{stage.name}/model", html.code(str(stage.summary["model_digest"]))])
+    how = html.note(
         "Key: of the stage's configuration, version, seed and inputs; while it stays the same, the stage is not done "
         "again."
     )
-    return join([table(["what", "SHA-256"], rows, caption="Digests", words=(1,)), how])
+    return html.join([html.table(["what", "SHA-256"], rows, caption="Digests", words=(1,)), how])

@@ -6,37 +6,24 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from chatwright.foundation.console import duration
+from chatwright.recipe.report import markup as html
 from chatwright.recipe.report.facts import RunFacts, key_figures
-from chatwright.recipe.report.markup import (
-    Child,
-    Html,
-    Section,
-    code,
-    count,
-    decimal,
-    details,
-    element,
-    join,
-    note,
-    paragraph,
-    percent,
-    share_bar,
-    short_count,
-    size,
-    table,
-)
 
 MODEL_NAMES = {"pretrain": "base model", "finetune": "fine-tuned model"}
 _MAX_LICENCES = 15
 
 
-def summary_section(run: RunFacts) -> Section:
+def summary_section(run: RunFacts) -> html.Section:
     """What was made, from what, and the three numbers that matter most."""
-    cards = element("ul", *_cards(run)[:3], class_="cards")
+    cards = html.element("ul", *_cards(run)[:3], class_="cards")
     seconds = sum(stage.seconds for stage in run.stages.values())
     peak = max(stage.peak_memory_bytes for stage in run.stages.values())
-    cost = f"All stages together took {duration(seconds)}" + (f" and at most {size(peak)} of memory." if peak else ".")
-    return Section("summary", "Summary", join([element("p", _made(run), class_="lead"), cards, paragraph(cost)]))
+    cost = f"All stages together took {duration(seconds)}" + (
+        f" and at most {html.size(peak)} of memory." if peak else "."
+    )
+    return html.Section(
+        "summary", "Summary", html.join([html.element("p", _made(run), class_="lead"), cards, html.paragraph(cost)])
+    )
 
 
 def _made(run: RunFacts) -> str:
@@ -44,27 +31,27 @@ def _made(run: RunFacts) -> str:
     figures, pretrain, finetune = key_figures(run), run.summary("pretrain"), run.summary("finetune")
     sentences = []
     if "documents" in figures:
-        amount = f" of {size(figures['corpus_bytes'])}" if figures.get("corpus_bytes") else ""
-        sentences.append(f"From {count(figures['documents'])} documents{amount}")
+        amount = f" of {html.size(figures['corpus_bytes'])}" if figures.get("corpus_bytes") else ""
+        sentences.append(f"From {html.count(figures['documents'])} documents{amount}")
     if pretrain:
         begin = f"{sentences.pop()}, a" if sentences else "A"
         kind = str((run.stages["pretrain"].config.get("model") or {}).get("family", "usual")).capitalize()
-        tokens = short_count(pretrain.get("target_tokens", 0))
+        tokens = html.short_count(pretrain.get("target_tokens", 0))
         passes = f" ({pretrain['epochs']:.3g} passes over the corpus)" if pretrain.get("epochs") else ""
-        size_of = short_count(pretrain.get("parameters", 0))
+        size_of = html.short_count(pretrain.get("parameters", 0))
         sentences.append(
             f"{begin} model of {size_of} parameters in the {kind} shape learned from {tokens} tokens{passes}"
         )
     if finetune:
-        share = f"{percent(finetune.get('share'))} of its parameters trained"
+        share = f"{html.percent(finetune.get('share'))} of its parameters trained"
         how = f"by low-rank updates, {share}" if finetune.get("method") == "lora" else share
-        whose = "it" if pretrain else f"a base model of {short_count(finetune.get('total', 0))} parameters"
-        tokens = short_count(finetune.get("target_tokens", 0))
+        whose = "it" if pretrain else f"a base model of {html.short_count(finetune.get('total', 0))} parameters"
+        tokens = html.short_count(finetune.get("target_tokens", 0))
         sentences.append(f"Then {whose} was fine-tuned on conversations: {tokens} target tokens, {how}")
     return "".join(f"{sentence}. " for sentence in sentences).strip() or "Nothing but the first stages is done."
 
 
-def _cards(run: RunFacts) -> list[Html]:
+def _cards(run: RunFacts) -> list[html.Html]:
     """Cards in the order of their weight; a run shows the first that it has."""
     figures = key_figures(run)
     answers, bits = figures.get("answers", {}), figures.get("heldout_bits_per_byte", {})
@@ -72,38 +59,40 @@ def _cards(run: RunFacts) -> list[Html]:
     cards = []
     if best is not None and "right" in answers[best]:
         base = answers.get("pretrain", {}).get("right")
-        beside = f"; base model {percent(base)}" if best == "finetune" and base is not None else ""
-        meaning = f"of {count(answers[best]['questions'])} test questions{beside}"
-        cards.append(_card("Right answers", percent(answers[best]["right"]), meaning))
+        beside = f"; base model {html.percent(base)}" if best == "finetune" and base is not None else ""
+        meaning = f"of {html.count(answers[best]['questions'])} test questions{beside}"
+        cards.append(_card("Right answers", html.percent(answers[best]["right"]), meaning))
     if bits:
         name = next(iter(bits))
         cards.append(
-            _card("Bits per byte", decimal(bits[name]), _bits_meaning(run, name, figures.get("baselines") or {}))
+            _card("Bits per byte", html.decimal(bits[name]), _bits_meaning(run, name, figures.get("baselines") or {}))
         )
     if "forgotten_bits_per_byte" in figures:
         meaning = "bits per byte on the base's held-out documents, after fine-tuning against before; lower is better"
-        cards.append(_card("Forgotten", decimal(figures["forgotten_bits_per_byte"], signed=True), meaning))
+        cards.append(_card("Forgotten", html.decimal(figures["forgotten_bits_per_byte"], signed=True), meaning))
     if "trained_tokens" in figures:
-        cards.append(_card("Trained on", short_count(figures["trained_tokens"]), "tokens in pretraining"))
+        cards.append(_card("Trained on", html.short_count(figures["trained_tokens"]), "tokens in pretraining"))
     if "documents" in figures:
-        cards.append(_card("Documents", count(figures["documents"]), "kept after cleaning"))
+        cards.append(_card("Documents", html.count(figures["documents"]), "kept after cleaning"))
     return cards
 
 
 def _bits_meaning(run: RunFacts, name: str, baselines: dict[str, Any]) -> str:
     where = "held-out documents" if run.models else "a sample of held-out documents"
-    beside = [f"{label} {decimal(baselines[key])}" for key, label in BASELINES.items() if key in baselines]
+    beside = [f"{label} {html.decimal(baselines[key])}" for key, label in BASELINES.items() if key in baselines]
     return f"{MODEL_NAMES[name]} on {where}" + (f"; {', '.join(beside)}" if beside else "") + "; lower is better"
 
 
 BASELINES = {"byte_trigram": "byte trigrams", "xz_9e": "xz -9e"}
 
 
-def _card(label: str, value: str, meaning: str) -> Html:
-    return element("li", element("span", label), element("strong", value), element("small", meaning), class_="card")
+def _card(label: str, value: str, meaning: str) -> html.Html:
+    return html.element(
+        "li", html.element("span", label), html.element("strong", value), html.element("small", meaning), class_="card"
+    )
 
 
-def data_section(run: RunFacts) -> Section | None:
+def data_section(run: RunFacts) -> html.Section | None:
     """From what was found to what was learned from: counts, reasons, domains, licences."""
     if "documents" not in run.stages:
         return None
@@ -117,10 +106,10 @@ def data_section(run: RunFacts) -> Section | None:
         _domains(cleaned or collected),
         _licences(run),
     )
-    return Section("data", "The data", join(parts))
+    return html.Section("data", "The data", html.join(parts))
 
 
-def _funnel(run: RunFacts, collected: dict[str, Any], cleaned: dict[str, Any]) -> Html:
+def _funnel(run: RunFacts, collected: dict[str, Any], cleaned: dict[str, Any]) -> html.Html:
     dropped = sum(entry["count"] for entry in collected.get("dropped", {}).values())
     steps: list[tuple[str, int, float | None]] = [
         ("found", collected.get("documents", 0) + dropped, None),
@@ -133,21 +122,23 @@ def _funnel(run: RunFacts, collected: dict[str, Any], cleaned: dict[str, Any]) -
         if key in tokens:
             steps.append((label, tokens[key]["documents"], tokens[key]["bytes"]))
     most = max(1, steps[0][1])
-    rows: list[list[Child]] = [
+    rows: list[list[html.Child]] = [
         [
             name,
-            count(number),
-            size(num_bytes),
+            html.count(number),
+            html.size(num_bytes),
             _tokens_of(tokens, name),
-            share_bar(number / most),
+            html.share_bar(number / most),
         ]
         for name, number, num_bytes in steps
     ]
-    shown = table(["step", "documents", "text", "tokens", "of those found"], rows, caption="From sources to tokens")
-    return join(
+    shown = html.table(
+        ["step", "documents", "text", "tokens", "of those found"], rows, caption="From sources to tokens"
+    )
+    return html.join(
         [
             shown,
-            note(
+            html.note(
                 "Found: inputs that the sources list, such as files or modules. Text in UTF-8 bytes. Documents are "
                 "held out by a hash of their own content, so the choice does not move when others are added. Tokens "
                 "as the run's tokenizer counts them."
@@ -158,29 +149,29 @@ def _funnel(run: RunFacts, collected: dict[str, Any], cleaned: dict[str, Any]) -
 
 def _tokens_of(tokens: dict[str, Any], step: str) -> str:
     key = {"for training": "train", "held out": "heldout"}.get(step)
-    return count(tokens[key]["tokens"]) if key else ""
+    return html.count(tokens[key]["tokens"]) if key else ""
 
 
-def _sources(report: dict[str, Any]) -> Html | None:
+def _sources(report: dict[str, Any]) -> html.Html | None:
     """What each source gave, and how much of it was not taken."""
     sources = report.get("sources") or []
     if not sources:
         return None
     total = max(1, sum(entry["bytes"] for entry in sources))
-    rows: list[list[Child]] = [
+    rows: list[list[html.Child]] = [
         [
             entry["source"],
-            count(entry["documents"]),
-            size(entry["bytes"]),
-            share_bar(entry["bytes"] / total),
-            count(sum(entry["dropped"].values())),
+            html.count(entry["documents"]),
+            html.size(entry["bytes"]),
+            html.share_bar(entry["bytes"] / total),
+            html.count(sum(entry["dropped"].values())),
         ]
         for entry in sources
     ]
-    return table(["source", "documents", "text", "share", "not taken"], rows, caption="What each source gave")
+    return html.table(["source", "documents", "text", "share", "not taken"], rows, caption="What each source gave")
 
 
-def _drops(title: str, report: dict[str, Any], *, of: str) -> Html | None:
+def _drops(title: str, report: dict[str, Any], *, of: str) -> html.Html | None:
     dropped = report.get("dropped") or {}
     if not dropped:
         return None
@@ -188,67 +179,71 @@ def _drops(title: str, report: dict[str, Any], *, of: str) -> Html | None:
     rows = [
         [
             reason.replace("_", " "),
-            count(entry["count"]),
-            percent(entry["count"] / max(1, came_in), digits=2),
-            count(entry.get("characters")),
+            html.count(entry["count"]),
+            html.percent(entry["count"] / max(1, came_in), digits=2),
+            html.count(entry.get("characters")),
             _first_example(entry),
         ]
         for reason, entry in dropped.items()
     ]
     head = ["reason", of, "share", "characters", "for example"]
-    shown = table(head, rows, caption=f"{title}: {count(sum(e['count'] for e in dropped.values()))} {of}", words=(4,))
-    return join([shown, details("More examples", *(_examples(reason, entry) for reason, entry in dropped.items()))])
+    shown = html.table(
+        head, rows, caption=f"{title}: {html.count(sum(e['count'] for e in dropped.values()))} {of}", words=(4,)
+    )
+    return html.join(
+        [shown, html.details("More examples", *(_examples(reason, entry) for reason, entry in dropped.items()))]
+    )
 
 
-def _first_example(entry: dict[str, Any]) -> Html | None:
+def _first_example(entry: dict[str, Any]) -> html.Html | None:
     return _example(entry["examples"][0]) if entry.get("examples") else None
 
 
-def _example(example: dict[str, Any]) -> Html:
+def _example(example: dict[str, Any]) -> html.Html:
     detail = example.get("detail")
-    return join([code(example.get("path", "")), f": {detail}" if detail else None])
+    return html.join([html.code(example.get("path", "")), f": {detail}" if detail else None])
 
 
-def _examples(reason: str, entry: dict[str, Any]) -> Html:
-    items = [element("li", _example(example)) for example in entry.get("examples", [])]
-    return join([element("h3", reason.replace("_", " ")), element("ul", *items)])
+def _examples(reason: str, entry: dict[str, Any]) -> html.Html:
+    items = [html.element("li", _example(example)) for example in entry.get("examples", [])]
+    return html.join([html.element("h3", reason.replace("_", " ")), html.element("ul", *items)])
 
 
-def _changes(*reports: dict[str, Any]) -> Html | None:
+def _changes(*reports: dict[str, Any]) -> html.Html | None:
     rows = [
-        [name.replace("_", " "), count(entry["documents"]), count(entry["places"])]
+        [name.replace("_", " "), html.count(entry["documents"]), html.count(entry["places"])]
         for report in reports
         for name, entry in (report.get("changed") or {}).items()
     ]
-    return table(["change", "documents", "places"], rows, caption="Repaired on the way") if rows else None
+    return html.table(["change", "documents", "places"], rows, caption="Repaired on the way") if rows else None
 
 
-def _domains(report: dict[str, Any]) -> Html | None:
+def _domains(report: dict[str, Any]) -> html.Html | None:
     domains = report.get("by_domain") or {}
     if not domains:
         return None
     total = max(1, sum(entry["bytes"] for entry in domains.values()))
-    rows: list[list[Child]] = [
+    rows: list[list[html.Child]] = [
         [
             name,
-            count(entry["documents"]),
-            size(entry["bytes"]),
-            share_bar(entry["bytes"] / total),
-            count(entry.get("heldout_documents")),
-            size(entry.get("heldout_bytes")),
+            html.count(entry["documents"]),
+            html.size(entry["bytes"]),
+            html.share_bar(entry["bytes"] / total),
+            html.count(entry.get("heldout_documents")),
+            html.size(entry.get("heldout_bytes")),
         ]
         for name, entry in sorted(domains.items(), key=lambda item: -item[1]["bytes"])
     ]
     head = ["domain", "documents", "text", "share", "held out", "held-out text"]
-    return join(
+    return html.join(
         [
-            table(head, rows, caption="Kept, by domain"),
-            note("Share of bytes. Held out: part of the documents."),
+            html.table(head, rows, caption="Kept, by domain"),
+            html.note("Share of bytes. Held out: part of the documents."),
         ]
     )
 
 
-def _licences(run: RunFacts) -> Html | None:
+def _licences(run: RunFacts) -> html.Html | None:
     stage = run.stages.get("corpus") or run.stages.get("documents")
     if stage is None:
         return None
@@ -262,14 +257,14 @@ def _licences(run: RunFacts) -> Html | None:
                     found[str(item["values"])] += item["counts"]
     if not found:
         return None
-    rows: list[list[Child]] = [[name, count(number)] for name, number in found.most_common(_MAX_LICENCES)]
+    rows: list[list[html.Child]] = [[name, html.count(number)] for name, number in found.most_common(_MAX_LICENCES)]
     rest = sum(found.values()) - sum(number for _, number in found.most_common(_MAX_LICENCES))
     if rest:
-        rows.append(["others", count(rest)])
-    return join(
+        rows.append(["others", html.count(rest)])
+    return html.join(
         [
-            table(["licence", "documents"], rows, caption="Kept, by licence"),
-            note("As the sources state it; nothing was checked. `unknown`: the source says nothing."),
+            html.table(["licence", "documents"], rows, caption="Kept, by licence"),
+            html.note("As the sources state it; nothing was checked. `unknown`: the source says nothing."),
         ]
     )
 
@@ -283,5 +278,5 @@ def heldout_note(run: RunFacts) -> str:
         if "evaluate" in run.stages
         else None
     )
-    step = f", windows that move on by {percent(share, digits=0)} of the context" if share else ""
+    step = f", windows that move on by {html.percent(share, digits=0)} of the context" if share else ""
     return f"All held-out documents, each from its own beginning, every token counted once{step}."

@@ -2,31 +2,19 @@
 
 from typing import Any, NamedTuple
 
+from chatwright.recipe.report import markup as html
 from chatwright.recipe.report.facts import RunFacts
-from chatwright.recipe.report.figures import COLOURS, MUTED, Bars, bars, figure
-from chatwright.recipe.report.markup import (
-    Child,
-    Html,
-    Section,
-    code,
-    count,
-    decimal,
-    element,
-    join,
-    note,
-    percent,
-    table,
-)
+from chatwright.recipe.report.figures import COLOURS, MUTED, Bars, bars
 from chatwright.recipe.report.overview import BASELINES, MODEL_NAMES, heldout_note
 
 
-def scores_section(run: RunFacts) -> Section | None:
+def scores_section(run: RunFacts) -> html.Section | None:
     """Bits per byte, perplexity, answers, gain and forgetting: whatever was measured."""
     parts = [part for part in (_place(run), _heldout(run), _answers(run), _balance(run)) if part is not None]
-    return Section("scores", "Scores", join(parts)) if parts else None
+    return html.Section("scores", "Scores", html.join(parts)) if parts else None
 
 
-def _place(run: RunFacts) -> Html | None:
+def _place(run: RunFacts) -> html.Html | None:
     """The models' bits per byte among those of methods without a network."""
     models = {
         MODEL_NAMES[name]: model["heldout"]["all"]["bits_per_byte"]
@@ -39,11 +27,9 @@ def _place(run: RunFacts) -> Html | None:
     compared = {label: baselines[key] for key, label in BASELINES.items() if key in baselines}
     ordered = sorted((compared | models).items(), key=lambda item: -item[1])
     colours = [MUTED if name in compared else COLOURS[list(models).index(name)] for name, _ in ordered]
-    drawn = figure(
+    drawn = bars(
         "place",
-        bars(
-            [Bars("", [name for name, _ in ordered], [value for _, value in ordered], colours)], x_title="bits per byte"
-        ),
+        [Bars("", [name for name, _ in ordered], [value for _, value in ordered], colours)],
         caption="Held-out documents: bits per byte, lower is better",
         description="; ".join(f"{name} {value:.3f}" for name, value in ordered),
     )
@@ -53,10 +39,10 @@ def _place(run: RunFacts) -> Html | None:
             " Byte trigrams: counted over the training documents and smoothed. xz -9e: the held-out documents "
             "compressed as one stream, nothing learned before."
         )
-    return join([drawn, note(heldout_note(run), how)])
+    return html.join([drawn, html.note(heldout_note(run), how)])
 
 
-def _heldout(run: RunFacts) -> Html | None:
+def _heldout(run: RunFacts) -> html.Html | None:
     measured = {name: model["heldout"] for name, model in run.models.items() if "heldout" in model}
     if not measured:
         return None
@@ -64,11 +50,11 @@ def _heldout(run: RunFacts) -> Html | None:
     names = list(measured)
     head = ["domain", "documents", "bytes"]
     head += [f"{MODEL_NAMES[name]}: {unit}" for name in names for unit in ("bits per byte", "perplexity")]
-    rows: list[list[Child]] = [
+    rows: list[list[html.Child]] = [
         [
             domain,
-            count(values["documents"]),
-            count(values["bytes"]),
+            html.count(values["documents"]),
+            html.count(values["bytes"]),
             *(
                 _pair_of(measured[name].get(domain, {}), key)
                 for name in names
@@ -77,11 +63,11 @@ def _heldout(run: RunFacts) -> Html | None:
         ]
         for domain, values in first.items()
     ]
-    shown = table(head, rows, caption="Held-out documents by domain")
-    return join(
+    shown = html.table(head, rows, caption="Held-out documents by domain")
+    return html.join(
         [
             shown,
-            note(
+            html.note(
                 heldout_note(run),
                 " Perplexity is per token of the run's tokenizer; it does not compare across tokenizers.",
             ),
@@ -90,10 +76,10 @@ def _heldout(run: RunFacts) -> Html | None:
 
 
 def _pair_of(values: dict[str, Any], key: str) -> str:
-    return decimal(values.get(key), digits=3 if key == "bits_per_byte" else 2)
+    return html.decimal(values.get(key), digits=3 if key == "bits_per_byte" else 2)
 
 
-def _answers(run: RunFacts) -> Html | None:
+def _answers(run: RunFacts) -> html.Html | None:
     answered = {
         name: model["answers"] for name, model in run.models.items() if model.get("answers", {}).get("questions")
     }
@@ -101,29 +87,35 @@ def _answers(run: RunFacts) -> Html | None:
         return None
     names = list(answered)
     head = ["measure", *(MODEL_NAMES[name] for name in names)]
-    rows: list[list[Child]] = [["questions", *(count(answered[name]["questions"]) for name in names)]]
+    rows: list[list[html.Child]] = [["questions", *(html.count(answered[name]["questions"]) for name in names)]]
     for key, label in (("right", "right answer given"), ("exact", "exactly the reference")):
         if any(key in answered[name] for name in names):
-            rows.append([label, *(percent(answered[name].get(key)) for name in names)])
+            rows.append([label, *(html.percent(answered[name].get(key)) for name in names)])
     kinds = list(dict.fromkeys(kind for name in names for kind in answered[name].get("right_by_kind", {})))
     for kind in kinds:
         rows.append([_kind_label(kind, answered), *(_kind_share(answered[name], kind) for name in names)])
-    rows.append(["words shared with the reference (F1)", *(decimal(answered[name].get("token_f1")) for name in names)])
-    rows.append(["BLEU", *(decimal(answered[name].get("bleu"), digits=2) for name in names)])
-    rows.append(["chrF", *(decimal(answered[name].get("chrf"), digits=2) for name in names)])
+    rows.append(
+        ["words shared with the reference (F1)", *(html.decimal(answered[name].get("token_f1")) for name in names)]
+    )
+    rows.append(["BLEU", *(html.decimal(answered[name].get("bleu"), digits=2) for name in names)])
+    rows.append(["chrF", *(html.decimal(answered[name].get("chrf"), digits=2) for name in names)])
     last = answered[names[-1]]
     signatures = [
         part
         for label, key in (("BLEU", "bleu_signature"), ("chrF", "chrf_signature"))
         if key in last
-        for part in (f" {label}: ", code(last[key]), ".")
+        for part in (f" {label}: ", html.code(last[key]), ".")
     ]
     how = (
         "Greedy answers to test questions that training never saw. Right: of the reference answers of all labels, the "
         "expected one shares most words with the answer, and at least half (F1). Signatures of sacreBLEU:"
     )
-    return join(
-        [element("h3", "Answers"), table(head, rows, caption="Answers to the test questions"), note(how, *signatures)]
+    return html.join(
+        [
+            html.element("h3", "Answers"),
+            html.table(head, rows, caption="Answers to the test questions"),
+            html.note(how, *signatures),
+        ]
     )
 
 
@@ -131,11 +123,11 @@ def _kind_label(kind: str, answered: dict[str, Any]) -> str:
     number = next(
         item["right_by_kind"][kind]["questions"] for item in answered.values() if kind in item.get("right_by_kind", {})
     )
-    return f"right, {kind} ({count(number)})"
+    return f"right, {kind} ({html.count(number)})"
 
 
 def _kind_share(answers: dict[str, Any], kind: str) -> str:
-    return percent(answers.get("right_by_kind", {}).get(kind, {}).get("right"))
+    return html.percent(answers.get("right_by_kind", {}).get(kind, {}).get("right"))
 
 
 class _Pair(NamedTuple):
@@ -159,7 +151,7 @@ def _before_and_after(finetune: dict[str, Any]) -> dict[str, _Pair]:
     return pairs
 
 
-def _balance(run: RunFacts) -> Html | None:
+def _balance(run: RunFacts) -> html.Html | None:
     """What fine-tuning gained on its task and lost on the base's documents, in one picture."""
     pairs = _before_and_after(run.summary("finetune"))
     if not pairs:
@@ -169,13 +161,18 @@ def _balance(run: RunFacts) -> Html | None:
         Bars("before", labels, [pair.before for pair in pairs.values()]),
         Bars("after", labels, [pair.after for pair in pairs.values()]),
     ]
-    rows: list[list[Child]] = [
-        [label, decimal(pair.before), decimal(pair.after), decimal(pair.after - pair.before, signed=True)]
+    rows: list[list[html.Child]] = [
+        [
+            label,
+            html.decimal(pair.before),
+            html.decimal(pair.after),
+            html.decimal(pair.after - pair.before, signed=True),
+        ]
         for label, pair in pairs.items()
     ]
-    drawn = figure(
+    drawn = bars(
         "balance",
-        bars(series, x_title="bits per byte"),
+        series,
         caption="Before and after fine-tuning: bits per byte, lower is better",
         description="; ".join(
             f"{label} {pair.before:.3f} before, {pair.after:.3f} after" for label, pair in pairs.items()
@@ -186,12 +183,12 @@ def _balance(run: RunFacts) -> Html | None:
         "of the base's held-out documents, in windows of the whole context that do not overlap, so these figures are "
         "a little above the scores of the table before. Below zero is gained, above zero forgotten."
     )
-    return join(
+    return html.join(
         [
-            element("h3", "Gained and forgotten"),
+            html.element("h3", "Gained and forgotten"),
             drawn,
-            table(["measured on", "before", "after", "change"], rows, caption="Bits per byte before and after"),
-            note(how),
+            html.table(["measured on", "before", "after", "change"], rows, caption="Bits per byte before and after"),
+            html.note(how),
             *_why_forgotten(run),
         ]
     )
@@ -201,7 +198,7 @@ def _balance(run: RunFacts) -> Html | None:
 _FORGETTING_ALLOWED = 0.05
 
 
-def _why_forgotten(run: RunFacts) -> list[Html]:
+def _why_forgotten(run: RunFacts) -> list[html.Html]:
     """Where more was forgotten than is usual: how much, what guarded the base, and what would guard it better."""
     stage = run.stages["finetune"]
     lost = (stage.summary.get("forgetting") or {}).get("all")
@@ -215,10 +212,11 @@ def _why_forgotten(run: RunFacts) -> list[Html]:
         else "nothing of the base's text was replayed"
     )
     return [
-        note(
-            f"This fine-tune forgot {decimal(lost)} bits per byte of the base's documents. It trained {percent(share)} "
-            f"of the parameters over {count(stage.summary.get('steps', 0))} steps, and {guard}. Small models forget "
-            "most, for what they learn has to share few parameters with what they know. A larger `replay_weight`, "
+        html.note(
+            f"This fine-tune forgot {html.decimal(lost)} bits per byte of the base's documents. It trained "
+            f"{html.percent(share)} of the parameters over {html.count(stage.summary.get('steps', 0))} steps, and "
+            f"{guard}. Small models forget most, for what they learn has to share few parameters with what they know. "
+            "A larger `replay_weight`, "
             "a lower learning rate or fewer steps forget less, and learn less of the task in the same time.",
         )
     ]

@@ -3,22 +3,23 @@
 from typing import Any
 
 from chatwright.foundation.console import duration
+from chatwright.recipe.report import markup as html
 from chatwright.recipe.report.facts import RunFacts, StageFacts
 from chatwright.recipe.report.figures import Curve, axis_switch, curve_of, curves, figure
-from chatwright.recipe.report.markup import Child, Html, Section, count, decimal, details, element, join, note, table
+from chatwright.recipe.report.growth import samples_over_training
 
 
-def training_section(run: RunFacts) -> Section | None:
+def training_section(run: RunFacts) -> html.Section | None:
     """Curves of every training of the run, zoomable, over steps or seconds."""
     parts = [
         part
         for name, draw in (("pretrain", _pretraining), ("finetune", _finetuning))
         if name in run.stages and (part := draw(run.stages[name])) is not None
     ]
-    return Section("training", "Training", join(parts)) if parts else None
+    return html.Section("training", "Training", html.join(parts)) if parts else None
 
 
-def _pretraining(stage: StageFacts) -> Html | None:
+def _pretraining(stage: StageFacts) -> html.Html | None:
     evaluations = stage.events("evaluation")
     domains = list(dict.fromkeys(name for event in evaluations for name in event.get("bits_per_byte", {})))
     heldout = [
@@ -32,13 +33,15 @@ def _pretraining(stage: StageFacts) -> Html | None:
     ]
     sampled = (stage.config.get("pretrain") or {}).get("heldout_tokens")
     amount = (
-        f"the first documents of each domain up to {count(sampled)} tokens" if sampled else "a sample of each domain"
+        f"the first documents of each domain up to {html.count(sampled)} tokens"
+        if sampled
+        else "a sample of each domain"
     )
     measured = f"Held out: bits the model needs for a byte of raw text, on {amount}, always the same ones."
     return _curves(stage, "pretrain", "Pretraining", heldout, measured)
 
 
-def _finetuning(stage: StageFacts) -> Html | None:
+def _finetuning(stage: StageFacts) -> html.Html | None:
     evaluations = stage.events("evaluation")
     values = [event.get("test_bits_per_byte") for event in evaluations]
     test = [curve_of("test answers", evaluations, values, is_main=True)] if any(v is not None for v in values) else []
@@ -48,7 +51,7 @@ def _finetuning(stage: StageFacts) -> Html | None:
     return _curves(stage, "finetune", "Fine-tuning", test, measured)
 
 
-def _curves(stage: StageFacts, key: str, title: str, held: list[Curve], measured: str) -> Html | None:
+def _curves(stage: StageFacts, key: str, title: str, held: list[Curve], measured: str) -> html.Html | None:
     steps = stage.events("step")
     loss = curve_of("training", steps, [event.get("loss") for event in steps], is_main=True)
     if not loss.steps:
@@ -70,14 +73,15 @@ def _curves(stage: StageFacts, key: str, title: str, held: list[Curve], measured
                 description="; ".join(_description(f"Bits per byte, {curve.name}", curve) for curve in held),
             )
         )
-    how = note("Training loss: mean over all target tokens of the steps since the point before. ", measured)
-    return join(
+    how = html.note("Training loss: mean over all target tokens of the steps since the point before. ", measured)
+    return html.join(
         [
-            element("h3", title),
-            element("p", _pace(stage)),
-            element("div", axis_switch(), element("div", *drawn, class_="pair"), class_="curves"),
+            html.element("h3", title),
+            html.element("p", _pace(stage)),
+            html.element("div", axis_switch(), html.element("div", *drawn, class_="pair"), class_="curves"),
             how,
             _numbers(held) if held else None,
+            samples_over_training(stage),
         ]
     )
 
@@ -91,9 +95,11 @@ def _description(what: str, curve: Curve) -> str:
 
 def _pace(stage: StageFacts) -> str:
     summary: dict[str, Any] = stage.summary
-    text = f"{count(summary.get('steps'))} steps, {count(summary.get('target_tokens'))} target tokens"
+    text = f"{html.count(summary.get('steps'))} steps, {html.count(summary.get('target_tokens'))} target tokens"
     if summary.get("seconds"):
-        text += f" in {duration(summary['seconds'])}: {count(summary.get('tokens_per_second'))} a second on average"
+        text += (
+            f" in {duration(summary['seconds'])}: {html.count(summary.get('tokens_per_second'))} a second on average"
+        )
     if summary.get("device"):
         text += f", on {summary['device']} with {summary.get('threads')} threads in {summary.get('precision')}"
         text += f" ({summary['precision_reason']})" if summary.get("precision_reason") else ""
@@ -101,10 +107,12 @@ def _pace(stage: StageFacts) -> str:
     return text + (f". Steps left out because loss or gradient was not finite: {skipped}." if skipped else ".")
 
 
-def _numbers(held: list[Curve]) -> Html:
+def _numbers(held: list[Curve]) -> html.Html:
     """The points of the held-out curves, for reading and for who cannot see the figure."""
     steps = sorted({step for curve in held for step in curve.steps})
     by_step = [dict(zip(curve.steps, curve.values, strict=True)) for curve in held]
-    rows: list[list[Child]] = [[count(step), *(decimal(values.get(step)) for values in by_step)] for step in steps]
+    rows: list[list[html.Child]] = [
+        [html.count(step), *(html.decimal(values.get(step)) for values in by_step)] for step in steps
+    ]
     head = ["step", *(curve.name for curve in held)]
-    return details("The same in numbers", table(head, rows, caption="Bits per byte over steps"))
+    return html.details("The same in numbers", html.table(head, rows, caption="Bits per byte over steps"))

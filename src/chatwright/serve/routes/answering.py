@@ -13,7 +13,7 @@ from chatwright.serve import replies, schemas
 from chatwright.serve.asked import Asked
 from chatwright.serve.completions import Head, StreamedCompletion, whole_completion
 from chatwright.serve.errors import ApiError
-from chatwright.serve.routes.common import ERRORS, EVENT_CONTENT, Order, StrictJsonRoute, client_of, offered, queued
+from chatwright.serve.routes.common import ERRORS, EVENT_CONTENT, Order, StrictJsonRoute, offered, queued
 from chatwright.serve.settings import ServeSettings
 from chatwright.serve.shelf import Offer, Shelf
 
@@ -37,7 +37,7 @@ def router(shelf: Shelf, settings: ServeSettings, *, clock: Callable[[], float])
         turns, sampling = body.turns(), body.chat_sampling(settings.sampling)
         make = partial(offer.model.chat_request, turns, sampling, num_answers=body.n or 1)
         order = Order(offer=offer, answer_id=head.id, make=make, messages=turns)
-        asked = await queued([order], client=client_of(request), param="messages")
+        asked = await queued([order], request=request, param="messages")
         return await _answered(head, asked, body, request, with_logprobs=bool(body.logprobs))
 
     @routes.post("/v1/completions", response_model=None, responses=_documented(replies.TextCompletion))
@@ -54,7 +54,7 @@ def router(shelf: Shelf, settings: ServeSettings, *, clock: Callable[[], float])
         sampling = body.text_sampling(settings.sampling)
         make = partial(offer.model.text_request, num_answers=num_answers, echo=bool(body.echo), sampling=sampling)
         orders = [Order(offer=offer, answer_id=head.id, make=partial(make, prompt)) for prompt in prompts]
-        asked = await queued(orders, client=client_of(request), param="prompt")
+        asked = await queued(orders, request=request, param="prompt")
         return await _answered(head, asked, body, request, with_logprobs=body.logprobs is not None)
 
     return routes

@@ -1,6 +1,7 @@
 """What all endpoints share: strict JSON, whose request it is, the refusals they document, and the way into a line."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -73,23 +74,30 @@ class Order:
     messages: Sequence[Message] | None = None
 
 
-async def queued(orders: Sequence[Order], *, client: str, param: str) -> Asked:
+async def queued(orders: Sequence[Order], *, request: Request, param: str) -> Asked:
     """Check that the prompts fit and put the jobs into their lines; all of them, or none.
 
     Args:
         orders: one for each job.
-        client: whose turn they take.
+        request: whose turn they take, and whose answers they are.
         param: the field of the request that is at fault where a prompt cannot be read.
 
     Raises:
         ApiError: what cannot be answered is refused before anything is computed for it.
     """
+    with contextlib.ExitStack() as held:
+        for order in orders:
+            held.enter_context(order.offer.held())
+        return await _queued(orders, asking=request, param=param)
+
+
+async def _queued(orders: Sequence[Order], *, asking: Request, param: str) -> Asked:
     jobs: list[Job] = []
     try:
         for order in orders:
             order.offer.worker.require_room()
         for order in orders:
-            jobs.append(await _job(order, client=client, param=param))
+            jobs.append(await _job(order, asking=asking, param=param))
         for order, job in zip(orders, jobs, strict=True):
             order.offer.worker.submit(job)
     except BaseException as error:
@@ -99,7 +107,7 @@ async def queued(orders: Sequence[Order], *, client: str, param: str) -> Asked:
     return Asked(jobs=jobs)
 
 
-async def _job(order: Order, *, client: str, param: str) -> Job:
+async def _job(order: Order, *, asking: Request, param: str) -> Job:
     request = await run_in_threadpool(order.make)
     limit = order.offer.model.context_length
     needed = len(request.prompt) + (request.sampling.max_tokens > 0)
@@ -111,7 +119,14 @@ async def _job(order: Order, *, client: str, param: str) -> Job:
             param=param,
         )
     loop = asyncio.get_running_loop()
-    return Job(answer_id=order.answer_id, request=request, loop=loop, messages=order.messages, client=client)
+    return Job(
+        answer_id=order.answer_id,
+        request=request,
+        loop=loop,
+        messages=order.messages,
+        client=client_of(asking),
+        owner=owner_of(asking),
+    )
 
 
 def _as_refusal(error: BaseException, *, param: str) -> BaseException:

@@ -1,6 +1,7 @@
 """Answers written into kept conversations: alone, or two models side by side and blind; and their probabilities."""
 
 import asyncio
+import contextlib
 import secrets
 import time
 import uuid
@@ -26,7 +27,7 @@ from chatwright.serve.completions import Head, Scores, StreamedCompletion, event
 from chatwright.serve.engine import ChatEngine, latest_that_fit
 from chatwright.serve.errors import ApiError
 from chatwright.serve.routes import kept_schemas as shapes
-from chatwright.serve.routes.common import ERRORS, EVENT_CONTENT, Order, client_of, offered, owner_of, queued
+from chatwright.serve.routes.common import ERRORS, EVENT_CONTENT, Order, offered, owner_of, queued
 from chatwright.serve.routes.kept import TellingRoute, require_store
 from chatwright.serve.settings import ServeSettings
 from chatwright.serve.shelf import Offer, Shelf
@@ -53,8 +54,7 @@ def router(
     async def answer(id: str, body: shapes.NewAnswer, request: Request) -> Response:
         """An answer to a turn as a stream of events, kept as it is written; or two of two models, blind."""
         history = require_store(store).history
-        owner = owner_of(request)
-        kept = await run_in_threadpool(history.get, owner, id)
+        kept = await run_in_threadpool(history.get, owner_of(request), id)
         if kept.turn(body.parent).role != "user":
             raise ApiError(
                 400, "an answer can be given to a turn of the user only", code="invalid_value", param="parent"
@@ -63,16 +63,10 @@ def router(
         offers = _pair(shelf) if body.compare else [_chosen(shelf, body.model or wanted.model)]
         drafts = _drafts(offers, body.parent)
         sampling = wanted.kept_sampling(settings.sampling)
-        return await _begin(
-            history,
-            kept,
-            drafts,
-            owner=owner,
-            offers=offers,
-            sampling=sampling,
-            client=client_of(request),
-            clock=clock,
-        )
+        with contextlib.ExitStack() as held:
+            for offer in offers:
+                held.enter_context(offer.held())
+            return await _begin(history, kept, drafts, request=request, offers=offers, sampling=sampling, clock=clock)
 
     @routes.get("/v1/conversations/{id}/turns/{turn}/probabilities")
     async def probabilities(id: str, turn: str, request: Request) -> shapes.Probabilities:
@@ -122,10 +116,9 @@ async def _begin(
     kept: Kept,
     drafts: Sequence[Turn],
     *,
-    owner: str,
+    request: Request,
     offers: Sequence[Offer],
     sampling: Sampling,
-    client: str,
     clock: Callable[[], float],
 ) -> "KeptAnswer":
     """Keep the turns, then ask; where nobody can be asked, no turn is left."""
@@ -138,9 +131,9 @@ async def _begin(
         omitted = max(omitted, len(whole) - len(fitting))
         make = partial(offer.model.chat_request, fitting, sampling)
         orders.append(Order(offer=offer, answer_id=draft.answer or "", make=make, messages=fitting))
-    await run_in_threadpool(history.add, owner, kept.id, drafts)
+    await run_in_threadpool(history.add, owner_of(request), kept.id, drafts)
     try:
-        asked = await queued(orders, client=client, param="parent")
+        asked = await queued(orders, request=request, param="parent")
     except BaseException:
         await run_in_threadpool(history.take_back, [draft.id for draft in drafts], leaf=parent)
         raise
@@ -245,7 +238,7 @@ async def _scored(shelf: Shelf, store: FeedbackStore, turn: Turn, request: Reque
     if not length:
         return []
     order = Order(offer=offer, answer_id=f"probe-{uuid.uuid4().hex}", make=make)
-    asked = await queued([order], client=client_of(request), param="turn")
+    asked = await queued([order], request=request, param="turn")
     tokens: list[ScoredToken] = []
     async with watched(asked, request.receive):
         try:

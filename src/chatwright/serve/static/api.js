@@ -48,6 +48,9 @@ const at = (id) => `v1/conversations/${encodeURIComponent(id)}`;
 
 export const pageSettings = () => read(request("v1/page-settings"));
 export const sendFeedback = (body) => read(send("POST", "v1/feedback", body));
+export const me = () => read(request("v1/me"));
+export const setConsent = (consent) => read(send("PUT", "v1/me", { consent }));
+export const forgetMe = () => read(send("DELETE", "v1/me"));
 export const findConversations = (query, before = null) => {
   const wanted = new URLSearchParams({ q: query, ...(before === null ? {} : { before }) });
   return read(request(`v1/conversations?${wanted}`));

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { Conversation } from "./conversation.js";
 import { loadCompares, loadDraft, saveCompares, saveDraft } from "./memory.js";
+import { MyData } from "./mydata.js";
 import { Preferences } from "./preferences.js";
 import { Sidebar } from "./sidebar.js";
 
@@ -38,6 +39,7 @@ function tellTrouble(message, { again = null, label = "Try again" } = {}) {
 const conversation = new Conversation({ announce, tellTrouble, changed: showConversation, running: showRunning });
 const sidebar = new Sidebar({ open: openConversation, failed: (failure) => tellTrouble(failure.message), announce });
 const preferences = new Preferences({ save: (wanted) => conversation.configure(wanted) });
+const myData = new MyData({ forgotten: () => location.replace(location.pathname) });
 
 // What the page shows of a conversation
 
@@ -132,6 +134,7 @@ function connectDialogs() {
   choose("export-json", () => announce("Exported."));
   $("open-settings").addEventListener("click", () => {
     if (server) preferences.show(conversation.configuration, server.model);
+    myData.show();
   });
 }
 

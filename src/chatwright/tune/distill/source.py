@@ -17,7 +17,7 @@ from chatwright.tune.chats import Sample
 from chatwright.tune.distill.teacher import KeptShares, SampleRows
 from chatwright.tune.preferences.source import as_sample
 from chatwright.tune.rollouts import WritingRules, write_answers
-from chatwright.tune.tasks import TaskBatch, one_a_row
+from chatwright.tune.tasks import one_a_row, task_batch
 
 
 class Windows:
@@ -81,7 +81,7 @@ class LessonSource:
             "top_ids_NK": torch.cat([share.ids_NK for share in shares]),
             "top_logprobs_NK": torch.cat([share.logprobs_NK for share in shares]),
         }
-        return TaskBatch.of(plain.ids_BT, plain.targets_BT, count=plain.num_targets, extras=extras)
+        return task_batch(plain.ids_BT, plain.targets_BT, count=plain.num_targets, extras=extras)
 
 
 class OwnSource:

@@ -71,8 +71,8 @@ def run(context: StageContext) -> dict[str, Any]:
     data = _tokens(context, pupil.tokenizer)
 
     def bits(network: Network) -> Callable[[], dict[str, Any]]:
-        end, tokens = pupil.tokenizer.end_of_text, config.heldout_tokens
-        return lambda: heldout_bits(network, data, end_of_text=end, tokens_per_domain=tokens)
+        begin, tokens = pupil.tokenizer.begin_of_text, config.heldout_tokens
+        return lambda: heldout_bits(network, data, begin=begin, tokens_per_domain=tokens)
 
     began = time.monotonic()
     with Ranks().first_ahead():
@@ -233,7 +233,7 @@ def _require_room(prompts: Sequence[Sequence[int]], network: Network, config: Di
 
 def _check(config: DistillConfig, pupil: _Pupil, data: TokenData | None) -> HeldoutCheck | None:
     sample = [] if data is None else sample_documents(data.split("heldout"), tokens_per_domain=config.heldout_tokens)
-    return HeldoutCheck(pupil.learner.network, sample, end_of_text=pupil.tokenizer.end_of_text) if sample else None
+    return HeldoutCheck(pupil.learner.network, sample, begin=pupil.tokenizer.begin_of_text) if sample else None
 
 
 def _trainer(

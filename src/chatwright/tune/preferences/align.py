@@ -47,7 +47,7 @@ def run(context: StageContext) -> dict[str, Any]:
     """Align the model of `context.inputs["base"]`."""
     config: AlignConfig = context.config
     base = load_model(context.inputs["base"])
-    network, end = base.network, base.tokenizer.end_of_text
+    network, begin = base.network, base.tokenizer.begin_of_text
     placement = config.settle(context.output, width=network.config.width)
     encoder = ChatEncoder(base.tokenizer)
     length = network.config.context_length
@@ -57,7 +57,7 @@ def run(context: StageContext) -> dict[str, Any]:
     data = TokenData(context.inputs["tokens"]) if "tokens" in context.inputs else None
 
     def bits() -> dict[str, Any]:
-        return heldout_bits(network, data, end_of_text=end, tokens_per_domain=config.heldout_tokens)
+        return heldout_bits(network, data, begin=begin, tokens_per_domain=config.heldout_tokens)
 
     with Ranks().first_ahead():
         before = kept(context.output / BEFORE, bits)

@@ -9,6 +9,7 @@ The rules, in the order in which they act:
 5. Each vote weighs `user_weight` or `expert_weight`. A pair, or an answer's thumb, stands if at least `agreement` of
    the weight is on one side; its own weight is what remains of it after the other side is taken off.
 6. Pairs of equal text, of answers that were cancelled, or whose last question is among the test prompts are dropped.
+7. Before all of that: answers to, and opinions of, people who do not agree to being learned from are dropped.
 Not for reading a database (feedback/store.py) or writing files (pairs.py).
 """
 
@@ -59,8 +60,8 @@ def harvest(entries: Iterable[dict[str, Any]], config: HarvestConfig, *, test_pr
     """Preferences from a feedback store's export.
 
     Args:
-        entries: answers with `ratings` and `choices`, as `FeedbackStore.export` gives them. A rating may carry
-            `rater`, `role` ("user" or "expert") and `score` beside `thumb`, `reason` and `better_answer`.
+        entries: answers with `ratings`, `scores` and `choices`, as `FeedbackStore.export` gives them. An opinion may
+            carry `rater` and `role` ("user" or "expert"); `consent` that is false leaves an answer or an opinion out.
         config: weights and rules.
         test_prompts: normalised last questions (`normalised`) that must not be learned.
     """
@@ -69,8 +70,8 @@ def harvest(entries: Iterable[dict[str, Any]], config: HarvestConfig, *, test_pr
     for entry in entries:
         reason = _unusable(entry, test_prompts)
         if reason is None:
-            answers[str(entry["id"])] = entry
-        elif entry.get("ratings") or entry.get("choices"):
+            answers[str(entry["id"])] = _agreed(entry, dropped)
+        elif any(entry.get(kind) for kind in ("ratings", "scores", "choices")):
             dropped[reason] += 1
     votes: dict[_Key, list[_Vote]] = defaultdict(list)
     thumbs: dict[tuple[tuple[Message, ...], str], list[_Vote]] = defaultdict(list)
@@ -103,7 +104,21 @@ def questions_of(conversations: Iterable[Sequence[Message]]) -> frozenset[str]:
     )
 
 
+def _agreed(entry: dict[str, Any], dropped: Counter[str]) -> dict[str, Any]:
+    """Rule 7 for opinions; scores stand among the ratings from here on."""
+    kept: dict[str, list[dict[str, Any]]] = {"ratings": [], "choices": []}
+    for kind, place in (("ratings", "ratings"), ("scores", "ratings"), ("choices", "choices")):
+        for opinion in entry.get(kind, ()):
+            if opinion.get("consent", True):
+                kept[place].append(opinion)
+            else:
+                dropped["an opinion of somebody who does not agree to being learned from"] += 1
+    return {**entry, **kept}
+
+
 def _unusable(entry: dict[str, Any], test_prompts: frozenset[str]) -> str | None:
+    if not entry.get("consent", True):
+        return "who asked does not agree to being learned from"
     messages = _messages(entry)
     if not messages or messages[-1].role != "user":
         return "no question before the answer"

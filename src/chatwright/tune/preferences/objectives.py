@@ -3,7 +3,7 @@
 Legend: B rows (P preferred answers, then P others), P pairs, N answers, T positions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -57,37 +57,48 @@ _PAIR_LOSSES: dict[ObjectiveKind, Callable[[AnswerScores, Tensor, Strengths], Te
 }
 
 
-class PairObjective:
+class _WeightedObjective:
+    """A loss of each row or pair of rows, weighed and summed."""
+
+    def __init__(self, strengths: Strengths, *, weights: str):
+        self._strengths = strengths
+        self._weights = weights
+
+    def __call__(self, network: Network, batch: MicroBatch) -> Tensor:
+        """A scalar with a gradient."""
+        extras = extras_of(batch)
+        values = self._values(answer_scores(network, batch.ids_BT, batch.targets_BT), extras)
+        return (values * extras[self._weights]).sum()
+
+    def _values(self, scores: AnswerScores, extras: Mapping[str, Tensor]) -> Tensor:
+        raise NotImplementedError
+
+
+class PairObjective(_WeightedObjective):
     """Weighted loss of pairs, summed; with an anchor also the preferred answers' mean nats (Pang et al. 2024, eq. 1).
 
     A preference loss asks only that the preferred answer gains more than the other: both may fall. The anchor holds it.
     """
 
     def __init__(self, kind: ObjectiveKind, strengths: Strengths):
+        super().__init__(strengths, weights="weights_P")
         self._loss = _PAIR_LOSSES[kind]
-        self._strengths = strengths
 
-    def __call__(self, network: Network, batch: MicroBatch) -> Tensor:
-        """A scalar with a gradient."""
-        extras = extras_of(batch)
-        scores = answer_scores(network, batch.ids_BT, batch.targets_BT)
+    def _values(self, scores: AnswerScores, extras: Mapping[str, Tensor]) -> Tensor:
         value_P = self._loss(scores, extras["reference_B"], self._strengths)
         if self._strengths.anchor:
             value_P = value_P - self._strengths.anchor * scores.means_B.chunk(2)[0]
-        return (value_P * extras["weights_P"]).sum()
+        return value_P
 
 
-class VerdictObjective:
+class VerdictObjective(_WeightedObjective):
     """Weighted KTO loss of single answers, summed."""
 
     def __init__(self, strengths: Strengths):
-        self._strengths = strengths
+        super().__init__(strengths, weights="weights_N")
 
-    def __call__(self, network: Network, batch: MicroBatch) -> Tensor:
-        """A scalar with a gradient."""
-        extras = extras_of(batch)
-        scores = answer_scores(network, batch.ids_BT, batch.targets_BT)
-        value_N = losses.kto(
+    def _values(self, scores: AnswerScores, extras: Mapping[str, Tensor]) -> Tensor:
+        return losses.kto(
             scores.sums_B - extras["reference_N"],
             extras["is_good_N"],
             baseline=extras["baseline"],
@@ -95,7 +106,6 @@ class VerdictObjective:
             good_weight=self._strengths.good_weight,
             bad_weight=self._strengths.bad_weight,
         )
-        return (value_N * extras["weights_N"]).sum()
 
 
 class PolicyObjective:

@@ -16,7 +16,7 @@ from chatwright.tune.preferences.scoring import token_logprobs
 from chatwright.tune.preferences.source import as_sample
 from chatwright.tune.reference import Learner
 from chatwright.tune.rollouts import Answered, WritingRules, write_answers
-from chatwright.tune.tasks import TaskBatch, one_a_row
+from chatwright.tune.tasks import one_a_row, task_batch
 
 Judge = Callable[[Sequence[int], Sequence[Answered]], list[float]]  # tasks by number, and an answer to each: rewards
 
@@ -81,7 +81,7 @@ class RolloutSource:
                 moved = rows.to(device)
                 reference_BT = token_logprobs(network, moved.ids_BT, moved.targets_BT).cpu()
                 extras = {"advantages_B": advantages_B[part], "reference_BT": reference_BT}
-                batches.append(TaskBatch.of(rows.ids_BT, rows.targets_BT, count=len(part), extras=extras))
+                batches.append(task_batch(rows.ids_BT, rows.targets_BT, count=len(part), extras=extras))
         return list(batches)
 
     def _task(self, row: int) -> int:

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError
-from chatwright.model.directory import LINEAGE, WEIGHTS, read_config, write_head
+from chatwright.model.directory import LINEAGE, WEIGHTS, read_config, read_head, write_head
 from chatwright.model.families import classifier_of, to_hugging_face
+from chatwright.model.foreign import require_own_files
 from chatwright.model.network import Network
 from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
 from chatwright.train.batches import MicroBatch
 from chatwright.tune.preferences.losses import pairwise
 from chatwright.tune.rollouts import Answered
-from chatwright.tune.tasks import TaskBatch, extras_of
+from chatwright.tune.tasks import extras_of, task_batch
 
 _FORMAT = "chatwright.reward"
 _VERSION = 1
@@ -66,7 +67,7 @@ def pair_batch(chosen: Sequence[Answered], rejected: Sequence[Answered], weights
     rows = [[*answer.prompt, *answer.answer] for answer in (*chosen, *rejected)]
     ids_BT = padded(rows)
     extras = {"last_B": torch.tensor([len(row) - 1 for row in rows]), "weights_P": torch.tensor(list(weights))}
-    return TaskBatch.of(ids_BT, torch.full_like(ids_BT, -100), count=len(chosen), extras=extras)
+    return task_batch(ids_BT, torch.full_like(ids_BT, -100), count=len(chosen), extras=extras)
 
 
 class RewardObjective:
@@ -117,20 +118,10 @@ def load_reward_model(directory: Path) -> RewardModel:
     Raises:
         RefusedError: it is no reward model of ours, or its files were changed.
     """
-    path = directory / LINEAGE
-    value = storage.read_json(path) if path.is_file() else None
-    if not isinstance(value, dict) or value.get("format") != _FORMAT or value.get("version") != _VERSION:
-        raise RefusedError(f"`{directory}` is no reward model of this version", hint='make one: `objective = "reward"`')
-    files = value.get("files")
-    if not isinstance(files, dict) or value.get("digest") != storage.digest_json(files):
-        raise RefusedError(f"`{path}` is damaged: its digest does not fit its list of files")
-    for name, digest in files.items():
-        if (
-            Path(name).name != name
-            or not (directory / name).is_file()
-            or storage.digest_file(directory / name) != digest
-        ):
-            raise RefusedError(f"`{directory}` is damaged: `{name}` is missing or was changed")
+    if not (directory / LINEAGE).is_file():
+        raise RefusedError(f"`{directory}` is no reward model", hint="`chatwright reward RECIPE` makes one")
+    read_head(directory, kind=_FORMAT, version=_VERSION)
+    require_own_files(directory)
     model = RewardModel(Network(read_config(directory, is_classifier=True)))
     try:
         weights = load_file(directory / WEIGHTS)

@@ -19,7 +19,7 @@ from chatwright.tune.preferences.losses import kto_baseline
 from chatwright.tune.preferences.scoring import answer_scores
 from chatwright.tune.reference import Learner
 from chatwright.tune.rollouts import Answered
-from chatwright.tune.tasks import TaskBatch, one_a_row
+from chatwright.tune.tasks import one_a_row, task_batch
 
 
 class EncodedPair(NamedTuple):
@@ -109,7 +109,7 @@ class PairSource:
             "weights_P": torch.tensor([pair.weight for pair in pairs]),
             "reference_B": self._reference_sums[list(indices)].T.flatten(),
         }
-        return TaskBatch.of(rows.ids_BT, rows.targets_BT, count=len(pairs), extras=extras)
+        return task_batch(rows.ids_BT, rows.targets_BT, count=len(pairs), extras=extras)
 
 
 class VerdictSource:
@@ -166,7 +166,7 @@ class VerdictSource:
             "reference_N": self._reference_sums[list(indices)],
             "baseline": baseline,
         }
-        return TaskBatch.of(rows.ids_BT, rows.targets_BT, count=len(verdicts), extras=extras)
+        return task_batch(rows.ids_BT, rows.targets_BT, count=len(verdicts), extras=extras)
 
 
 def _width(answered: Answered) -> int:

@@ -1,0 +1,238 @@
+"""Training on a CPU against nanoGPT: time to its README's loss, and tokens per second at ten million parameters.
+
+Call: python bench/train_cpu.py --nanogpt PATH_TO_CHECKOUT --text shakespeare.txt [--part reach|speed|all]
+
+`reach`: nanoGPT's own `train.py` on a text's characters with the settings that its README gives for a CPU; then ours,
+with no more parameters, a preset number of steps and the text as bytes, which in ASCII are its characters. Wall time
+is the whole process, start-up and saving included. Both models then read the same windows of 64 over the last tenth.
+
+`speed`: 6 layers of width 384, context 256, on both sides in turns; our batch is four of nanoGPT's, accumulated, as
+Muon costs the same for any batch. The ceiling is a matrix product of the model's own shapes, measured between.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import _nanogpt
+from chatwright.foundation.stage import StageContext
+from chatwright.model.config import ModelConfig
+from chatwright.model.directory import load_model
+from chatwright.tokens.shards import ShardWriter, write_index
+from chatwright.tokens.tokenizer import TokenizerConfig, train_tokenizer
+from chatwright.train.optimizers import OptimizerConfig
+from chatwright.train.pretrain import PretrainConfig, PretrainInputs
+from chatwright.train.pretrain import run as pretrain
+
+# The command line in nanoGPT's README for a CPU, over its config/train_shakespeare_char.py.
+README = {
+    "device": "cpu",
+    "compile": False,
+    "eval_iters": 20,
+    "log_interval": 100,
+    "block_size": 64,
+    "batch_size": 12,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_embd": 128,
+    "max_iters": 2000,
+    "lr_decay_iters": 2000,
+    "dropout": 0.0,
+}
+README_CONFIG = "config/train_shakespeare_char.py"
+
+REACH_MODEL = ModelConfig(width=128, layers=4, heads=4, key_heads=4, head_width=32, mlp_width=320, context_length=64)
+REACH = {"steps": 160, "batch_rows": 32, "micro_rows": 32}
+REACH_RATE, REACH_MUON_RATE = 6e-3, 0.02
+
+SPEED_MODEL = ModelConfig(width=384, layers=6, heads=6, key_heads=6, head_width=64, mlp_width=1024, context_length=256)
+SPEED_ROWS = 16  # nanoGPT's batch, and our micro-batch
+SPEED_STEPS = 4  # of ours, each as long as four iterations of nanoGPT
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nanogpt", type=Path, required=True, help="a checkout of nanoGPT")
+    parser.add_argument("--text", type=Path, required=True, help="an ASCII text, such as nanoGPT's Shakespeare")
+    parser.add_argument("--part", choices=["reach", "speed", "all"], default="all")
+    parser.add_argument("--rounds", type=int, default=3, help="of `speed`, in turns")
+    parser.add_argument("--compiled", action="store_true", help="`speed` also against nanoGPT compiled")
+    parser.add_argument("--steps", type=int, default=REACH["steps"], help="our steps in `reach`")
+    parser.add_argument("--iterations", type=int, default=README["max_iters"], help="nanoGPT's in `reach`")
+    parser.add_argument("--child", nargs=3, help="internal: which part, our data, our output")
+    options = parser.parse_args()
+    if options.child:
+        train_ours(options.child[0], Path(options.child[1]), Path(options.child[2]), steps=options.steps)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        train, heldout = read_characters(options.text)
+        write_ours(Path(scratch) / "ours", options.text)
+        theirs = Path(scratch) / "nanogpt"
+        _nanogpt.prepare(options.nanogpt, theirs, train=train, heldout=heldout, vocabulary=int(train.max()) + 1)
+        if options.part != "speed":
+            compare_reach(options, Path(scratch), heldout)
+        if options.part != "reach":
+            compare_speed(options, Path(scratch))
+
+
+def read_characters(text: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A text's characters by number, the last tenth held out, as nanoGPT's own preparation does it."""
+    content = text.read_bytes().decode("ascii")
+    numbers = {character: number for number, character in enumerate(sorted(set(content)))}
+    stream = np.array([numbers[character] for character in content])
+    cut = int(0.9 * len(stream))
+    return stream[:cut], stream[cut:]
+
+
+def write_ours(place: Path, text: Path) -> None:
+    """The same halves as bytes, in our shards."""
+    tokenizer = train_tokenizer(["bytes need no text"], TokenizerConfig(kind="bytes"))
+    (place / "tokenizer").mkdir(parents=True)
+    tokenizer.save(place / "tokenizer")
+    content = text.read_bytes().decode("ascii")
+    cut = int(0.9 * len(content))
+    (place / "tokens").mkdir()
+    shards = {}
+    for name, half in (("train", content[:cut]), ("heldout", content[cut:])):
+        writer = ShardWriter(vocabulary_size=tokenizer.size, end_of_text=tokenizer.end_of_text)
+        writer.add(tokenizer.encode(half), domain=0, num_bytes=len(half))
+        shards[name] = [writer.save(place / "tokens" / f"{name}-00000")]
+    write_index(place / "tokens", shards, tokenizer=tokenizer.digest, vocabulary=tokenizer.size, domains=["characters"])
+
+
+def train_ours(part: str, data: Path, output: Path, *, steps: int) -> None:
+    """Our side of a part, in a process of its own."""
+    if part == "reach":
+        settings = PretrainConfig(
+            **REACH | {"steps": steps},
+            evaluate_every=steps,
+            checkpoint_every=steps,
+            optimizer=OptimizerConfig(learning_rate=REACH_RATE, muon_learning_rate=REACH_MUON_RATE),
+        )
+        model = REACH_MODEL
+    else:
+        settings = PretrainConfig(
+            steps=SPEED_STEPS, batch_rows=4 * SPEED_ROWS, micro_rows=SPEED_ROWS, log_every=1, precision="float32"
+        )
+        model = SPEED_MODEL
+    inputs = {"tokens": data / "tokens", "tokenizer": data / "tokenizer"}
+    config = PretrainInputs(model=model, pretrain=settings)
+    pretrain(StageContext(config=config, inputs=inputs, output=output, seed=1, lineage={"stage": "pretrain"}))
+
+
+def call_ours(options: argparse.Namespace, part: str, scratch: Path, output: Path) -> float:
+    """Run our side; returns its wall seconds."""
+    output.mkdir()
+    command = [__file__, "--nanogpt", options.nanogpt, "--text", options.text, "--steps", options.steps]
+    began = time.monotonic()
+    subprocess.run(
+        [sys.executable, *map(str, command), "--child", part, str(scratch / "ours"), str(output)], check=True
+    )
+    return time.monotonic() - began
+
+
+def compare_reach(options: argparse.Namespace, scratch: Path, heldout: NDArray[Any]) -> None:
+    wall = call_ours(options, "reach", scratch, scratch / "reached")
+    began = time.monotonic()
+    iterations = {"max_iters": options.iterations, "lr_decay_iters": options.iterations}
+    _nanogpt.train(scratch / "nanogpt", README | iterations, config=README_CONFIG)
+    wall_theirs = time.monotonic() - began
+    network = load_model(scratch / "reached" / "model").network.eval()
+    scores, parameters = _nanogpt.trained(scratch / "nanogpt")
+    loss_theirs = _nanogpt.mean_loss(scores, heldout, README["block_size"])
+    stream = np.frombuffer(options.text.read_bytes(), dtype=np.uint8)[-len(heldout) :]
+    tokenizer = load_model(scratch / "reached" / "model").tokenizer
+    stream = np.array(tokenizer.encode(bytes(stream).decode("ascii")))
+    loss = _nanogpt.mean_loss(network, stream, README["block_size"])
+    print(f"\n{'reach':18}{'parameters':>12}{'wall s':>9}{'tokens':>12}{'held-out loss':>15}")
+    tokens = options.steps * REACH["batch_rows"] * REACH_MODEL.context_length
+    print(f"{'chatwright':18}{network.config.num_parameters():>12,}{wall:>9.1f}{tokens:>12,}{loss:>15.4f}")
+    tokens = options.iterations * README["batch_size"] * README["block_size"]
+    print(f"{'nanoGPT README':18}{parameters:>12,}{wall_theirs:>9.1f}{tokens:>12,}{loss_theirs:>15.4f}")
+    print(f"wall time, ours over nanoGPT's: {wall / wall_theirs:.3f}; loss below nanoGPT's: {loss <= loss_theirs}")
+
+
+def compare_speed(options: argparse.Namespace, scratch: Path) -> None:
+    found: dict[str, list[float]] = {"chatwright": [], "nanoGPT": [], "nanoGPT compiled": []}
+    ceilings = []
+    for number in range(options.rounds):
+        ceilings.append(matmul_rate())
+        output = scratch / f"speed-{number}"
+        call_ours(options, "speed", scratch, output)
+        found["chatwright"] += rates_of_ours(output)
+        for name, is_compiled in (("nanoGPT", False), ("nanoGPT compiled", True)):
+            if options.compiled or not is_compiled:
+                found[name] += rates_of_nanogpt(scratch / "nanogpt", is_compiled=is_compiled)
+    ceiling = statistics.median(ceilings)
+    work = flops_per_token(SPEED_MODEL)
+    print(f"\nmatmul ceiling {ceiling / 1e9:.1f} GFLOP/s (from {min(ceilings) / 1e9:.1f} to {max(ceilings) / 1e9:.1f})")
+    print(f"{'speed':18}{'tokens/s':>10}{'best tenth':>12}{'of ceiling':>12}")
+    for name, rates in found.items():
+        if rates:
+            best = statistics.quantiles(rates, n=10)[-1]
+            median = statistics.median(rates)
+            print(f"{name:18}{median:>10,.0f}{best:>12,.0f}{median * work / ceiling:>12.2f}")
+    best_theirs = max(statistics.median(rates) for name, rates in found.items() if rates and name != "chatwright")
+    print(f"tokens/s, ours over nanoGPT's best: {statistics.median(found['chatwright']) / best_theirs:.3f}")
+
+
+def rates_of_ours(output: Path) -> list[float]:
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["tokens_per_second"] for line in lines if line["event"] == "step"]
+    return rates[1:]  # the first step warms up
+
+
+def rates_of_nanogpt(place: Path, *, is_compiled: bool) -> list[float]:
+    iterations = 4 * SPEED_STEPS
+    settings = {
+        "device": "cpu",
+        "compile": is_compiled,
+        "dtype": "float32",
+        "eval_interval": 10 * iterations,
+        "eval_iters": 1,
+        "log_interval": 1,
+        "gradient_accumulation_steps": 1,
+        "batch_size": SPEED_ROWS,
+        "block_size": SPEED_MODEL.context_length,
+        "n_layer": SPEED_MODEL.layers,
+        "n_head": SPEED_MODEL.heads,
+        "n_embd": SPEED_MODEL.width,
+        "dropout": 0.0,
+        "max_iters": iterations,
+    }
+    printed = _nanogpt.train(place, settings)
+    seconds = [float(found) / 1000 for found in re.findall(r"iter \d+: .*?time ([\d.]+)ms", printed)]
+    return [SPEED_ROWS * SPEED_MODEL.context_length / one for one in seconds[4:]]
+
+
+def flops_per_token(model: ModelConfig) -> float:
+    """Six per parameter, and attention's products (Chowdhery et al. 2022, appendix B); nanoGPT counts alike."""
+    parameters = model.model_copy(update={"vocabulary_size": 65}).num_parameters()
+    return 6 * parameters + 12 * model.layers * model.heads * model.head_width * model.context_length
+
+
+def matmul_rate(*, repeats: int = 60) -> float:
+    """FLOP/s of the product that a block does most: a micro-batch's rows by the MLP's matrix, best of some."""
+    rows = torch.randn(SPEED_ROWS * SPEED_MODEL.context_length, SPEED_MODEL.width)
+    matrix = torch.randn(SPEED_MODEL.width, SPEED_MODEL.mlp_width)
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        torch.mm(rows, matrix)
+        seconds.append(time.perf_counter() - began)
+    return 2 * rows.shape[0] * matrix.numel() / statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()

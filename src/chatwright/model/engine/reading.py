@@ -1,0 +1,66 @@
+"""Whole rows read at once without memory of them: the forward pass of scoring, on the engine's packed matrices.
+
+Not for writing text, which `Runner.read` does with a memory, nor for training: weights are copied when it is made.
+Legend: B rows, T positions, N = B * T, D width, H query heads, G key heads, K head width, R = K / 2.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from chatwright.model.engine.matrices import has_onednn
+from chatwright.model.engine.runner import Layer, Runner, pairs_of, unit
+from chatwright.model.network import Network, within_window
+
+
+def suits(network: Network) -> bool:
+    """Whether reading goes faster this way: float32 on a CPU whose PyTorch has the packed products."""
+    weight = network.lm_head.weight
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and has_onednn()
+
+
+class Reader(Runner):
+    """A network's weights laid out for reading. The numbers are the network's own to float32's rounding."""
+
+    @torch.inference_mode()
+    def hidden(self, ids_BT: Tensor) -> Tensor:
+        """The normalised state at each position, causal within each row, (B, T, D)."""
+        batch, time = ids_BT.shape
+        x_ND = F.embedding(ids_BT.flatten(), self._embedding_VD)
+        if self._positions_SD is not None:
+            x_ND = x_ND + self._positions_SD[:time].repeat(batch, 1)
+        turns_BT1R = self._turns_SR[:time].unsqueeze(1).unsqueeze(0)
+        for layer in self._layers:
+            joined = layer.into.times(self._norm(x_ND, layer.before))
+            y_ND = self._attended(joined.view(batch, time, -1, self._config.head_width), layer, turns_BT1R)
+            x_ND = layer.out.times_onto(y_ND, x_ND)
+            x_ND = layer.down.times_onto(self._inner(self._norm(x_ND, layer.between), layer), x_ND)
+        return self._norm(x_ND, self._last_norm).view(batch, time, -1)
+
+    def _attended(self, qkv: Tensor, layer: Layer, turns_BT1R: Tensor) -> Tensor:
+        """What each position reads, (N, H * K); `qkv` is changed in place."""
+        config = self._config
+        heads, split = config.heads, config.heads + config.key_heads
+        turned = qk = qkv[:, :, :split]
+        if layer.heads_norm is not None:
+            qk = unit(qk, self._epsilon).mul_(layer.heads_norm)
+        if layer.is_rotated:
+            torch.mul(pairs_of(qk), turns_BT1R, out=pairs_of(turned))
+        elif qk is not turned:
+            turned.copy_(qk)
+        q_BHTK, k_BGTK, v_BGTK = (
+            part.transpose(1, 2) for part in (qkv[:, :, :heads], qkv[:, :, heads:split], qkv[:, :, split:])
+        )
+        time, mask = qkv.shape[1], None
+        if layer.is_sliding and config.sliding_window is not None:
+            readers_1T = torch.arange(time)[None]
+            mask = within_window(None, readers_1T, slots=time, window=config.sliding_window)
+        y_BHTK = F.scaled_dot_product_attention(
+            q_BHTK,
+            k_BGTK,
+            v_BGTK,
+            attn_mask=mask,
+            is_causal=mask is None and time > 1,
+            enable_gqa=heads != config.key_heads,
+        )
+        return y_BHTK.transpose(1, 2).reshape(len(qkv) * time, -1)

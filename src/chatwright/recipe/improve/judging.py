@@ -1,0 +1,293 @@
+"""A new model against the one in service: held-out feedback, tasks, perplexity and forgetting, and the stated test.
+
+A model wins a held-out pair if, from the one model to the other, the preferred answer gained more log-probability than
+the rejected one did; where people gave thumbs only, of a good and a bad answer the good one has to gain more. The share
+of wins has a percentile interval by bootstrap over questions (Efron and Tibshirani 1993, chapter 13), since answers to
+one question are not independent.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chatwright.evaluate.answers import Answered, ask, references_by_label, score
+from chatwright.evaluate.metrics import same
+from chatwright.feedback.conversations import Conversation, Message, read_conversations
+from chatwright.model.chat import ChatModel, load
+from chatwright.recipe.improve.gather import Gathered, verdict_couples
+from chatwright.recipe.improve.settings import PromotionConfig
+from chatwright.recipe.recipe import Recipe
+from chatwright.tokens.shards import TokenData
+from chatwright.tune.forgetting import heldout_bits
+from chatwright.tune.preferences.harvest import normalised
+from chatwright.tune.preferences.pairs import Preferences
+from chatwright.tune.preferences.source import encode_answer, sums_of
+
+_MAX_COUPLES = 20_000
+_ROWS = 16  # answers read at once
+_CHUNK = 256  # draws of the bootstrap at once
+
+
+class Share(NamedTuple):
+    """How much of a held-out set was won."""
+
+    share: float
+    low: float
+    high: float
+    comparisons: int
+    questions: int
+
+
+class Check(NamedTuple):
+    """One condition of the test."""
+
+    name: str
+    passed: bool
+    told: str  # the figures, for people
+
+
+class Figures(NamedTuple):
+    """What is measured of one model alone."""
+
+    bits: dict[str, float]  # per byte of held-out documents, by domain
+    right: float | None  # share of test questions
+    questions: int
+
+
+class _Outcome(NamedTuple):
+    first: int  # number of the question
+    second: int  # of the other answer's question
+    weight: float
+    won: float  # 1, 0, or 0.5 for a tie
+
+
+def measure(model: ChatModel, tasks: "Tasks", data: TokenData | None, *, tokens_per_domain: int) -> Figures:
+    """Bits per byte of held-out documents, and right answers to test questions."""
+    begin = model.tokenizer.begin_of_text
+    bits = heldout_bits(model.network, data, begin=begin, tokens_per_domain=tokens_per_domain)
+    right = tasks.share_right(model) if tasks.questions else None
+    return Figures(bits, right, len(tasks.questions))
+
+
+class Tasks(NamedTuple):
+    """Test questions of the recipe, and the answers that their labels stand for."""
+
+    questions: list[Conversation]
+    references: dict[str, str]
+    max_tokens: int
+
+    def share_right(self, model: ChatModel) -> float:
+        """Of answers that state the right label, or equal the reference where there are no labels."""
+        given: list[Answered] = ask(model, self.questions, max_tokens=self.max_tokens)
+        found = score(given, self.references)
+        if "right" in found:
+            return float(found["right"])
+        return sum(same(item.answer, item.reference) for item in given) / len(given)
+
+
+def tasks_of(recipe: Recipe, config: PromotionConfig) -> Tasks:
+    """The recipe's test questions, at most `task_questions`, spread evenly over the file."""
+    place = recipe.evaluate.answers if recipe.evaluate is not None else None
+    if place is None or not Path(place).is_file():
+        return Tasks([], {}, 1)
+    assert recipe.evaluate is not None  # noqa: S101 - it has answers
+    questions = read_conversations(Path(place))
+    step = max(1, -(-len(questions) // config.task_questions))
+    labelled = recipe.evaluate.references or (recipe.finetune.data if recipe.finetune is not None else None)
+    known = labelled is not None and Path(labelled).is_file()
+    references = references_by_label(read_conversations(Path(str(labelled)))) if known else {}
+    return Tasks(questions[::step], references, recipe.evaluate.max_answer_tokens)
+
+
+def won(new: ChatModel, old: ChatModel, part: Preferences, *, config: PromotionConfig) -> Share | None:
+    """The share of feedback that the new model won; None where there is less than `least_heldout`."""
+    outcomes, questions = _of_pairs(new, old, part)
+    if len(outcomes) < config.least_heldout:
+        outcomes, questions = _of_verdicts(new, old, part)
+    if len(outcomes) < config.least_heldout:
+        return None
+    return bootstrap(outcomes, questions, confidence=config.confidence, draws=config.draws)
+
+
+def _gains(new: ChatModel, old: ChatModel, answers: Sequence[tuple[tuple[Message, ...], str]]) -> list[float | None]:
+    """Nats that each answer gained from the old model to the new one; None for what does not fit the context."""
+    encoded = [encode_answer(messages, text, new.encoder) for messages, text in answers]
+    fits = [i for i, one in enumerate(encoded) if len(one.prompt) + len(one.answer) <= new.context_length + 1]
+    chosen = [encoded[place] for place in fits]
+    gains: list[float | None] = [None] * len(answers)
+    if chosen:
+        gained = sums_of(new.network, chosen, rows=_ROWS) - sums_of(old.network, chosen, rows=_ROWS)
+        for place, value in zip(fits, gained.tolist(), strict=True):
+            gains[place] = value
+    return gains
+
+
+def _number(asked: str, seen: dict[str, int]) -> int:
+    return seen.setdefault(normalised(asked), len(seen))
+
+
+def _of_pairs(new: ChatModel, old: ChatModel, part: Preferences) -> tuple[list[_Outcome], int]:
+    both = [(pair.messages, text) for pair in part.pairs for text in (pair.chosen, pair.rejected)]
+    gains = _gains(new, old, both)
+    seen: dict[str, int] = {}
+    outcomes = []
+    for pair, mine, other in zip(part.pairs, gains[::2], gains[1::2], strict=True):
+        if mine is not None and other is not None:
+            number = _number(pair.messages[-1].content, seen)
+            outcomes.append(_Outcome(number, number, pair.weight, _outcome(mine - other)))
+    return outcomes, len(seen)
+
+
+def _of_verdicts(new: ChatModel, old: ChatModel, part: Preferences) -> tuple[list[_Outcome], int]:
+    """Every good answer with every bad one, thinned evenly where they are too many."""
+    gains = _gains(new, old, [(verdict.messages, verdict.answer) for verdict in part.verdicts])
+    seen: dict[str, int] = {}
+    numbers = [_number(verdict.messages[-1].content, seen) for verdict in part.verdicts]
+    good, bad = verdict_couples(part.verdicts)
+    step = max(1, len(good) * len(bad) // _MAX_COUPLES)
+    outcomes = []
+    for place in range(0, len(good) * len(bad), step):
+        one, other = good[place // len(bad)], bad[place % len(bad)]
+        mine, theirs = gains[one], gains[other]
+        if mine is not None and theirs is not None:
+            weight = part.verdicts[one].weight * part.verdicts[other].weight
+            outcomes.append(_Outcome(numbers[one], numbers[other], weight, _outcome(mine - theirs)))
+    return outcomes, len(seen)
+
+
+def _outcome(margin: float) -> float:
+    return 0.5 if margin == 0 else float(margin > 0)
+
+
+def bootstrap(outcomes: Sequence[_Outcome], questions: int, *, confidence: float, draws: int, seed: int = 1) -> Share:
+    """The weighted share of wins with its interval: questions are drawn with replacement, their comparisons with them.
+
+    A comparison of answers to two questions counts as often as both were drawn.
+    """
+    first, second = (np.array([one[place] for one in outcomes]) for place in (0, 1))
+    weight, result = (np.array([one[place] for one in outcomes], dtype=np.float64) for place in (2, 3))
+    generator = np.random.Generator(np.random.PCG64(seed))
+    shares: list[NDArray[np.float64]] = []
+    for start in range(0, draws, _CHUNK):
+        size = min(_CHUNK, draws - start)
+        counts = generator.multinomial(questions, np.full(questions, 1 / questions), size=size)
+        times = counts[:, first] * np.where(first == second, 1, counts[:, second]) * weight
+        total = times.sum(axis=1)
+        shares.append(np.divide(times @ result, total, out=np.full(size, 0.5), where=total > 0))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(shares), [tail, 1 - tail])
+    share = float((weight * result).sum() / weight.sum())
+    return Share(round(share, 5), round(float(low), 5), round(float(high), 5), len(outcomes), questions)
+
+
+class Measured(NamedTuple):
+    """Everything that the test looks at."""
+
+    new: Figures
+    old: Figures
+    first: Figures  # of the model that the loop began with
+    heldout: Share | None
+    earlier: Share | None
+    agreement: Share | None  # of the new feedback with what the model in service has learned since the first one
+
+
+def measure_both(
+    paths: tuple[Path, Path, Path], gathered: Gathered, recipe: Recipe, *, data: TokenData | None
+) -> Measured:
+    """Measure the new model, the one in service and the first one.
+
+    Args:
+        paths: new, in service, first.
+        gathered: with the held-out feedback.
+        recipe: names the tasks.
+        data: the run's documents as tokens.
+    """
+    config = recipe.improve.promote
+    tasks, tokens = tasks_of(recipe, config), recipe.improve.learn.heldout_tokens
+    new, old = load(paths[0]), load(paths[1])
+    first = old if paths[2] == paths[1] else load(paths[2])
+    figures = [measure(model, tasks, data, tokens_per_domain=tokens) for model in (new, old)]
+    no_tasks = tasks._replace(questions=[])
+    begun = figures[1] if first is old else measure(first, no_tasks, data, tokens_per_domain=tokens)
+    fresh = Preferences(
+        [*gathered.train.pairs, *gathered.heldout.pairs], [*gathered.train.verdicts, *gathered.heldout.verdicts]
+    )
+    return Measured(
+        figures[0],
+        figures[1],
+        begun,
+        heldout=won(new, old, gathered.heldout, config=config),
+        earlier=won(new, old, gathered.earlier, config=config),
+        agreement=None if first is old else won(old, first, fresh, config=config),
+    )
+
+
+def judge(found: Measured, gathered: Gathered, config: PromotionConfig) -> list[Check]:
+    """The conditions, all of which a new model must meet."""
+    checks = [_wins(found.heldout, gathered)]
+    if config.keeps_earlier:
+        checks += [_agrees(found.agreement), _keeps(found.earlier, config)]
+    if found.new.right is not None and found.old.right is not None:
+        change = found.new.right - found.old.right
+        told = (
+            f"{found.old.right:.1%} to {found.new.right:.1%} of {found.new.questions} test questions right, at most "
+            f"{config.task_loss:.1%} may be lost"
+        )
+        checks.append(Check("tasks", change >= -config.task_loss - 1e-9, told))
+    if found.new.bits:
+        for name, before, bound in (
+            ("forgetting", found.old, config.forgetting),
+            ("forgetting since the first model", found.first, config.forgetting_ever),
+        ):
+            lost = found.new.bits["all"] - before.bits["all"]
+            told = f"{before.bits['all']:.3f} to {found.new.bits['all']:.3f} bits per byte of held-out documents, "
+            checks.append(Check(name, lost <= bound, f"{told}at most {bound:+.3f} allowed"))
+    return checks
+
+
+def _wins(share: Share | None, gathered: Gathered) -> Check:
+    name = "wins on held-out feedback"
+    if share is None:
+        part = gathered.heldout
+        told = f"{len(part.pairs)} pairs and {len(part.verdicts)} thumbs are held out: too few to tell"
+        return Check(name, passed=False, told=told)
+    told = f"won {_shown(share)}; the interval must lie above 50 %"
+    return Check(name, share.low > 0.5, told + ("" if share.low > 0.5 else _why_not(share)))
+
+
+def _why_not(share: Share) -> str:
+    if share.high < 0.5:
+        return ". The new model is further from what people prefer than the one in service"
+    return (
+        ". What was learned does not carry over to held-out questions: feedback that contradicts itself, or too little"
+    )
+
+
+def _agrees(share: Share | None) -> Check:
+    """The new feedback does not contradict what the rounds before have taught: a poisoned round does."""
+    name = "agrees with earlier feedback"
+    if share is None:
+        return Check(name, passed=True, told="no round before, or too little feedback to compare with")
+    told = f"what was learned before says the same of {_shown(share)}; the interval must not lie below 50 %"
+    contradicts = ". The new feedback contradicts what people said before" if share.high < 0.5 else ""
+    return Check(name, share.high >= 0.5, told + contradicts)
+
+
+def _keeps(share: Share | None, config: PromotionConfig) -> Check:
+    """No loss on what was held out of earlier rounds. Here the burden of proof is the new model's."""
+    name = "keeps what earlier feedback taught"
+    if share is None:
+        return Check(name, passed=True, told="too little of earlier rounds is held out yet")
+    least = 0.5 - config.earlier_loss
+    told = f"won {_shown(share)}; at least {least:.0%} are needed, and the interval must not lie below 50 %"
+    return Check(name, share.share >= least and share.high >= 0.5, told)
+
+
+def _shown(share: Share) -> str:
+    return (
+        f"{share.share:.1%} of {share.comparisons} comparisons on {share.questions} questions "
+        f"({share.low:.1%} to {share.high:.1%})"
+    )

@@ -1,0 +1,244 @@
+"""A recipe for a fine-tune derived from a model and its conversations: every number has a rule, and says it.
+
+Written beside the run as a commented file, so that the same call goes on with it, and a person can change it.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chatwright.feedback.conversations import Conversation, read_conversations
+from chatwright.foundation import storage
+from chatwright.foundation.errors import RefusedError, UsageError
+from chatwright.foundation.memory import available_bytes
+from chatwright.model.config import ModelConfig
+from chatwright.model.directory import digest_of, read_config
+from chatwright.model.prompts import ChatEncoder
+from chatwright.model.quantised import Numbers
+from chatwright.tokens.shards import TokenData
+from chatwright.tokens.tokenizer import load_tokenizer
+from chatwright.tune.finetune import hold_back
+from chatwright.tune.memory import foretold
+
+RECIPE = "finetune.toml"
+TEST_SHARE = 0.1
+_FIRST_LINE = "# Derived by `chatwright finetune`, of "
+_MEMORY_SHARE = 0.6  # of what is free: other programs want some
+_MICRO_TOKENS = (8192, 4096, 2048, 1024, 512, 256)
+_RANKS = (8, 16, 32, 64)
+
+
+class Setting(NamedTuple):
+    """A key of the recipe, its value, and the rule that gave it."""
+
+    key: str
+    value: Any
+    why: str
+
+
+class _Sides(NamedTuple):
+    """Files of conversations to learn and to test with."""
+
+    train: Path
+    test: Path | None
+
+
+def derived_recipe(model: Path, data: Path, *, test: Path | None, name: str | None, runs: Path) -> Path:
+    """The path of the recipe for this model and these conversations, written now unless it is there from before.
+
+    Args:
+        model: the base, a model directory.
+        data: conversations in any of the usual shapes.
+        test: conversations that are never trained on; None splits some off by question.
+        name: of the run; None makes one of the model's and the data's.
+        runs: the folder of runs.
+
+    Raises:
+        UsageError: the run of this name is of another model or other data.
+    """
+    named = name or _name(model, data)
+    folder = runs / named
+    identity = storage.digest_json([digest_of(model), storage.digest_file(data), test and storage.digest_file(test)])
+    path = folder / RECIPE
+    if path.is_file():
+        if identity[:16] not in path.read_text(encoding="utf-8").splitlines()[0]:
+            raise UsageError(
+                f"`{path}` was derived of another model or of other conversations",
+                hint="give this run another name with `--name`, or delete the file",
+            )
+        return path
+    conversations = read_conversations(data)
+    sides = _sides(data, conversations, test, folder)
+    settings = _settings(model, read_conversations(sides.train), sides)
+    with storage.publish_file(path) as scratch:
+        scratch.write_text(_text(settings, name=named, runs=runs, model=model, identity=identity), encoding="utf-8")
+    return path
+
+
+def _name(model: Path, data: Path) -> str:
+    place = model.resolve()
+    known = place.parent.parent.name if place.name == "model" else place.name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{known}-{data.stem}").strip("-.")[:60] or "finetune"
+
+
+def _sides(data: Path, conversations: list[Conversation], test: Path | None, folder: Path) -> _Sides:
+    """The files to learn and to test with; split by question where only one is given and it is large enough."""
+    if test is not None:
+        return _Sides(data.resolve(), test.resolve())
+    if len(conversations) < 50:
+        return _Sides(data.resolve(), None)
+    learned, held = hold_back(conversations, TEST_SHARE, salt="test")
+    paths = _Sides((folder / "train.jsonl").resolve(), (folder / "test.jsonl").resolve())
+    for path, side in ((paths.train, learned), (paths.test, held)):
+        assert path is not None  # noqa: S101 - both were made above
+        with storage.publish_file(path) as scratch:
+            scratch.write_text("".join(_line(item) for item in side), encoding="utf-8")
+    return paths
+
+
+def _line(item: Conversation) -> str:
+    value: dict[str, Any] = {"messages": [message._asdict() for message in item.messages]}
+    if item.label is not None:
+        value["label"] = item.label
+    return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+def _settings(model: Path, conversations: list[Conversation], sides: _Sides) -> list[Setting]:
+    config = read_config(model)
+    rank = _rank(config, _num_targets(model, conversations))
+    numbers, micro_tokens = _fitting(config, rank.value)
+    found = [
+        Setting("finetune.data", str(sides.train), "what is learned"),
+        *_learning(config, len(conversations), rank),
+        Setting("finetune.base_numbers", numbers, "as few bits as this machine's free memory asks for"),
+        Setting("finetune.micro_tokens", micro_tokens, "as many at once as the memory takes; no result depends on it"),
+        *_guards(model, len(conversations)),
+    ]
+    if _is_young(model):
+        targets = ["all", "embed_tokens"]
+        found.append(Setting("finetune.lora.targets", targets, "the embedding too: its words are hardly learned yet"))
+    if sides.test is not None:
+        found += [
+            Setting("finetune.test", str(sides.test), "never trained on, split by question"),
+            Setting("evaluate.answers", str(sides.test), "exact and token-level scores, BLEU, refusals"),
+            Setting("evaluate.baselines", False, "there are no documents to compare on"),
+        ]
+    return found
+
+
+def _learning(config: ModelConfig, count: int, rank: Setting) -> list[Setting]:
+    """Method, learning rate, batch and length.
+
+    Low-rank updates want about ten times the rate of a full fine-tune, whatever their rank, and a wider network a lower
+    one (Schulman et al. 2025, "LoRA without regret"; the power of the width is theirs for Llama). docs/log.md has our
+    measurements.
+    """
+    rate = float(f"{min(1e-2, 5e-4 * (2000 / config.width) ** 0.78):.1g}")
+    rows = 8 if count < 200 else 16 if count < 2_000 else 32
+    epochs = 12.0 if count < 200 else 6.0 if count < 2_000 else 4.0
+    per_epoch = max(1, count // rows)
+    return [
+        Setting("finetune.method", "lora", "forgets less than a full fine-tune, and learns as much at these sizes"),
+        rank,
+        Setting("finetune.lora.alpha", 2.0 * rank.value, "twice the rank"),
+        Setting(
+            "finetune.optimizer.learning_rate", rate, f"5e-4 at a width of 2000, more for this one: {config.width}"
+        ),
+        Setting("finetune.batch_rows", rows, f"conversations a step, for {count} of them"),
+        Setting("finetune.epochs", epochs, "at most: it ends early where answers held back no longer gain"),
+        Setting("finetune.evaluate_every", max(10, per_epoch // 2), "steps: twice in a pass over the conversations"),
+        Setting("finetune.checkpoint_every", max(10, per_epoch // 2), "a kill loses no more than these steps"),
+    ]
+
+
+def _rank(config: ModelConfig, targets: int) -> Setting:
+    """A number to train for each token to be learned: two bits are learned a number, a token carries about as much."""
+    rank = next((rank for rank in _RANKS if rank * _trained_by_rank(config) >= targets), _RANKS[-1])
+    return Setting("finetune.lora.rank", rank, f"a trained number for each of {targets:,} tokens of answers, 8 to 64")
+
+
+def _trained_by_rank(config: ModelConfig) -> int:
+    """Numbers that one rank more trains, over all matrices of the blocks: a row and a column of each."""
+    inner, shared = config.heads * config.head_width, config.key_heads * config.head_width
+    attention = 2 * (config.width + inner) + 2 * (config.width + shared)
+    return config.layers * (attention + (2 if config.is_gpt2 else 3) * (config.width + config.mlp_width))
+
+
+def _num_targets(model: Path, conversations: list[Conversation]) -> int:
+    """Tokens of different answers: one that recurs is learned once."""
+    encoder = ChatEncoder(load_tokenizer(model))
+    seen: dict[str, int] = {}
+    for item in conversations:
+        key = hashlib.sha256(item.messages[-1].content.encode()).hexdigest()
+        if key not in seen:
+            seen[key] = sum(encoder.conversation(list(item.messages)).is_target)
+    return sum(seen.values())
+
+
+def _fitting(config: ModelConfig, rank: int) -> tuple[Numbers, int]:
+    """The finest numbers and the largest micro-batch whose foretold memory is free.
+
+    Raises:
+        RefusedError: not even the smallest fits.
+    """
+    free = available_bytes()
+    trained = rank * _trained_by_rank(config)
+    kinds: tuple[Numbers, ...] = ("float32", "int8", "nf4")
+    for numbers in kinds:
+        for tokens in _MICRO_TOKENS:
+            told = foretold(config, numbers=numbers, trained=trained, is_beside=True, tokens=tokens)
+            if free is None or told.total <= _MEMORY_SHARE * free:
+                return numbers, tokens
+    raise RefusedError(
+        f"this model needs more memory than there is even in 4 bits: {(free or 0) >> 20} MiB are free",
+        hint="use a smaller model, or a machine with more memory",
+    )
+
+
+def _guards(model: Path, count: int) -> list[Setting]:
+    share = 0.2 if count < 200 else 0.05
+    found = [
+        Setting("finetune.validation_share", share, "held back by question: decides where it ends"),
+        Setting("finetune.keeping.patience", 3, "measurements without a better two-sided score"),
+    ]
+    tokens = model.resolve().parent.parent / "tokens"
+    if (tokens / "index.json").is_file() and TokenData(tokens).tokenizer_digest == load_tokenizer(model).digest:
+        found += [
+            Setting("finetune.replay_from", str(tokens), "the documents of the base's own run"),
+            Setting("finetune.replay_share", 0.1, "of a step's rows, held to the base's predictions"),
+            Setting("finetune.keeping.forgetting_weight", 1.0, "a bit forgotten counts as a bit not learned"),
+        ]
+    return found
+
+
+def _is_young(model: Path) -> bool:
+    """Whether the base was pretrained by this system, for minutes or hours rather than months."""
+    path = model / "chatwright.json"
+    value = storage.read_json(path) if path.is_file() else {}
+    told = value.get("lineage") if isinstance(value, dict) else None
+    return isinstance(told, dict) and told.get("stage") == "pretrain"
+
+
+def _text(settings: list[Setting], *, name: str, runs: Path, model: Path, identity: str) -> str:
+    lines = [
+        f"{_FIRST_LINE}{identity[:16]}. The same call goes on with this file; change what you like.",
+        f"name = {_toml(name)}",
+        f"runs = {_toml(str(runs.resolve()))}",
+        "",
+        "[base]",
+        f"model = {_toml(str(model.resolve()))}",
+    ]
+    tables: dict[str, list[str]] = {}
+    for setting in settings:
+        table, _, key = setting.key.rpartition(".")
+        tables.setdefault(table, []).append(f"{key} = {_toml(setting.value)}  # {setting.why}")
+    for table in sorted(tables):
+        lines += ["", f"[{table}]", *tables[table]]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """Strings, numbers, truths and lists of strings: JSON's form of them is TOML's too."""
+    return json.dumps(value, ensure_ascii=False)

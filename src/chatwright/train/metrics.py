@@ -1,0 +1,141 @@
+"""What a run says of itself: the report of a step, the window of accepted steps, and the log `metrics.jsonl`.
+
+Statistics hold accepted steps only. Not the place where anything is decided (`faults.py`) or measured (`heldout.py`).
+"""
+
+import contextlib
+import json
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chatwright.foundation import storage
+from chatwright.foundation.errors import StorageFullError
+from chatwright.train.curves import CurveName, open_curves, scalars_of
+from chatwright.train.utilisation import Meter
+
+METRICS = "metrics.jsonl"
+
+
+class StepReport(NamedTuple):
+    """What one step did."""
+
+    loss: float  # nats per target token
+    norm: float  # of the gradient, before clipping
+    targets: int
+    applied: bool
+
+
+class Window:
+    """Accepted steps since the last line of metrics, as sums: a checkpoint between two lines keeps them."""
+
+    def __init__(
+        self, *, steps: int = 0, targets: int = 0, nats: float = 0.0, norms: float = 0.0, seconds: float = 0.0
+    ) -> None:
+        self._steps, self._targets = steps, targets
+        self._nats, self._norms, self._seconds = nats, norms, seconds
+        self._text = ""
+
+    def add(self, report: StepReport, seconds: float, meter: Meter | None = None) -> None:
+        """Count a step, if it was applied; the meter tells the machine's use."""
+        if report.applied:
+            self._steps += 1
+            self._targets += report.targets
+            self._nats += report.loss * report.targets
+            self._norms += report.norm
+            self._seconds += seconds
+            used = "" if meter is None else f" | {meter.share(self._rate()):.0%} of the machine"
+            self._text = f"loss {report.loss:.3f} | {self._rate():,.0f} tokens/s{used}"
+
+    def text(self) -> str:
+        """The newest step, for the progress line."""
+        return self._text
+
+    def sums(self) -> dict[str, Any]:
+        """What the constructor takes."""
+        return {
+            "steps": self._steps,
+            "targets": self._targets,
+            "nats": self._nats,
+            "norms": self._norms,
+            "seconds": self._seconds,
+        }
+
+    def take(self, meter: Meter | None = None) -> dict[str, Any]:
+        """Mean loss over the window's targets, its rate and the machine's use; then begin a new window."""
+        if not self._steps:
+            return {"loss": None, "norm": None, "tokens_per_second": 0.0}
+        values = {
+            "loss": round(self._nats / self._targets, 6),
+            "norm": round(self._norms / self._steps, 6),
+            "tokens_per_second": round(self._rate(), 1),
+        }
+        if meter is not None:
+            values["utilisation"] = round(meter.share(self._rate()), 4)
+        self._steps = self._targets = 0
+        self._nats = self._norms = self._seconds = 0.0
+        return values
+
+    def _rate(self) -> float:
+        return self._targets / max(self._seconds, 1e-9)
+
+
+class MetricsLog:
+    """The run's log, one event a line, written by the first rank alone.
+
+    A full disk does not end a run for want of a line: lines wait in memory until there is room, or until `flush`.
+
+    Args:
+        directory: where `metrics.jsonl` is.
+        is_writer: whether this process writes it.
+        curves: programs that follow the same events.
+    """
+
+    def __init__(self, directory: Path, *, is_writer: bool, curves: Sequence[CurveName] = ()):
+        self._path = directory / METRICS
+        self._is_writer = is_writer
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._curves = open_curves(curves, directory) if is_writer else []
+
+    def write(self, event: dict[str, Any]) -> None:
+        """Append one event."""
+        if self._is_writer:
+            self._waiting.append(event)
+            for curve in self._curves:
+                curve.write(event.get("step", 0), scalars_of(event))
+            with contextlib.suppress(StorageFullError):
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            StorageFullError: there is still no room.
+        """
+        while self._waiting:
+            storage.append_line(self._path, self._waiting[0])
+            self._waiting.popleft()
+
+    def close(self) -> None:
+        """Finish the curves; a line that finds no room waits in vain."""
+        for curve in self._curves:
+            curve.close()
+
+    def begin_anew(self) -> None:
+        """Forget all: the run has no checkpoint that the log could belong to."""
+        if self._is_writer:
+            for curve in self._curves:
+                curve.go_back(-1)
+            self._path.unlink(missing_ok=True)
+
+    def forget_after(self, step: int) -> None:
+        """Drop what was logged after this step: those steps are done again."""
+        if not self._is_writer:
+            return
+        for curve in self._curves:
+            curve.go_back(step)
+        self._waiting = deque(event for event in self._waiting if event.get("step", 0) <= step)
+        lines = [line for line in storage.read_lines(self._path) if line.get("step", 0) <= step]
+        with storage.publish_file(self._path) as scratch:
+            scratch.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

@@ -1,0 +1,227 @@
+"""One step: the gradient over all micro-batches of all ranks, looked at as a whole, then applied or thrown away.
+
+The loop decides between the two; nothing here knows checkpoints, policies or logs.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from chatwright.foundation.devices import Placement
+from chatwright.foundation.errors import OutOfMemoryError, RefusedError
+from chatwright.model.network import Network
+from chatwright.train.batches import MicroBatch, sample_seed
+from chatwright.train.faults import Candidate
+from chatwright.train.fitting import is_out_of_memory
+from chatwright.train.objectives import Objective
+from chatwright.train.optimizers import Optimizer
+from chatwright.train.ranks import Ranks
+from chatwright.train.reduction import Reduction, ReductionName, ShardedReduction, make_reduction, share_of
+from chatwright.train.sharding import is_sharded, whole
+
+_SCALE_DOUBLES_EVERY = 2000  # steps, as PyTorch's own scaler has it
+
+
+class Learned(NamedTuple):
+    """What a step computes with and changes."""
+
+    network: Network
+    trained: nn.Module  # the network itself, or an adapter on it
+    objective: Objective
+    optimizer: Optimizer
+    maximum_norm: float  # the gradient is clipped to this
+
+
+class Stepper:
+    """Computes steps.
+
+    Args:
+        learned: network, objective and optimizer.
+        placement: device and precision.
+        ranks: the processes that share each step.
+        reduction: how their gradients become one.
+        seed: of everything random within a micro-batch.
+    """
+
+    def __init__(
+        self, learned: Learned, *, placement: Placement, ranks: Ranks, reduction: ReductionName = "fast", seed: int = 0
+    ):
+        self._learned = learned
+        self._placement = placement
+        self._ranks = ranks
+        self._reduction: Reduction = make_reduction(reduction, learned.optimizer.parameters, ranks)
+        self._seed = seed
+        self._is_sharded = any(map(is_sharded, learned.optimizer.parameters))
+        if self._is_sharded:
+            self._reduction = ShardedReduction()
+        self._scaler = torch.amp.GradScaler(placement.device.type, enabled=placement.precision == "float16")
+
+    @property
+    def scale(self) -> float | None:
+        """The loss scale of float16, or None where there is none."""
+        return self._scaler.get_scale() if self._scaler.is_enabled() else None
+
+    @scale.setter
+    def scale(self, value: float | None) -> None:
+        if value is not None:
+            self._scaler = torch.amp.GradScaler(self._placement.device.type, init_scale=value)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The placement's precision for a forward pass."""
+        dtype = self._placement.autocast_dtype
+        return nullcontext() if dtype is None else torch.autocast(self._placement.device.type, dtype=dtype)
+
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """Everything that is trained."""
+        return self._learned.optimizer.parameters
+
+    def tried(self, batch: MicroBatch) -> None:
+        """One micro-batch forward and backward, to see what that takes."""
+        self._learned.network.train()
+        self._learned.trained.train()
+        self._micro_gradient(batch, batch.num_targets * batch.weight)
+
+    def gradient(self, micro_batches: Sequence[MicroBatch], *, number: int) -> Candidate | None:
+        """Leave the step's gradient in the parameters, clipped, and say what it is like.
+
+        None where memory ran out on a rank: then nothing has changed, and the step can be begun anew in smaller parts.
+
+        Args:
+            micro_batches: of all ranks; this one computes its share.
+            number: of the step's data; what is random in a micro-batch depends on it.
+
+        Raises:
+            RefusedError: no position has a target.
+        """
+        targets = sum(batch.num_targets for batch in micro_batches)
+        total = sum(batch.num_targets * batch.weight for batch in micro_batches)
+        if targets == 0:
+            raise RefusedError(f"step {number} has no target token: every position is masked")
+        self._learned.network.train()
+        self._learned.trained.train()
+        is_sound = self._learned.optimizer.is_finite()
+        shares = self._shares(micro_batches, total, number=number)
+        told = self._agreed(shares, count=len(micro_batches), is_sound=is_sound)
+        if told.is_out_of_memory:
+            self._reduction.forget()
+            self._learned.optimizer.zero_grad()
+            return None
+        self._reduction.finish(len(micro_batches))
+        return self._looked_at(told, targets)
+
+    def apply(self, factor: float, *, number: int) -> None:
+        """Update the parameters; `factor` is the schedule's share of the peak learning rates."""
+        self._learned.optimizer.step(factor)
+        grows = number % _SCALE_DOUBLES_EVERY == _SCALE_DOUBLES_EVERY - 1
+        self._finish(scale_factor=2.0 if grows else 1.0)
+
+    def discard(self) -> None:
+        """Forget the gradient; the parameters stay as they are."""
+        self._finish(scale_factor=0.5)
+
+    def _finish(self, *, scale_factor: float) -> None:
+        if self._scaler.is_enabled():
+            self._scaler.update(self._scaler.get_scale() * scale_factor)
+        self._learned.optimizer.zero_grad()
+
+    def _micro_gradient(self, batch: MicroBatch, total: float) -> Tensor:
+        with self.autocast():
+            moved = batch.to(self._placement.device)
+            share = self._learned.objective(self._learned.network, moved) * (batch.weight / total)
+        # Shards' gradients are averaged over the ranks where they are reduced; the step's gradient is their sum.
+        weight = self._ranks.size if self._is_sharded else 1
+        self._scaler.scale(share * weight).backward()  # type: ignore[no-untyped-call]
+        return share.detach()
+
+    def _shares(self, micro_batches: Sequence[MicroBatch], total: float, *, number: int) -> dict[int, float] | None:
+        """This rank's micro-batches' shares of the loss, their gradients accumulated; None where memory ran out."""
+        shares: dict[int, Tensor] = {}
+        mine = share_of(len(micro_batches), rank=self._ranks.rank, size=self._ranks.size)
+        try:
+            for index in mine:
+                torch.manual_seed(sample_seed(self._seed, number, index))
+                shares[index] = self._micro_gradient(micro_batches[index], total)
+                self._reduction.add(index)
+            if self._is_sharded:
+                self._keep_pace(micro_batches, len(mine))
+            own = torch.stack(list(shares.values())).tolist() if shares else []
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if self._is_sharded and self._ranks.size > 1:
+                raise _lost_between_shards(error) from error
+            return None
+        return dict(zip(shares, own, strict=True))
+
+    def _keep_pace(self, micro_batches: Sequence[MicroBatch], count: int) -> None:
+        """With shards each micro-batch is an exchange: who has fewer joins in with one that counts nothing."""
+        for _ in range(count, -(-len(micro_batches) // self._ranks.size)):
+            self._micro_gradient(micro_batches[0]._replace(weight=0.0), 1.0)
+
+    def _agreed(self, shares: dict[int, float] | None, *, count: int, is_sound: bool) -> "_Told":
+        """Every micro-batch's loss and every rank's health, on all ranks, in one message."""
+        losses, sick = [0.0] * count, [0.0] * self._ranks.size
+        for index, loss in (shares or {}).items():
+            losses[index] = loss
+        sick[self._ranks.rank] = float(not is_sound)
+        values = self._ranks.sums([*losses, *sick, float(shares is None)], self._placement.device)
+        sick_ranks = [rank for rank, is_sick in enumerate(values[count:-1]) if is_sick]
+        return _Told(values[:count], sick_ranks, values[-1] > 0)
+
+    def _looked_at(self, told: "_Told", targets: int) -> Candidate:
+        scale = self.scale or 1.0
+        parameters = self._learned.optimizer.parameters
+        if scale != 1.0:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad /= scale
+        norm = float(whole(nn.utils.clip_grad_norm_(parameters, self._learned.maximum_norm)))
+        if self._ranks.any(not math.isfinite(norm), self._placement.device):
+            norm = math.nan  # on any rank, so on all
+        return Candidate(
+            loss=told.loss,
+            norm=norm,
+            targets=targets,
+            damage=told.damage(self._ranks.size),
+            where=told.where(norm),
+            is_overflow=scale > 1.0 and math.isfinite(told.loss) and not math.isfinite(norm),
+        )
+
+
+def _lost_between_shards(error: BaseException) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        "memory ran out on a rank that holds a shard of the model: the others wait for it and cannot go on",
+        cause=str(error).splitlines()[0][:300],
+        kept="the newest checkpoint",
+        hint="lower `micro_rows` or set `recompute = true`; the same command goes on from the checkpoint",
+    )
+
+
+class _Told(NamedTuple):
+    """What all ranks know of a step's losses."""
+
+    losses: list[float]  # each micro-batch's share of the mean, in its order
+    sick: list[int]  # ranks whose weights or optimizer state are not finite
+    is_out_of_memory: bool  # on some rank
+
+    @property
+    def loss(self) -> float:
+        """The mean over all targets; exact, so that it depends on no order."""
+        return math.fsum(self.losses) if all(map(math.isfinite, self.losses)) else math.nan
+
+    def damage(self, size: int) -> str | None:
+        if not self.sick:
+            return None
+        ranks = "" if size == 1 else f" of rank {', '.join(map(str, self.sick))}"
+        return f"weights or optimizer state{ranks} hold values that are not finite"
+
+    def where(self, norm: float) -> str | None:
+        bad = [index for index, loss in enumerate(self.losses) if not math.isfinite(loss)]
+        if bad:
+            return f"the loss of micro-batch {', '.join(map(str, bad[:8]))} is not finite"
+        return None if math.isfinite(norm) else "the gradient is not finite"

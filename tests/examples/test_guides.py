@@ -1,0 +1,217 @@
+"""Every command of every guide is run, in the order of the guides, on documents and settings small enough for a test.
+
+A block `sh` is run line by line as a person would, in one folder for all guides, with `chatwright` on the path. A comment
+before a block says what else is to be done with it: `<!-- serves -->` starts it, waits for its address and stops it;
+`<!-- needs: THING -->` skips it, and the test names what was skipped. Only the sizes are smaller than in the guide.
+"""
+
+import os
+import random
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from chatwright.model.config import ModelConfig
+from chatwright.model.directory import save_model
+from chatwright.model.network import Network
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDES = ROOT / "docs" / "guides"
+SHIM = """#!/bin/sh
+# The project's command with the sizes of this test, where the command takes a recipe and trains.
+case "$1" in run|tokenize|distill) exec {python} -m chatwright "$@" $TINY ;; esac
+exec {python} -m chatwright "$@"
+"""
+_MODEL = ("width=32", "layers=1", "heads=2", "key_heads=2", "head_width=16", "mlp_width=64", "context_length=64")
+_SMALL = ("tokenizer.vocabulary_size=400", "pretrain.steps=4", "pretrain.batch_rows=2", "pretrain.micro_rows=2")
+_RUN = (*_SMALL, *(f"model.{item}" for item in _MODEL), "pretrain.threads=1", "evaluate.sample_tokens=4")
+TINY = {
+    "your-documents.md": _RUN,
+    "finetune-qwen3.md": (
+        *("finetune.epochs=0.01", "finetune.batch_rows=4", "evaluate.max_answer_tokens=4", "finetune.threads=1"),
+        *("finetune.evaluate_every=1000", "finetune.data=train.jsonl", "finetune.test=test.jsonl"),
+        "evaluate.answers=test.jsonl",
+    ),
+    "distil.md": (*_SMALL[1:], "distill.steps=3", "distill.batch_rows=2", "distill.micro_rows=2"),
+}
+_BLOCK = re.compile(r"(?:^<!-- (serves|needs: [^>]+?) -->\n)?^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHORTER = {"--budget 30m": "--budget 1m"}  # what is timed on a large model would be most of the test
+_LIMIT_S = 600  # of one block; a block takes seconds on a machine of its own
+
+
+class Block(NamedTuple):
+    """Commands that stand together."""
+
+    mark: str  # "", "serves" or "needs: ..."
+    commands: str
+
+
+def blocks_of(path):
+    text = path.read_text(encoding="utf-8")
+    for long, short in SHORTER.items():
+        text = text.replace(long, short)
+    return [Block(mark, commands) for mark, commands in _BLOCK.findall(text)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder like a clone with a home of its own: recipes, examples, a shelf of books, a base model."""
+    folder = tmp_path_factory.mktemp("guides")
+    for name in ("recipes", "examples"):
+        shutil.copytree(ROOT / name, folder / name)
+    books = folder / "home" / "books"
+    books.mkdir(parents=True)
+    write_books(books)
+    write_base(folder / "models" / "Qwen3-0.6B", books)
+    for name in ("train.jsonl", "test.jsonl"):
+        lines = (ROOT / "examples" / "support" / name).read_text(encoding="utf-8").splitlines()[:8]
+        (folder / "recipes" / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    commands = folder / "bin"
+    commands.mkdir()
+    shim = commands / "chatwright"
+    shim.write_text(SHIM.format(python=sys.executable))
+    shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
+    return folder
+
+
+def write_books(folder):
+    """Two EPUBs of thirty chapters each: enough that some are held out."""
+    page = (
+        '<html xmlns="http://www.w3.org/1999/xhtml"><head><title>{0}</title></head><body><h1>{0}</h1>{1}</body></html>'
+    )
+    words = (
+        "harbour morning ferry ticket island gull rope market baker window letter garden river bridge lantern".split()
+    )
+    for book in range(2):
+        with zipfile.ZipFile(folder / f"book-{book}.epub", "w") as file:
+            file.writestr("mimetype", "application/epub+zip")
+            file.writestr(
+                "META-INF/container.xml",
+                '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container" version="1.0"><rootfiles><rootfile '
+                'full-path="content.opf" media-type="application/oebps-package+xml"/></rootfiles></container>',
+            )
+            names = [f"chapter-{number}" for number in range(30)]
+            items = "".join(f'<item id="{n}" href="{n}.xhtml" media-type="application/xhtml+xml"/>' for n in names)
+            spine = "".join(f'<itemref idref="{name}"/>' for name in names)
+            file.writestr(
+                "content.opf",
+                '<package xmlns="http://www.idpf.org/2007/opf" version="3.0" unique-identifier="i"><metadata '
+                f'xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>Book {book}</dc:title><dc:language>en</dc:language>'
+                f"</metadata><manifest>{items}</manifest><spine>{spine}</spine></package>",
+            )
+            for number, name in enumerate(names):
+                draw = random.Random(100 * book + number)
+                lines = [" ".join(draw.choices(words, k=12)) for _ in range(10)]
+                text = "".join(f"<p>The {line} was on the way to the {draw.choice(words)}.</p>" for line in lines)
+                file.writestr(f"{name}.xhtml", page.format(f"Chapter {number}", text))
+
+
+def write_base(folder, books):
+    """A directory in Qwen3's layout with drawn weights, in the place of the one that the guide fetches."""
+    from chatwright.tokens.tokenizer import TokenizerConfig, train_tokenizer
+
+    texts = (path.name * 50 for path in books.iterdir())
+    tokenizer = train_tokenizer(texts, TokenizerConfig(vocabulary_size=300))
+    shape = ModelConfig(
+        vocabulary_size=tokenizer.size,
+        width=32,
+        layers=1,
+        heads=2,
+        key_heads=1,
+        head_width=16,
+        mlp_width=64,
+        context_length=512,
+    )
+    network = Network(shape)
+    network.initialise(torch.Generator().manual_seed(1))
+    save_model(folder, network, tokenizer, lineage={})
+
+
+def environment(place, guide):
+    kept = {key: value for key, value in os.environ.items() if key not in ("HOME", "PATH")}
+    tiny = " ".join(f"--set {item}" for item in TINY.get(guide, ()))
+    path = f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return {
+        **kept,
+        "HOME": str(place / "home"),
+        "PATH": path,
+        "TINY": tiny,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT / "src"),
+    }
+
+
+def run_block(place, guide, commands):
+    done = subprocess.run(
+        ["bash", "-euc", commands],
+        cwd=place,
+        env=environment(place, guide),
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"{guide}:\n{commands}\n{done.stderr[-3000:]}"
+
+
+def serve_block(place, guide, commands):
+    """The command says its address, and ends when it is asked to."""
+    process = subprocess.Popen(
+        ["bash", "-euc", f"exec {commands.strip()} --port 0"],
+        cwd=place,
+        env=environment(place, guide),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        told = []
+        for line in process.stderr:
+            told.append(line)
+            if "http://127.0.0.1:" in line:
+                break
+        assert "http://127.0.0.1:" in told[-1], "".join(told)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+        process.stderr.close()
+
+
+# The first guide makes what others begin from.
+ORDER = ("your-documents.md", "distil.md", "ratings.md", "finetune-qwen3.md", "gpt2-small.md", "cluster.md")
+
+
+def test_every_guide_is_run():
+    assert sorted(path.name for path in GUIDES.glob("*.md") if path.name != "README.md") == sorted(ORDER)
+
+
+def test_the_list_of_guides_names_each_and_every_link_leads_somewhere():
+    for path in GUIDES.glob("*.md"):
+        links = re.findall(r"\]\(((?!http)[^)#]+)\)", path.read_text(encoding="utf-8"))
+        assert [link for link in links if not (GUIDES / link).resolve().exists()] == []
+    listed = (GUIDES / "README.md").read_text(encoding="utf-8")
+    assert [name for name in ORDER if f"({name})" not in listed] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * _LIMIT_S)
+@pytest.mark.parametrize("guide", ORDER)
+def test_the_commands_of_the_guide_work(place, guide):
+    skipped = []
+    for block in blocks_of(GUIDES / guide):
+        if block.mark.startswith("needs"):
+            skipped.append(block.mark)
+        elif block.mark == "serves":
+            serve_block(place, guide, block.commands)
+        else:
+            run_block(place, guide, block.commands)
+    print(f"{guide}: left out here, {skipped or 'nothing'}")

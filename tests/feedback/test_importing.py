@@ -1,0 +1,108 @@
+"""Feedback from elsewhere: an export comes back whole, twice is once, and what people rated becomes feedback."""
+
+import json
+
+import pytest
+from test_store import answer
+
+from chatwright.feedback.importing import import_entries, import_study, read_export
+from chatwright.feedback.ratings import Study, make_study
+from chatwright.feedback.store import Choice, FeedbackStore, Rating, Score
+from chatwright.feedback.study import Judgement, StudyItem, StudyPlan
+from chatwright.foundation.errors import DataError
+
+
+@pytest.fixture
+def stores(tmp_path):
+    opened = [FeedbackStore(tmp_path / f"{name}.sqlite") for name in ("from", "to")]
+    yield opened
+    for store in opened:
+        store.close()
+
+
+def full(store):
+    for name in "ab":
+        store.add_answer(answer(name), created=5.0)
+    store.add_rating(
+        Rating(answer_id="a", thumb=-1, reason="r", better_answer="B.", rater="ann", role="expert"), created=6.0
+    )
+    store.add_rating(Choice(first="b", second="a", choice="second", rater="ben"), created=7.0)
+    store.add_rating(Choice(first="a", second="b", choice="tie"), created=8.0)
+    store.people.set_consent("ben", agrees=True)
+    store.add_rating(Score(answer_id="b", score=4.0, aspects={"fluency": 4}, rater="cem"), created=9.0)
+
+
+def plain(store):
+    """An export without what each database counts for itself."""
+    text = json.dumps(list(store.export()))
+    return json.loads(text, object_hook=lambda value: {k: v for k, v in value.items() if not (k == "id" and "created" in value and "messages" not in value)})  # fmt: skip
+
+
+def test_an_export_comes_back_whole_and_importing_it_again_adds_nothing(stores, tmp_path):
+    source, target = stores
+    full(source)
+    path = tmp_path / "export.jsonl"
+    path.write_text("".join(source.export_lines()))
+    assert import_entries(target, read_export(path))[:2] == (2, 4)
+    assert plain(target) == plain(source)
+    target.people.set_consent("ben", agrees=False)
+    assert import_entries(target, read_export(path))[:2] == (0, 0)
+    assert target.people.consent("ben") is False
+
+
+def test_a_choice_whose_other_answer_is_missing_is_told(stores):
+    source, target = stores
+    full(source)
+    entries = [entry for entry in source.export() if entry["id"] == "b"]
+    found = import_entries(target, entries)
+    assert found.passed_over == {"the other answer of a choice is not in the file": 1}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"id": 1}',
+        '{"id": "a", "model": "m", "answer": "x", "messages": [{}], "finish": "stop", "created": 1}',
+    ],
+)
+def test_a_line_that_is_no_entry_is_named(tmp_path, line):
+    path = tmp_path / "export.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(DataError, match=r"export\.jsonl:1"):
+        list(read_export(path))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        list(read_export(tmp_path / "none.jsonl"))
+
+
+def test_what_people_said_on_the_page_for_raters_becomes_feedback_once(stores, tmp_path):
+    items = [
+        StudyItem(id="one", asked="When?", answers=("At nine.",), models=("m1",)),
+        StudyItem(id="two", asked="Where?", answers=("Here.", "There."), models=("m1", "m2")),
+        StudyItem(id="check", asked="Say bad.", answers=("x",), models=("m1",), check={"at_most": {"fluency": 2}}),
+    ]
+    make_study(tmp_path / "study.sqlite", items, StudyPlan(repeat_share=0.0))
+    study, target = Study(tmp_path / "study.sqlite"), stores[1]
+    ann = study.join("Ann", "expert")
+    scores = {"fluency": 5, "coherence": 4, "relevance": 3}
+    study.judge(ann, Judgement(item="one", occasion=0, key="k" * 8, scores=scores, better="At ten."))
+    study.judge(ann, Judgement(item="two", occasion=0, key="l" * 8, choice="second"))
+    study.judge(ann, Judgement(item="check", occasion=0, key="m" * 8, scores=dict.fromkeys(scores, 1)))
+    found = import_study(target, study.export())
+    assert (found.answers, found.opinions, found.passed_over) == (3, 2, {"an attention check": 1})
+    assert import_study(target, study.export())[:2] == (0, 0)
+    one, *pair = target.export()
+    (score,) = one["scores"]
+    assert (score["score"], score["better_answer"], score["rater"], score["role"]) == (
+        4.0,
+        "At ten.",
+        "study:Ann",
+        "expert",
+    )
+    assert score["consent"]
+    assert [entry["choices"][0]["choice"] for entry in pair] == ["lost", "won"]
+    study.close()

@@ -1,0 +1,72 @@
+"""Plans for many devices are counted by the training's own code: they must agree with arithmetic, and with memory here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chatwright.foundation.errors import UsageError
+from chatwright.recipe.plan.shapes import shape_of
+from chatwright.recipe.plan.sharded import Shape, count, model_of
+
+PROGRAM = Path(__file__).with_name("step_memory.py")
+SMALL = shape_of(128, 3, vocabulary_size=512, context_length=64)
+
+
+def counted(parallel, ranks, *, num_micro=1, precision="bfloat16", recompute=False):
+    return count(Shape(SMALL, ranks, 8, parallel, 2, num_micro, precision, recompute))
+
+
+@pytest.mark.slow
+def test_whole_replicas_hold_everything_and_send_two_gradients_worth():
+    found = counted("ddp", 8)
+    total = 4 * SMALL.num_parameters()
+    assert found.weights == found.gradients == total
+    assert found.sent["all_reduce"] == pytest.approx(2 * total * 7 / 8, rel=0.01)
+    assert found.messages == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [8, 64])
+def test_shards_hold_their_share_and_gather_parameters_twice(ranks):
+    found = counted("fsdp", ranks, num_micro=2)
+    total = SMALL.num_parameters()
+    blocks = SMALL.layers * SMALL.block_matrices()
+    assert found.weights == pytest.approx(4 * total / ranks, rel=0.15)  # rows that do not divide evenly
+    others = (ranks - 1) / ranks
+    assert found.sent["reduce_scatter"] == pytest.approx(2 * 4 * total * others, rel=0.1)
+    # Embedding and projection stay gathered between forward and backward, and so does the last block.
+    assert 2 * 2 * total * others <= found.sent["all_gather"] <= 1.1 * 2 * 2 * (total + blocks) * others
+    assert 0 < found.sent["all_to_all"] <= 1.2 * 2 * 4 * blocks / ranks
+
+
+@pytest.mark.slow
+def test_replicas_of_shards_sum_between_machines():
+    found = counted("hsdp", 64)
+    assert found.weights == pytest.approx(4 * SMALL.num_parameters() / 8, rel=0.05)
+    assert found.sent["all_reduce"] == pytest.approx(2 * 4 * SMALL.num_parameters() / 8 * 7 / 8, rel=0.1)
+
+
+@pytest.mark.slow
+def test_recomputed_blocks_keep_little_more_than_their_inputs():
+    kept, again = (counted("fsdp", 8, recompute=recompute).activations for recompute in (False, True))
+    assert again < kept / 3
+
+
+def test_an_unknown_size_names_the_known_ones():
+    with pytest.raises(UsageError) as caught:
+        model_of("9b")
+    assert "70b" in caught.value.hint
+
+
+@pytest.mark.slow
+def test_what_is_counted_agrees_with_the_memory_of_a_real_step_within_a_tenth():
+    settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM)], capture_output=True, text=True, env=settings, check=True, timeout=240
+    )
+    for name, (measured, predicted) in json.loads(done.stdout).items():
+        assert measured == pytest.approx(predicted, rel=0.1), name

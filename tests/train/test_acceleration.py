@@ -1,0 +1,194 @@
+"""What makes training faster or smaller must not change what is learned: each setting's class of equality."""
+
+import pytest
+import torch
+from tiny_training import VOCABULARY, DrawnSource, digest, metrics, new_network, new_trainer
+from torch.nn import functional as F
+
+from chatwright.foundation import storage
+from chatwright.foundation.devices import Placement
+from chatwright.foundation.errors import RefusedError, UsageError
+from chatwright.train import compiling, objectives, scores
+from chatwright.train.ahead import Ahead
+from chatwright.train.batches import MicroBatch
+from chatwright.train.metrics import METRICS
+from chatwright.train.objectives import next_token
+from chatwright.train.utilisation import Meter, measured_ceiling
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("fields", [{}, {"with_adapter": True}, {"precision": "bfloat16"}], ids=str)
+def test_recomputed_blocks_learn_the_same_bits(tmp_path, fields):
+    new_trainer(tmp_path / "kept", **fields).run()
+    new_trainer(tmp_path / "again", recompute=True, **fields).run()
+    assert metrics(tmp_path / "kept") == metrics(tmp_path / "again")
+
+
+def test_recomputed_blocks_keep_less_for_the_backward_pass():
+    ids = torch.zeros(2, 16, dtype=torch.long)
+    kept = {}
+    for is_on in (False, True):
+        network = new_network(deep=True)
+        network.recompute_blocks(is_on=is_on)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.nbytes) or t, lambda t: t):
+            network.hidden(ids)
+        kept[is_on] = sum(sizes)
+    assert kept[True] < kept[False] / 4
+
+
+def scored(rows=70, width=16, *, vocabulary=VOCABULARY):
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(rows, width, generator=generator, requires_grad=True)
+    weight = torch.randn(vocabulary, width, generator=generator, requires_grad=True)
+    return hidden, weight, torch.randint(vocabulary, (rows,), generator=generator)
+
+
+@pytest.mark.parametrize("rows", [1, 64, 70, 200])
+def test_the_loss_in_pieces_has_the_value_and_the_gradients_of_the_whole(rows, monkeypatch):
+    monkeypatch.setattr(scores, "_CPU_SCORES", 1)
+    hidden, weight, targets = scored(rows)
+    whole = F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    expected = torch.autograd.grad(whole / 7, (hidden, weight))
+    pieces = scores.summed_cross_entropy(hidden, weight, targets)
+    found = torch.autograd.grad(pieces / 7, (hidden, weight))
+    assert pieces.item() == pytest.approx(whole.item(), rel=1e-6)
+    for one, other in zip(expected, found, strict=True):
+        assert float((one - other).norm() / one.norm()) < 1e-6
+
+
+def test_the_loss_in_pieces_equals_the_whole_in_bfloat16_too(monkeypatch):
+    monkeypatch.setattr(scores, "_CPU_SCORES", 1)
+    hidden, weight, targets = scored(200)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        whole = F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")
+        pieces = scores.summed_cross_entropy(hidden, weight, targets)
+    expected = torch.autograd.grad(whole, (hidden, weight))
+    found = torch.autograd.grad(pieces, (hidden, weight))
+    assert float(pieces) == pytest.approx(float(whole), rel=1e-5)
+    for one, other in zip(expected, found, strict=True):
+        assert float((one - other).norm() / one.norm()) < 1e-2  # a bfloat16 has 8 bits
+
+
+def test_a_frozen_projection_costs_no_gradient():
+    hidden, weight, targets = scored()
+    loss = scores.summed_cross_entropy(hidden, weight.detach(), targets)
+    assert loss.grad_fn.saved_tensors[1] is None
+    loss.backward()
+    assert hidden.grad is not None
+
+
+def test_a_loss_without_a_gradient_is_the_same():
+    hidden, weight, targets = scored()
+    with torch.no_grad():
+        alone = scores.summed_cross_entropy(hidden, weight, targets)
+    assert float(alone) == float(scores.summed_cross_entropy(hidden, weight, targets).detach())
+
+
+def test_next_token_takes_pieces_where_scores_would_be_many_and_learns_the_same(monkeypatch):
+    ids = torch.randint(VOCABULARY, (4, 13), generator=torch.Generator().manual_seed(2))
+    batch = MicroBatch(ids[:, :-1], ids[:, 1:], 48)
+    gradients = []
+    for most in (objectives._MAX_SCORES, VOCABULARY):
+        monkeypatch.setattr(objectives, "_MAX_SCORES", most)
+        network = new_network(deep=True)
+        loss = next_token(network, batch)
+        loss.backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
+    assert "_Summed" in type(loss.grad_fn).__name__
+    assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-6
+
+
+@pytest.mark.slow
+def test_compiled_blocks_learn_the_same_up_to_rounding(tmp_path):
+    networks = []
+    for setting in (False, True):
+        network = new_network(deep=True)
+        new_trainer(tmp_path / str(setting), network=network, compile=setting).run()
+        networks.append(network)
+    drift = torch.cat(
+        [(a - b).detach().abs().flatten() for a, b in zip(*(n.parameters() for n in networks), strict=True)]
+    )
+    assert float(drift.max()) < 1e-3
+    assert float(drift.mean()) < 1e-5
+
+
+def test_a_short_run_is_not_compiled_and_says_why(tmp_path, capsys):
+    new_trainer(tmp_path, source=LongRows(), compile="auto").run()
+    assert "blocks are not compiled: a run of about" in capsys.readouterr().err
+    assert storage.read_json(tmp_path / compiling.COMPILING)["is_on"] is False
+
+
+def test_a_machine_without_a_compiler_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="no C\\+\\+ compiler"):
+        new_trainer(tmp_path / "asked", compile=True).run()
+    new_trainer(tmp_path / "left", source=LongRows(), compile="auto").run()
+    assert "compiler" in storage.read_json(tmp_path / "left" / compiling.COMPILING)["reason"]
+
+
+class LongRows(DrawnSource):
+    """Rows which know their longest step."""
+
+    def longest(self):
+        (batch,) = DrawnSource(rows=self._rows, micro_rows=self._rows).step(0)
+        return batch
+
+
+def test_utilisation_is_the_model_s_arithmetic_over_the_measured_product_s():
+    placement = Placement(torch.device("cpu"), "float32", 1, "a test")
+    ceiling = measured_ceiling(placement)
+    assert 1e8 < ceiling < 1e13
+    assert Meter(2e6, 1e9).share(250) == pytest.approx(0.5)
+
+
+def test_the_log_holds_the_utilisation_where_the_arithmetic_is_known(tmp_path):
+    summary = new_trainer(tmp_path, flops_per_token=1e5).run()
+    lines = [line for line in storage.read_lines(tmp_path / METRICS) if line["event"] == "step"]
+    assert all(0 < line["utilisation"] < 1 for line in lines)
+    ratios = [line["utilisation"] / line["tokens_per_second"] for line in lines]
+    assert max(ratios) == pytest.approx(min(ratios), rel=0.05)  # the log rounds both
+    assert 0 < summary["utilisation"] < 1
+
+
+def test_a_source_read_ahead_gives_the_same_steps_and_the_same_errors(tmp_path):
+    class Ending(DrawnSource):
+        def step(self, number):
+            if number == 3:
+                raise RefusedError("step 3 is damaged")
+            return super().step(number)
+
+    ahead = Ahead(Ending(), steps=12)
+    for number in (0, 1, 2, 7, 2):  # a resume jumps, and so does a repeated step
+        for one, other in zip(ahead.step(number), DrawnSource().step(number), strict=True):
+            assert torch.equal(one.ids_BT, other.ids_BT)
+    with pytest.raises(RefusedError, match="step 3"):
+        ahead.step(3)
+    straight, read_ahead = new_network(), new_network()
+    new_trainer(tmp_path / "straight", network=straight).run()
+    new_trainer(tmp_path / "ahead", network=read_ahead, source=Ahead(DrawnSource(), steps=12)).run()
+    assert digest(read_ahead) == digest(straight)
+
+
+@pytest.mark.slow
+def test_threads_change_the_result_by_rounding_only(tmp_path):
+    drift = []
+    networks = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        network = new_network()
+        new_trainer(tmp_path / str(threads), network=network).run()
+        networks.append(network)
+    torch.set_num_threads(1)
+    for one, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        drift.append((one - other).detach().abs().flatten())
+    together = torch.cat(drift)
+    assert float(together.max()) < 1e-3
+    assert float(together.mean()) < 1e-5

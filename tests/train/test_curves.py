@@ -1,0 +1,63 @@
+"""Curves in other programs say what `metrics.jsonl` says, also after a resume; one that is not there is named."""
+
+import importlib.util
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_training import DrawnSource, StoppingSource, metrics, new_trainer
+
+from chatwright.foundation.errors import StoppedError, UsageError
+from chatwright.foundation.stopping import StopFlag
+from chatwright.train.curves import open_curves, scalars_of
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def drawn(directory, name):
+    curves = EventAccumulator(str(directory / "curves"))
+    curves.Reload()
+    return {point.step: point.value for point in curves.Scalars(name)}
+
+
+def test_tensorboard_reads_back_what_the_log_says(tmp_path):
+    new_trainer(tmp_path, curves=["tensorboard"]).run()
+    logged = {line["step"]: line["loss"] for line in metrics(tmp_path) if line["event"] == "step"}
+    assert drawn(tmp_path, "step/loss") == pytest.approx(logged, rel=1e-6)
+    measured = {line["step"]: line["weights"] for line in metrics(tmp_path) if line["event"] == "evaluation"}
+    assert drawn(tmp_path, "evaluation/weights") == pytest.approx(measured, rel=1e-6)
+
+
+def test_a_resumed_run_draws_one_curve(tmp_path):
+    flag = StopFlag()
+    with pytest.raises(StoppedError):
+        new_trainer(tmp_path, source=StoppingSource(flag, 7), curves=["tensorboard"]).run(flag)
+    new_trainer(tmp_path, source=DrawnSource(), curves=["tensorboard"]).run()
+    logged = {line["step"]: line["loss"] for line in metrics(tmp_path) if line["event"] == "step"}
+    assert drawn(tmp_path, "step/loss") == pytest.approx(logged, rel=1e-6)
+
+
+def test_without_the_setting_nothing_is_drawn(tmp_path):
+    new_trainer(tmp_path).run()
+    assert not (tmp_path / "curves").exists()
+
+
+def test_numbers_are_named_by_their_place_and_texts_are_left_out():
+    event = {"event": "evaluation", "step": 4, "bits_per_byte": {"all": 1.5, "web": 2}, "summary": "x", "best": True}
+    assert scalars_of(event) == {"evaluation/bits_per_byte/all": 1.5, "evaluation/bits_per_byte/web": 2.0}
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) for name in ("wandb", "trackio")), reason="asks for what is not installed"
+)
+def test_a_program_that_is_not_installed_is_named_with_its_extra(tmp_path, name):
+    with pytest.raises(UsageError, match=f'"{name}", which is not installed') as caught:
+        open_curves([name], tmp_path)
+    assert f"chatwright[{name}]" in caught.value.hint

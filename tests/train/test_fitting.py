@@ -1,0 +1,203 @@
+"""How much is computed at once: what is found is kept, nothing else changes, and running out of memory costs no run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import VOCABULARY, DrawnSource, digest, metrics, new_network, new_trainer
+
+from chatwright.foundation.errors import OutOfMemoryError, RefusedError
+from chatwright.train import fitting
+from chatwright.train.batches import MicroBatch
+from chatwright.train.objectives import next_token
+
+PROGRAM = Path(__file__).with_name("scarce_memory.py")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class LongRows(DrawnSource):
+    """Rows without masks, which know their longest step."""
+
+    def longest(self):
+        (batch,) = DrawnSource(rows=self._rows, micro_rows=self._rows).step(0)
+        return batch
+
+
+def batch_of(rows, length=12):
+    ids = torch.randint(VOCABULARY, (rows, length + 1), generator=torch.Generator().manual_seed(0))
+    return MicroBatch(ids[:, :-1], ids[:, 1:], rows * length)
+
+
+def work_of(gradient, network, *, steps=1000):
+    return fitting.Work(gradient, list(network.parameters()), torch.device("cpu"), steps)
+
+
+@pytest.mark.parametrize("positions", [1, 12, 25, 36, 48, 1000])
+def test_the_parts_of_a_batch_hold_its_rows_and_its_targets(positions):
+    (batch,) = DrawnSource(rows=4, micro_rows=4).step(0)
+    parts = batch.split(positions)
+    assert torch.equal(torch.cat([part.ids_BT for part in parts]), batch.ids_BT)
+    assert torch.equal(torch.cat([part.targets_BT for part in parts]), batch.targets_BT)
+    assert sum(part.num_targets for part in parts) == batch.num_targets
+    assert all(part.ids_BT.numel() <= max(positions, 12) for part in parts)
+
+
+def test_documents_and_weights_go_with_their_rows():
+    (batch,) = DrawnSource(rows=4, micro_rows=4).step(0)
+    batch = batch._replace(weight=0.5, documents_BT=torch.arange(48).view(4, 12))
+    parts = batch.split(24)
+    assert [part.weight for part in parts] == [0.5, 0.5]
+    assert torch.equal(torch.cat([part.documents_BT for part in parts]), batch.documents_BT)
+
+
+def test_what_carries_more_than_targets_is_not_split():
+    class Pairs(MicroBatch):
+        pass
+
+    pairs = Pairs(*batch_of(4))
+    assert pairs.split(12) == [pairs]
+    with pytest.raises(OutOfMemoryError, match="4 x 12 tokens, which cannot be split"):
+        fitting.Fitting().lower([pairs])
+
+
+def test_one_row_that_does_not_fit_says_what_to_change():
+    with pytest.raises(OutOfMemoryError) as caught:
+        fitting.Fitting().lower([batch_of(1)])
+    assert "recompute" in caught.value.hint
+
+
+def test_a_search_disturbs_neither_random_streams_nor_gradients():
+    network = new_network(deep=True)
+    network.lm_head.weight.grad = torch.ones_like(network.lm_head.weight)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+
+    def gradient(batch):
+        torch.rand(7)
+        next_token(network, batch).backward()
+
+    fitting.search(work_of(gradient, network), batch_of(8))
+    assert torch.equal(torch.rand(4), expected)
+    assert torch.equal(network.lm_head.weight.grad, torch.ones_like(network.lm_head.weight))
+    assert network.model.norm.weight.grad is None
+
+
+def test_a_size_at_which_memory_runs_out_is_not_chosen():
+    network = new_network(deep=True)
+
+    def gradient(batch):
+        if len(batch.ids_BT) > 2:
+            return torch.empty(1 << 60)  # the allocator's own error
+        return next_token(network, batch).backward()
+
+    found = fitting.search(work_of(gradient, network), batch_of(8))
+    assert found.positions == 2 * 12
+
+
+def test_what_needs_more_than_the_free_memory_is_not_even_tried(monkeypatch):
+    network = new_network(deep=True)
+    tried = []
+
+    def gradient(batch):
+        tried.append(len(batch.ids_BT))
+        next_token(network, batch).backward()
+
+    per_row = fitting.bytes_kept(work_of(gradient, network), batch_of(1))
+    monkeypatch.setattr(fitting, "available_bytes", lambda: int(per_row * 6))
+    found = fitting.search(work_of(gradient, network), batch_of(16))
+    assert max(tried) == 2
+    assert found.positions == 2 * 12
+    assert "3 larger ones need more memory" in found.reason
+
+
+def test_bytes_that_a_pass_keeps_grow_with_its_rows():
+    network = new_network(deep=True)
+    work = work_of(lambda batch: next_token(network, batch).backward(), network)
+    one, four = (fitting.bytes_kept(work, batch_of(rows)) for rows in (1, 4))
+    assert one > 0
+    assert four == pytest.approx(4 * one, rel=0.05)
+
+
+def test_an_error_that_is_not_about_memory_goes_through():
+    network = new_network()
+
+    def gradient(batch):
+        raise RuntimeError("another cause")
+
+    with pytest.raises(RuntimeError, match="another cause"):
+        fitting.search(work_of(gradient, network), batch_of(2))
+
+
+def test_a_searched_run_learns_what_one_with_that_size_learns(tmp_path):
+    searched = new_network()
+    new_trainer(tmp_path / "searched", network=searched, source=LongRows(micro_rows=4), is_fitted=True).run()
+    (tmp_path / "given").mkdir()
+    positions = fitting.settled(tmp_path / "searched", None, None).positions
+    given = new_network()
+    new_trainer(tmp_path / "given", network=given, source=LongRows(micro_rows=positions // 12)).run()
+    assert digest(given) == digest(searched)
+    assert metrics(tmp_path / "given") == metrics(tmp_path / "searched")
+
+
+def test_what_was_found_is_kept_with_the_run_and_damage_to_it_is_named(tmp_path):
+    fitting.keep(tmp_path, fitting.Found(24, "tried"))
+    assert fitting.settled(tmp_path, None, None) == fitting.Found(24, "tried")
+    (tmp_path / fitting.FITTING).write_text('{"positions": 0}')
+    with pytest.raises(RefusedError, match="is damaged"):
+        fitting.settled(tmp_path, None, None)
+
+
+class Scarce:
+    """An objective that gets no memory for more than so many rows, after it has begun to write gradients."""
+
+    def __init__(self, rows):
+        self._rows = rows
+
+    def __call__(self, network, batch):
+        if len(batch.ids_BT) > self._rows:
+            (network.lm_head.weight.sum() * 1e6).backward()
+            torch.empty(1 << 60)
+        return next_token(network, batch)
+
+
+def test_a_run_that_runs_out_of_memory_goes_on_with_smaller_parts_of_the_same_batch(tmp_path):
+    network = new_network()
+    new_trainer(tmp_path / "scarce", network=network, source=DrawnSource(micro_rows=4), objective=Scarce(1)).run()
+    plain = new_network()
+    new_trainer(tmp_path / "plain", network=plain, source=DrawnSource(micro_rows=1)).run()
+    assert digest(network) == digest(plain)
+    lowered = [line for line in metrics(tmp_path / "scarce") if line["event"] == "out_of_memory"]
+    assert [(line["step"], line["positions"], line["now"]) for line in lowered] == [(0, 48, 24), (0, 24, 12)]
+
+
+def test_a_resumed_run_keeps_the_size_that_was_lowered(tmp_path):
+    network = new_network()
+    source = DrawnSource(micro_rows=4)
+    new_trainer(tmp_path, network=network, source=source, objective=Scarce(2), steps=12).run()
+    (tmp_path / "checkpoints" / "step-00000012").rename(tmp_path / "away")
+    resumed = new_network()
+    new_trainer(tmp_path, network=resumed, source=source, objective=Scarce(4), steps=12).run()
+    assert digest(resumed) == digest(network)
+
+
+@pytest.mark.slow
+def test_a_real_limit_of_memory_lowers_the_size_and_loses_no_step(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lowered = [line for line in metrics(tmp_path) if line["event"] == "out_of_memory"]
+    assert lowered, done.stderr
+    assert lowered[0]["now"] < lowered[0]["positions"]
+    assert [line["step"] for line in metrics(tmp_path) if line["event"] == "step"] == [3, 4]
+    assert not any(line["event"] == "skipped" for line in metrics(tmp_path))
