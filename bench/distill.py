@@ -196,7 +196,7 @@ def train_student(bench: Bench, setting: Setting, *, seed: int, way: str, steps:
     lesson = lesson_of(bench, way, samples, seed=seed, output=output)
     prepared = time.process_time() - began
     heldout = sample_documents(data.split("heldout"), tokens_per_domain=HELDOUT)
-    check = TimedCheck(HeldoutCheck(network, heldout, end_of_text=tokenizer.end_of_text))
+    check = TimedCheck(HeldoutCheck(network, heldout, begin=tokenizer.begin_of_text))
     trainer = Trainer(
         network=network,
         trained=network,

@@ -8,7 +8,8 @@ from greedy import greedy_rows
 
 from chatwright.model.directory import LINEAGE, load_model, save_model
 from chatwright.model.engine.memory import RowMemory
-from chatwright.model.engine.runner import NextToken, Runner, Stretch
+from chatwright.model.engine.planning import NextToken, Stretch
+from chatwright.model.engine.runner import Runner
 
 TOLERANCE = 1e-4
 SIZES = {

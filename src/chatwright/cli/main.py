@@ -298,7 +298,7 @@ def _engine_settings(quantize: Literal["int8"] | None) -> "EngineSettings":
 def _settle_cpu() -> None:
     from chatwright.foundation.devices import place
 
-    place(precision="float32")
+    place(precision="float32", keeps_freed_memory=False)
 
 
 @app.command()

@@ -71,7 +71,14 @@ def trim_memory() -> None:
         malloc_trim(0)
 
 
-def place(*, device: str = "auto", precision: PrecisionName = "auto", threads: int = 0, width: int = 256) -> Placement:
+def place(
+    *,
+    device: str = "auto",
+    precision: PrecisionName = "auto",
+    threads: int = 0,
+    width: int = 256,
+    keeps_freed_memory: bool = True,
+) -> Placement:
     """Choose device, precision and threads; with `auto` a short probe of this machine decides the precision.
 
     Args:
@@ -79,11 +86,12 @@ def place(*, device: str = "auto", precision: PrecisionName = "auto", threads: i
         precision: a number format, or "auto".
         threads: for the CPU; 0 means all usable cores.
         width: the model's width, so that the probe multiplies matrices like the model's.
+        keeps_freed_memory: on the CPU; a server, whose strangers decide what it holds, gives freed memory back.
     """
     chosen = pick_device(device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     count = threads or usable_threads()
     torch.set_num_threads(count)
-    if chosen.type == "cpu":
+    if chosen.type == "cpu" and keeps_freed_memory:
         _keep_freed_memory()
     if precision != "auto":
         return Placement(chosen, precision, count, "as the recipe says")

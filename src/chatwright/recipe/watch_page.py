@@ -18,7 +18,7 @@ from chatwright.recipe.report.look import asset
 from chatwright.recipe.watch import Watched, find_training, read_events, read_progress
 from chatwright.serve.guard import Guard
 from chatwright.serve.routes.page import STATIC_DIR
-from chatwright.serve.server import BACKLOG, MAX_CONNECTIONS, open_port, page_address
+from chatwright.serve.server import bounded_config, open_port, page_address
 from chatwright.serve.settings import ServeSettings, require_sound_access
 
 _FILES = {
@@ -39,18 +39,7 @@ def serve_watch(run_dir: Path, settings: ServeSettings, *, host: str = "127.0.0.
     find_training(run_dir)
     with open_port(host, port) as listening:
         say(f"the training is shown at {page_address(listening)} (Ctrl-C ends the watching, not the training)")
-        config = uvicorn.Config(
-            create_watch_app(run_dir, settings),
-            http="h11",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            backlog=BACKLOG,
-            timeout_graceful_shutdown=5,
-        )
+        config = bounded_config(create_watch_app(run_dir, settings), cancel_after_s=5)
         uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from chatwright.model.generation import Likely, Piece, ScoredToken
 from chatwright.serve.asked import Asked, as_api_error, stopping, watched
 
-SLOW_READER_S = 60.0  # how long a reader may take nothing
+SLOW_READER_S = 20.0  # how long a reader may take nothing
 DONE = b"data: [DONE]\n\n"
 
 

@@ -20,6 +20,8 @@ from chatwright.serve.errors import ApiError
 from chatwright.serve.settings import ServeSettings
 
 OPEN_PATH = "/health"
+SMALL_BODY_BYTES = 32 << 10  # bodies that always find room; of larger ones so much is held at once while they come in:
+HELD_BYTES = 8 << 20
 DRAINED_BYTES = 16 << 20
 DRAINED_S = 2.0
 METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -49,6 +51,7 @@ class Guard:
     def __init__(self, app: ASGIApp, *, settings: ServeSettings):
         self._app = app
         self._settings = settings
+        self._held_bytes = 0  # of large bodies that are being read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
@@ -74,7 +77,7 @@ class Guard:
     async def _read_body(self, scope: Scope, incoming: "_Incoming") -> bytes:
         limit = self._settings.max_body_bytes
         chunks: list[bytes] = []
-        size = 0
+        size = held = 0
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
                 while not incoming.is_complete:
@@ -82,12 +85,20 @@ class Guard:
                     size += len(chunks[-1])
                     if size > limit or (size and scope["method"] not in METHODS_WITH_BODY):
                         raise _too_large(limit if size > limit else 0)
+                    if size > SMALL_BODY_BYTES:
+                        self._held_bytes += size - held
+                        held = size
+                    if held and self._held_bytes > HELD_BYTES:
+                        raise ApiError(429, "too much is being sent at once", code="busy", headers=_AGAIN | _CLOSE)
                 return b"".join(chunks)
         except TimeoutError:
             raise ApiError(408, "the body did not arrive in time", code="request_timeout", headers=_CLOSE) from None
+        finally:
+            self._held_bytes -= held
 
 
 _CLOSE = {"Connection": "close"}
+_AGAIN = {"Retry-After": "1"}
 
 
 def check_request(scope: Scope, settings: ServeSettings) -> str:

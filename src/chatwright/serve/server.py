@@ -12,18 +12,19 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from chatwright.feedback.conversations import Message
 from chatwright.feedback.store import FeedbackStore
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import ChatwrightError, UsageError
 from chatwright.serve.api import GuardedApp, create_app
+from chatwright.serve.connections import BoundedConnection
 from chatwright.serve.engine import ChatEngine
 from chatwright.serve.settings import ServeSettings, require_sound_access
 
 GRACE_S = 10.0  # for answers that are being written when the server is asked to stop
 CUT_S = 5.0  # for answers that were cut to tell so
-MAX_CONNECTIONS = 1_000
 BACKLOG = 256
 WATCH_S = 0.5  # between looks at the watched file
 
@@ -46,7 +47,7 @@ class ChatServer(uvicorn.Server):
         reload: Callable[[], Sequence[ChatEngine]] | None = None,
         watched: Path | None = None,
     ):
-        super().__init__(_config(app, cancel_after_s=round(grace_s + CUT_S)))
+        super().__init__(bounded_config(app, cancel_after_s=round(grace_s + CUT_S)))
         self._app = app
         self._grace_s = grace_s
         self._reload = reload
@@ -132,18 +133,19 @@ def _state_of(path: Path | None) -> tuple[int, ...]:
     return () if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-def _config(app: GuardedApp, *, cancel_after_s: int) -> uvicorn.Config:
-    """Our bounds, and no log of requests."""
+def bounded_config(app: ASGIApp, *, cancel_after_s: int) -> uvicorn.Config:
+    """How uvicorn serves an application here: with our bounds, and without a log of requests."""
     return uvicorn.Config(
         app,
-        http="h11",
+        http=BoundedConnection,
         ws="none",
         lifespan="on",
         log_config=None,
+        log_level="error",  # what strangers send wrong is counted, not written down
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
+        backlog=BACKLOG,
         timeout_keep_alive=10,
         timeout_graceful_shutdown=cancel_after_s,
     )

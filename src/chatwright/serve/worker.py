@@ -81,7 +81,8 @@ class Job:
         open_answers = self.request.num_answers
         while open_answers:
             try:
-                news = await asyncio.wait_for(self.pieces.get(), idle_s)
+                async with asyncio.timeout(idle_s):  # unlike `wait_for` it never swallows a cancellation
+                    news = await self.pieces.get()
             except TimeoutError:
                 yield None
                 continue

@@ -61,7 +61,8 @@ class FittedStepper:
             OutOfMemoryError: not even one row fits.
             UsageError: compiling was asked for, and this machine cannot.
         """
-        batch = self._share(source) if hasattr(source, "longest") else None
+        is_tried = habits.is_fitted or habits.compile == "auto"
+        batch = self._share(source) if is_tried and hasattr(source, "longest") else None
         work = Work(self._stepper.tried, self._stepper.parameters, self._placement.device, habits.steps)
         if habits.is_fitted and self.positions is None and batch is not None:
             self._search(work, batch, directory)

@@ -252,7 +252,7 @@ class Trainer:
         """To the newest sound checkpoint; the data of the steps from there to this one is passed over."""
         failed, number = self._step + 1, self._step + self._passed_over
         rollbacks = self._guard.rollbacks
-        self._on_first(self._saver.wait)
+        self._on_first(self._saver.settle)
         step = self._newest_step()
         if step is None:
             self._give_up(judgement, can_save=False)

@@ -203,8 +203,8 @@ def test_axe_finds_nothing_serious(browser, serve, scheme, width, kind):
     found = [axe(page)]
     join(page, server.url)
     page.locator("#judgement input").first.wait_for()
-    page.locator("#guide summary").click()
-    page.locator("#more summary").click()
+    for summary in page.locator("summary:visible").all():
+        summary.click()
     found.append(axe(page))
     page.locator("#judgement input").first.focus()
     for dimension in ("fluency", "coherence", "relevance") if kind == "scale" else ():

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from chatwright.model.engine.choosing import Chooser, Chosen, scored
 from chatwright.model.engine.memory import Row
-from chatwright.model.engine.runner import NextToken, Stretch
+from chatwright.model.engine.planning import NextToken, Stretch
 from chatwright.model.engine.writing import Speller, Writer
 from chatwright.model.generation import Finish, GenerationRequest, Piece, ScoredToken
 from chatwright.tokens.tokenizer import Tokenizer

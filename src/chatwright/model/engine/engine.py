@@ -20,7 +20,8 @@ from chatwright.foundation.errors import UsageError
 from chatwright.model.engine.answering import Answering, by_row
 from chatwright.model.engine.matrices import WeightFormat
 from chatwright.model.engine.memory import BLOCK, PrefixStore, RowMemory, blocks_for
-from chatwright.model.engine.runner import Runner, Stretch
+from chatwright.model.engine.planning import Stretch
+from chatwright.model.engine.runner import Runner
 from chatwright.model.engine.writing import Speller
 from chatwright.model.generation import EngineLoad, Finish, GenerationRequest, Piece, ScoredToken
 from chatwright.model.network import Network
@@ -36,6 +37,7 @@ class EngineSettings:
     """How much an engine does at once."""
 
     weights: WeightFormat = "float32"  # int8: matrices as whole numbers of 8 bits, on the CPU
+    compiles: bool = True  # kernels for this machine, where it has a C compiler; else PyTorch's
     max_answers: int = 32  # read or written in one step; more wait
     memory_blocks: int | None = None  # for rows; None: enough for `max_answers`, within a share of the RAM
     shared_blocks: int | None = None  # for beginnings of prompts; None: half as many; 0: none are shared
@@ -69,7 +71,7 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
     ):
         self.settings = settings or EngineSettings()
-        self.runner = Runner(network, weights=self.settings.weights)
+        self.runner = Runner(network, weights=self.settings.weights, compiles=self.settings.compiles)
         self.context_length = network.config.context_length
         self._tokenizer = tokenizer
         self._speller = Speller(tokenizer)

@@ -28,13 +28,13 @@ class Matrix(ABC):
     def times(self, x_NI: Tensor) -> Tensor:
         """`x @ weight.T + bias`."""
 
-    def swish_times(self, x_NI: Tensor) -> Tensor:
-        """`silu(x @ weight.T + bias)`."""
-        return F.silu(self.times(x_NI), inplace=True)
+    def gelu_times(self, x_NI: Tensor) -> Tensor:
+        """`gelu(x @ weight.T + bias)`, in its tanh form."""
+        return F.gelu(self.times(x_NI), approximate="tanh")
 
-    def times_into(self, x_NI: Tensor, other_NO: Tensor) -> Tensor:
-        """`(x @ weight.T + bias) * other`."""
-        return self.times(x_NI).mul_(other_NO)
+    def gated_times(self, x_NI: Tensor, gate: "Matrix") -> Tensor:
+        """`silu(x @ gate.weight.T + gate.bias) * (x @ weight.T + bias)`."""
+        return F.silu(gate.times(x_NI), inplace=True).mul_(self.times(x_NI))
 
     def times_onto(self, x_NI: Tensor, other_NO: Tensor) -> Tensor:
         """`(x @ weight.T + bias) + other`, in the type of `other`."""
@@ -70,13 +70,12 @@ class PackedMatrix(Matrix):
         """See `Matrix`."""
         return self._product(x_NI, self._packed, self._bias_O, "none", [], "")  # type: ignore[no-any-return]
 
-    def swish_times(self, x_NI: Tensor) -> Tensor:
+    def gated_times(self, x_NI: Tensor, gate: Matrix) -> Tensor:
         """See `Matrix`."""
-        return self._product(x_NI, self._packed, self._bias_O, "swish", [], "")  # type: ignore[no-any-return]
-
-    def times_into(self, x_NI: Tensor, other_NO: Tensor) -> Tensor:
-        """See `Matrix`."""
-        return self._product_with(x_NI, other_NO, self._packed, self._bias_O, "mul")  # type: ignore[no-any-return]
+        if not isinstance(gate, PackedMatrix):
+            return super().gated_times(x_NI, gate)
+        swish_NO = self._product(x_NI, gate._packed, gate._bias_O, "swish", [], "")
+        return self._product_with(x_NI, swish_NO, self._packed, self._bias_O, "mul")  # type: ignore[no-any-return]
 
     def times_onto(self, x_NI: Tensor, other_NO: Tensor) -> Tensor:
         """See `Matrix`."""
@@ -109,6 +108,12 @@ class Int8Matrix(Matrix):
         else:
             y_NO = self._many.times(x_NI.to(self._many.dtype)).mul_(self._scale_O).to(self.dtype)
         return y_NO if self._bias_O is None else y_NO.add_(self._bias_O)
+
+
+def rounded_to_int8(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers of 8 bits, (O, I), and the scale of each output, (O): weights are nearly their product."""
+    scale_O = weight_OI.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / _INT8_MAX
+    return (weight_OI / scale_O.unsqueeze(1)).round_().clamp_(-_INT8_MAX, _INT8_MAX).to(torch.int8), scale_O
 
 
 def many_rows_dtype() -> torch.dtype:

@@ -8,71 +8,18 @@ Legend: N tokens of the step, D width, H query heads, G key heads, Q = H / G, K 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chatwright.model.engine.compiling import kernels
 from chatwright.model.engine.matrices import Matrix, WeightFormat, hold, many_rows_dtype
-from chatwright.model.engine.memory import BLOCK, Row, RowMemory, Shape
+from chatwright.model.engine.memory import BLOCK, RowMemory, Shape
+from chatwright.model.engine.native import NativeLayer, NativeMatrix, NativeStep
+from chatwright.model.engine.planning import Masks, NextToken, Run, Step, Stretch, Tile, plan
 from chatwright.model.network import Block, Mlp, Network
-
-
-class Stretch(NamedTuple):
-    """Tokens that a row reads next; the first stands at `start`, a multiple of the block."""
-
-    row: Row
-    start: int
-    ids: Sequence[int]
-
-
-class NextToken(NamedTuple):
-    """The one token that a row reads next."""
-
-    row: Row
-    position: int
-    id: int
-
-
-class Masks(NamedTuple):
-    """Who may read which slot: zero or minus infinity, to be added to scores."""
-
-    whole: Tensor  # in layers that read everything before
-    near: Tensor | None  # in layers that read no further back than the window
-
-
-class Run(NamedTuple):
-    """Rows side by side in one slab that read one token each."""
-
-    slab: int
-    places: slice
-    tokens: slice  # of the step
-    slots: int  # read: whole blocks
-    last: int  # position of the furthest token
-    masks: "Masks"  # (C, 1, 1, S)
-
-
-class Tile(NamedTuple):
-    """A block's worth of a stretch: at most BLOCK tokens that read all slots up to their block's end."""
-
-    row: Row
-    start: int
-    tokens: slice
-    masks: "Masks"  # (Q * BLOCK, S)
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one pass computes: single tokens first, then stretches, in the order of their tokens."""
-
-    ids_N: Tensor  # noqa: N815
-    positions_N: Tensor  # noqa: N815
-    singles: tuple[Tensor, Tensor]  # slots' and rows' index for writing single tokens
-    runs: list[Run]
-    tiles: list[Tile]
-    stretches: list[tuple[Stretch, slice]]
-    memory: RowMemory
 
 
 @dataclass(frozen=True)
@@ -105,24 +52,62 @@ class Runner:
     Args:
         network: its matrices are copied.
         weights: the number format of the matrices.
+        compiles: whether kernels may be compiled for this machine; without them PyTorch's are taken.
     """
 
-    def __init__(self, network: Network, *, weights: WeightFormat = "float32"):
+    def __init__(self, network: Network, *, weights: WeightFormat = "float32", compiles: bool = True):
         config = self._config = network.config
         self._embedding_VD = network.model.embed_tokens.weight.detach()
         device = self._embedding_VD.device
+        may_compile = compiles and device.type == "cpu" and self._embedding_VD.dtype == torch.float32
+        self._kernels = kernels() if may_compile else None
         self._order_K = torch.arange(config.head_width, device=device).view(2, -1).t().reshape(-1)
         self._layers = [self._layer(cast(Block, block), n, weights) for n, block in enumerate(network.model.layers)]
         self._positions_SD = network.model.embed_positions.weight.detach() if config.is_gpt2 else None
         self._epsilon = torch.tensor(config.norm_epsilon, device=device)
         self._last_norm = _norm_of(network.model.norm)
-        self._head = hold(network.lm_head.weight, network.lm_head.bias, as_format=weights)
+        self._head = self._hold(network.lm_head.weight, network.lm_head.bias, weights)
         positions = torch.arange(config.context_length, device=device)
         angles = network._rotary(positions.unsqueeze(0), torch.float32)
         self._turns_SR = torch.complex(angles.cosine_BTR[0], angles.sine_BTR[0])
         is_narrow = self._head.dtype != torch.float32 and many_rows_dtype() == torch.bfloat16
         dtype = torch.bfloat16 if is_narrow else torch.float32
         self.shape = Shape(config.layers, config.key_heads, config.head_width, dtype, device)
+        self._step = self._compiled_step()
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether kernels compiled for this machine do the work."""
+        return self._step is not None
+
+    def _hold(self, weight_OI: Tensor, bias_O: Tensor | None, weights: WeightFormat) -> Matrix:
+        if self._kernels is None:
+            return hold(weight_OI, bias_O, as_format=weights)
+        bias_O = None if bias_O is None else bias_O.detach()
+        return NativeMatrix(self._kernels, weight_OI.detach(), bias_O, as_format=weights)
+
+    def _compiled_step(self) -> NativeStep | None:
+        config = self._config
+        if self._kernels is None:
+            return None
+        layers = []
+        for layer in self._layers:
+            held = {name: getattr(layer, name) for name in ("into", "out", "gate", "up", "down")}
+            window = config.sliding_window if layer.is_sliding else None
+            layers.append(
+                NativeLayer(
+                    (layer.before.weight, layer.before.bias),
+                    (layer.between.weight, layer.between.bias),
+                    heads_norm=layer.heads_norm,
+                    matrices={name: matrix for name, matrix in held.items() if isinstance(matrix, NativeMatrix)},
+                    is_rotated=layer.is_rotated,
+                    window=window,
+                )
+            )
+        names = ("width", "heads", "key_heads", "head_width", "mlp_width")
+        sizes = {name: getattr(config, name) for name in names}
+        last = (self._last_norm.weight, self._last_norm.bias)
+        return NativeStep(self._kernels, layers, last, sizes=sizes, epsilon=config.norm_epsilon)
 
     def _layer(self, block: Block, number: int, weights: WeightFormat) -> Layer:
         config, attention, mlp = self._config, block.self_attn, block.mlp
@@ -134,11 +119,11 @@ class Runner:
             heads_norm = torch.cat([n.expand(count, -1) for n, count in zip(norms, counts, strict=True)]).detach()
 
         def held(linear: nn.Linear) -> Matrix:
-            return hold(linear.weight, linear.bias, as_format=weights)
+            return self._hold(linear.weight, linear.bias, weights)
 
         return Layer(
             before=_norm_of(block.input_layernorm),
-            into=hold(into, bias, as_format=weights),
+            into=self._hold(into, bias, weights),
             heads_norm=heads_norm,
             out=held(attention.o_proj),
             between=_norm_of(block.post_attention_layernorm),
@@ -158,6 +143,22 @@ class Runner:
             singles: sorted by row.
             stretches: their states stand behind those of the singles, in order.
         """
+        if self._step is None or not singles:
+            return self._read_all(memory, singles, stretches)
+        states_ND = self._read_singles(self._step, memory, singles)
+        return torch.cat([states_ND, self._read_all(memory, (), stretches)]) if stretches else states_ND
+
+    def _read_singles(self, step: NativeStep, memory: RowMemory, singles: Sequence[NextToken]) -> Tensor:
+        """By the compiled step."""
+        positions_N = torch.tensor([single.position for single in singles])
+        x_ND = F.embedding(torch.tensor([single.id for single in singles]), self._embedding_VD)
+        if self._positions_SD is not None:
+            x_ND = x_ND + F.embedding(positions_N, self._positions_SD)
+        rows = [single.row for single in singles]
+        return step.read(memory, rows, positions_N, self._turns_SR[positions_N], x_ND)
+
+    def _read_all(self, memory: RowMemory, singles: Sequence[NextToken], stretches: Sequence[Stretch]) -> Tensor:
+        """Whatever reads, through each matrix together."""
         config = self._config
         queries = config.heads // config.key_heads
         step = plan(singles, stretches, memory=memory, queries=queries, window=config.sliding_window)
@@ -186,8 +187,8 @@ class Runner:
     def _inner(self, normed_ND: Tensor, layer: Layer) -> Tensor:
         """The MLP up to its inner width."""
         if layer.gate is None:
-            return F.gelu(layer.up.times(normed_ND), approximate="tanh")
-        return layer.up.times_into(normed_ND, layer.gate.swish_times(normed_ND))
+            return layer.up.gelu_times(normed_ND)
+        return layer.up.gated_times(normed_ND, layer.gate)
 
     def _queries(self, joined: Tensor, layer: Layer, number: int, turns_N1R: Tensor, step: Step) -> Tensor:
         """Normalise and turn queries and keys, store keys and values, and give the queries: (N, H, K)."""
@@ -289,71 +290,3 @@ def _joined(projections: Sequence[nn.Linear], *, order: Tensor) -> tuple[Tensor,
     joined = torch.cat([ordered(projection.weight, turns=turns) for projection, turns in pairs])
     biases = [ordered(p.bias, turns=turns) for p, turns in pairs if p.bias is not None]
     return joined, torch.cat(biases) if biases else None
-
-
-def plan(
-    singles: Sequence[NextToken],
-    stretches: Sequence[Stretch],
-    *,
-    memory: RowMemory,
-    queries: int,
-    window: int | None,
-) -> Step:
-    """The step's index tensors, made once for all layers.
-
-    Args:
-        singles: sorted by row.
-        stretches: in any order.
-        memory: holds their rows.
-        queries: heads that share a key head.
-        window: tokens that sliding layers read, the reader itself too.
-    """
-    device = memory.shape.device
-    ids = [single.id for single in singles]
-    positions = [single.position for single in singles]
-    tiles: list[Tile] = []
-    placed: list[tuple[Stretch, slice]] = []
-    for stretch in stretches:
-        begin = len(ids)
-        ids += stretch.ids
-        positions += range(stretch.start, stretch.start + len(stretch.ids))
-        placed.append((stretch, slice(begin, len(ids))))
-        for offset in range(0, len(stretch.ids), BLOCK):
-            tokens = slice(begin + offset, min(begin + offset + BLOCK, len(ids)))
-            start = stretch.start + offset
-            readers_M = torch.arange(start, start + BLOCK, device=device).repeat(queries)
-            tiles.append(Tile(stretch.row, start, tokens, _masks(readers_M, start + BLOCK, window, memory.shape)))
-    positions_N = torch.tensor(positions, device=device)
-    places = torch.tensor([single.row.place for single in singles], device=device)
-    runs = _runs(singles, positions_N, window, memory.shape)
-    singles_index = (places, positions_N[: len(singles)])
-    return Step(torch.tensor(ids, device=device), positions_N, singles_index, runs, tiles, placed, memory)
-
-
-def _runs(singles: Sequence[NextToken], positions_N: Tensor, window: int | None, shape: Shape) -> list[Run]:
-    runs: list[Run] = []
-    begin = 0
-    for end in range(1, len(singles) + 1):
-        last = singles[end - 1].row
-        if end < len(singles) and singles[end].row == Row(last.slab, last.place + 1):
-            continue
-        first = singles[begin].row
-        furthest = max(single.position for single in singles[begin:end])
-        slots = (furthest // BLOCK + 1) * BLOCK
-        whole, near = _masks(positions_N[begin:end], slots, window, shape)
-        masks = Masks(whole[:, None, None], None if near is None else near[:, None, None])
-        runs.append(Run(first.slab, slice(first.place, last.place + 1), slice(begin, end), slots, furthest, masks))
-        begin = end
-    return runs
-
-
-def _masks(readers_M: Tensor, slots: int, window: int | None, shape: Shape) -> Masks:
-    """(M, S) for readers at these positions: minus infinity at slots that they must not read."""
-    slots_S = torch.arange(slots, device=shape.device)
-    readers_M1 = readers_M.unsqueeze(1)
-    nothing = torch.zeros((len(readers_M), slots), dtype=shape.dtype, device=shape.device)
-    behind_MS = slots_S > readers_M1
-    whole = nothing.masked_fill(behind_MS, -torch.inf)
-    if window is None:
-        return Masks(whole, None)
-    return Masks(whole, nothing.masked_fill_(behind_MS | (slots_S <= readers_M1 - window), -torch.inf))

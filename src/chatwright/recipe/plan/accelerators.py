@@ -179,7 +179,7 @@ def sharding_of(fleet: Fleet, memory: Memory, layers: int) -> Sharding:
     one_layer = 2 * (memory.weights + memory.gradients) // max(1, layers)  # the one at work, the next being fetched
     own = memory.process + memory.activations + memory.scores
     sharded = own + static // fleet.num_devices + one_layer
-    room = ACCELERATORS[fleet.name].memory_bytes * _FREE_SHARE
+    room = ACCELERATORS[fleet.name].memory_bytes * FREE_SHARE
     if memory.total <= room:
         advice = "none needed: every device holds the whole model and a share of each batch"
     elif sharded <= room:

@@ -7,7 +7,7 @@ import uvicorn
 from chatwright.feedback.ratings import Study
 from chatwright.foundation.console import say
 from chatwright.serve.rating.app import create_rating_app
-from chatwright.serve.server import BACKLOG, MAX_CONNECTIONS, open_port, page_address
+from chatwright.serve.server import bounded_config, open_port, page_address
 from chatwright.serve.settings import ServeSettings, require_sound_access
 
 
@@ -27,17 +27,5 @@ def serve_study(
     require_sound_access(host, settings.token)
     with open_port(host, port) as listening:
         announce(f"the page for raters is at {page_address(listening)} (Ctrl-C stops it)")
-        config = uvicorn.Config(
-            create_rating_app(study, settings),
-            http="h11",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            backlog=BACKLOG,
-            timeout_keep_alive=10,
-            timeout_graceful_shutdown=5,
-        )
+        config = bounded_config(create_rating_app(study, settings), cancel_after_s=5)
         uvicorn.Server(config).run(sockets=[listening])

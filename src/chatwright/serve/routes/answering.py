@@ -13,7 +13,7 @@ from chatwright.serve import replies, schemas
 from chatwright.serve.asked import Asked
 from chatwright.serve.completions import Head, StreamedCompletion, whole_completion
 from chatwright.serve.errors import ApiError
-from chatwright.serve.routes.common import ERRORS, Order, StrictJsonRoute, offered, queued
+from chatwright.serve.routes.common import ERRORS, EVENT_CONTENT, Order, StrictJsonRoute, offered, queued
 from chatwright.serve.settings import ServeSettings
 from chatwright.serve.shelf import Offer, Shelf
 
@@ -22,8 +22,7 @@ MAX_CHOICES = 64  # of one request: prompts times answers
 
 def _documented(model: type[Any]) -> dict[int | str, dict[str, Any]]:
     """The two ways an answer comes, for the OpenAPI document."""
-    stream = {"text/event-stream": {"schema": {"type": "string", "description": "events, then `[DONE]`"}}}
-    return {200: {"model": model, "description": "The answer, whole or as events.", "content": stream}}
+    return {200: {"model": model, "description": "The answer, whole or as events.", "content": EVENT_CONTENT}}
 
 
 def router(shelf: Shelf, settings: ServeSettings, *, clock: Callable[[], float]) -> APIRouter:

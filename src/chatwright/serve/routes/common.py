@@ -24,6 +24,18 @@ from chatwright.serve.worker import Job, LineFullError, StoppingError
 _REFUSALS = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 431, 500, 503)
 ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": replies.ErrorBody} for status in _REFUSALS}
 
+# One event of a stream, for the OpenAPI document (`itemSchema`, OpenAPI 3.2); `schema` would be read as one event too.
+EVENT_CONTENT: dict[str, Any] = {
+    "text/event-stream": {
+        "itemSchema": {
+            "type": "object",
+            "description": "One event: JSON, and `[DONE]` as the last one.",
+            "properties": {"data": {"type": "string"}},
+            "required": ["data"],
+        }
+    }
+}
+
 
 def owner_of(request: Request) -> str:
     """Whose request this is, by the token it came with."""

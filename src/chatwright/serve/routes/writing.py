@@ -27,7 +27,7 @@ from chatwright.serve.completions import Head, Scores, StreamedCompletion, event
 from chatwright.serve.engine import ChatEngine, latest_that_fit
 from chatwright.serve.errors import ApiError
 from chatwright.serve.routes import kept_schemas as shapes
-from chatwright.serve.routes.common import ERRORS, Order, offered, owner_of, queued
+from chatwright.serve.routes.common import ERRORS, EVENT_CONTENT, Order, offered, owner_of, queued
 from chatwright.serve.routes.kept import TellingRoute, require_store
 from chatwright.serve.settings import ServeSettings
 from chatwright.serve.shelf import Offer, Shelf
@@ -39,7 +39,7 @@ BLIND = "hidden"  # the model's name while nobody may know it
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "First the turns that are written, then chunks as of a chat completion.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": EVENT_CONTENT,
     }
 }
 

@@ -1,0 +1,233 @@
+"""The compiled kernels as matrices, and one step of the network for rows that read one token each.
+
+`products.c` and `step.c` compute; here their arguments are laid out. Their sums have one order whatever shares a step,
+which carries the engine's promise of equal bits.
+Legend: N rows, I inputs, O outputs, D width, R half a head's width.
+"""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from chatwright.model.engine.matrices import Matrix, WeightFormat, rounded_to_int8
+from chatwright.model.engine.memory import Row, RowMemory
+
+_PANEL = 64  # as in products.c
+_GROUP = 64
+
+_Pointer = ctypes.c_void_p
+_Number = ctypes.c_int64
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (
+        ("weights", _Pointer),
+        ("scales", _Pointer),
+        ("sums", _Pointer),
+        ("bias", _Pointer),
+        ("inputs", _Number),
+        ("outputs", _Number),
+    )
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = (("weight", _Pointer), ("bias", _Pointer))
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        ("before", _Norm),
+        ("between", _Norm),
+        ("heads_norm", _Pointer),
+        ("into", _Matrix),
+        ("out", _Matrix),
+        ("gate", _Matrix),
+        ("up", _Matrix),
+        ("down", _Matrix),
+        ("is_rotated", ctypes.c_int32),
+        ("window", ctypes.c_int32),
+    )
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = (
+        ("width", _Number),
+        ("heads", _Number),
+        ("key_heads", _Number),
+        ("head_width", _Number),
+        ("mlp_width", _Number),
+        ("layers", _Number),
+        ("epsilon", ctypes.c_float),
+        ("layer", ctypes.POINTER(_Layer)),
+        ("last", _Norm),
+    )
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+class NativeMatrix(Matrix):
+    """A matrix that the compiled kernels multiply.
+
+    In int8 a weight is a whole number of 8 bits with a scale for each output; activations are taken as whole numbers of
+    14 bits with a scale for each 64 inputs, so that products of bytes lose next to nothing beside their rounding.
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, library: ctypes.CDLL, weight_OI: Tensor, bias_O: Tensor | None, *, as_format: WeightFormat):
+        self._library = library
+        outputs, inputs = weight_OI.shape
+        panels = -(-outputs // _PANEL)
+        self._bias_O = None if bias_O is None else bias_O.float().contiguous()
+        self._scale_O = self._sums = None
+        sizes = _Number(outputs), _Number(inputs)
+        if as_format == "int8":
+            whole_OI, scale_O = rounded_to_int8(weight_OI)
+            groups = -(-inputs // _GROUP)
+            self._scale_O = torch.zeros(panels * _PANEL)
+            self._scale_O[:outputs] = scale_O
+            self._sums = torch.empty(panels * groups * _PANEL, dtype=torch.int32)
+            self._packed = torch.empty(panels * _PANEL * groups * _GROUP, dtype=torch.int8)
+            library.pack_int8(_Pointer(_at(whole_OI)), *sizes, _Pointer(_at(self._packed)), _Pointer(_at(self._sums)))
+        else:
+            self._packed = torch.empty(panels * _PANEL * inputs)
+            library.pack_float32(_Pointer(_at(weight_OI.contiguous())), *sizes, _Pointer(_at(self._packed)))
+        tensors = (self._packed, self._scale_O, self._sums, self._bias_O)
+        self.described = _Matrix(*(_at(tensor) for tensor in tensors), inputs, outputs)
+
+    def times(self, x_NI: Tensor) -> Tensor:
+        """See `Matrix`."""
+        return self._times(x_NI, torch.empty((len(x_NI), self.described.outputs)), adds=False)
+
+    def gelu_times(self, x_NI: Tensor) -> Tensor:
+        """See `Matrix`."""
+        return self._activated(None, self.times(x_NI))
+
+    def gated_times(self, x_NI: Tensor, gate: Matrix) -> Tensor:
+        """See `Matrix`."""
+        return self._activated(gate.times(x_NI), self.times(x_NI))
+
+    def _activated(self, gate_NO: Tensor | None, up_NO: Tensor) -> Tensor:
+        """PyTorch computes a tensor's last elements otherwise: bits would hang on the rows beside."""
+        sizes = _Number(len(up_NO)), _Number(up_NO.shape[1]), torch.get_num_threads()
+        self._library.activate(_Pointer(_at(gate_NO)), _Pointer(_at(up_NO)), *sizes)
+        return up_NO
+
+    def times_onto(self, x_NI: Tensor, other_NO: Tensor) -> Tensor:
+        """See `Matrix`; `other` itself becomes the result."""
+        return self._times(x_NI, other_NO, adds=True)
+
+    def _times(self, x_NI: Tensor, y_NO: Tensor, *, adds: bool) -> Tensor:
+        x_NI = x_NI.contiguous()
+        failed = self._library.times(
+            ctypes.byref(self.described),
+            _Pointer(x_NI.data_ptr()),
+            _Number(len(x_NI)),
+            _Pointer(y_NO.data_ptr()),
+            int(adds),
+            torch.get_num_threads(),
+        )
+        if failed:
+            raise MemoryError("no memory for a product of the engine")
+        return y_NO
+
+
+class NativeLayer:
+    """What the compiled step needs of one layer; keeps the tensors alive that it points to.
+
+    Args:
+        before: weight and bias of the norm of attention's input.
+        between: of the norm of the MLP's input.
+        heads_norm: weights of queries' and keys' norms; None: they are not normalised.
+        matrices: by their names in the layer; without `gate` the MLP has GELU.
+        is_rotated: whether positions turn queries and keys.
+        window: tokens that are read; None: all.
+    """
+
+    def __init__(
+        self,
+        before: tuple[Tensor, Tensor | None],
+        between: tuple[Tensor, Tensor | None],
+        *,
+        heads_norm: Tensor | None,
+        matrices: dict[str, NativeMatrix],
+        is_rotated: bool,
+        window: int | None,
+    ):
+        self._alive = (before, between, heads_norm, matrices)
+        self.described = _Layer(
+            before=_Norm(*map(_at, before)),
+            between=_Norm(*map(_at, between)),
+            heads_norm=_at(heads_norm),
+            is_rotated=is_rotated,
+            window=window or 0,
+            **{name: matrix.described for name, matrix in matrices.items()},
+        )
+
+
+class NativeStep:
+    """One token in each of many rows, through all layers in one call.
+
+    Args:
+        library: the compiled functions.
+        layers: in order.
+        last: weight and bias of the last norm.
+        sizes: width, heads, key_heads, head_width, mlp_width.
+        epsilon: of all norms.
+    """
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        layers: Sequence[NativeLayer],
+        last: tuple[Tensor, Tensor | None],
+        *,
+        sizes: dict[str, int],
+        epsilon: float,
+    ):
+        self._library = library
+        self._alive = (layers, last)
+        described = (_Layer * len(layers))(*(layer.described for layer in layers))
+        self._shape = _Shape(layers=len(layers), epsilon=epsilon, layer=described, last=_Norm(*map(_at, last)), **sizes)
+        self._places: tuple[RowMemory, list[Row], Tensor] | None = None
+
+    def read(self, memory: RowMemory, rows: list[Row], positions_N: Tensor, turns_NR: Tensor, x_ND: Tensor) -> Tensor:
+        """Read a token in each row.
+
+        Args:
+            memory: holds the rows.
+            rows: one for each token.
+            positions_N: of the tokens.
+            turns_NR: cosine and sine of each pair's angle, as complex numbers.
+            x_ND: embeddings; becomes the result.
+
+        Returns:
+            Normalised states, (N, D).
+        """
+        failed = self._library.read_tokens(
+            ctypes.byref(self._shape),
+            _Pointer(self._places_of(memory, rows).data_ptr()),
+            _Pointer(positions_N.data_ptr()),
+            _Pointer(turns_NR.data_ptr()),
+            _Pointer(x_ND.data_ptr()),
+            _Number(len(rows)),
+            torch.get_num_threads(),
+        )
+        if failed:
+            raise MemoryError("no memory for a step of the engine")
+        return x_ND
+
+    def _places_of(self, memory: RowMemory, rows: list[Row]) -> Tensor:
+        """Where each row begins in each layer, and its capacity: the same from step to step, mostly."""
+        if self._places is None or self._places[0] is not memory or self._places[1] != rows:
+            table = []
+            for number in range(memory.shape.layers):
+                for row in rows:
+                    held = memory.layer(row.slab, number)
+                    table.append((held.data_ptr() + row.place * held.stride(0) * held.itemsize, held.shape[2]))
+            self._places = (memory, rows, torch.tensor(table, dtype=torch.int64))
+        return self._places[2]
