@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from _books import prepare, study_tokens
+from _picture import write_curves
 from _study import Results, spread, table
 from chatwright.foundation import storage
 from chatwright.foundation.config import validate
@@ -41,14 +42,15 @@ STEPS, ROWS, HELDOUT, EVERY = 120, 16, 1 << 20, 20
 SCORES = ("compression", "flesch", "loss")
 SEEDS = (1, 2, 3)
 WARMUP = 0.3
+SHUFFLE, CONTROL = "shuffle", "any order, opened slowly"
 _COMMON = {"device": "cpu", "precision": "float32", "threads": 1, "checkpoint_every": 100_000, "log_every": 100}
 
 
 def settings(work: Path) -> dict[str, dict[str, Any]]:
     """Sections of `pretrain` by name."""
     found: dict[str, dict[str, Any]] = {
-        "shuffle": {},
-        "any order, opened slowly": {"curriculum": {"score": "length", "direction": "random", "warmup_share": WARMUP}},
+        SHUFFLE: {},
+        CONTROL: {"curriculum": {"score": "length", "direction": "random", "warmup_share": WARMUP}},
         "windows from 16": {"growth": {"start": 16, "warmup_share": WARMUP}},
         "windows from 32": {"growth": {"start": 32, "warmup_share": WARMUP}},
     }
@@ -65,12 +67,15 @@ def main() -> None:
     parser.add_argument("--books", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--table", action="store_true", help="only print what was found")
+    parser.add_argument("--picture", type=Path, help="an SVG file for the curves")
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(options.work / "curriculum.jsonl")
     if not options.table:
         study(results, prepare(options.books, options.work), options.work)
     print(report(results))
+    if options.picture:
+        write_curves(options.picture, beside_shuffle(results), across="tokens", up="bits per byte above the shuffle's")
 
 
 class Tokens(NamedTuple):
@@ -131,30 +136,48 @@ def tokens_until(curve: list[list[float]], bits: float) -> float | None:
     return None
 
 
+def whole_seeds(results: Results) -> dict[str, dict[int, dict[str, Any]]]:
+    """Runs by setting and seed, of the seeds that all settings have."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for line in results.lines.values():
+        if "setting" in line:
+            found.setdefault(line["setting"], {})[line["seed"]] = line
+    shared = set.intersection(*(set(runs) for runs in found.values()))
+    return {name: {seed: runs[seed] for seed in sorted(shared)} for name, runs in found.items()}
+
+
 def report(results: Results) -> str:
-    """One row for each setting; differences and shares are against the shuffle with the same seed."""
-    lines = [line for line in results.lines.values() if "setting" in line]
-    shuffled = {line["seed"]: line for line in lines if line["setting"] == "shuffle"}
+    """One row for each setting; differences are of runs with the same seed: to the shuffle, and to the control."""
+    runs = whole_seeds(results)
     rows = []
-    for name in dict.fromkeys(line["setting"] for line in lines):
-        mine = [line for line in lines if line["setting"] == name]
-        pairs = [(line, shuffled[line["seed"]]) for line in mine]
+    for name, mine in runs.items():
+        pairs = [(line, runs[SHUFFLE][seed]) for seed, line in mine.items()]
+        controlled = [line["bits"] - runs[CONTROL][seed]["bits"] for seed, line in mine.items()]
         rows.append(
             [
                 name,
-                spread(line["bits"] for line in mine),
+                spread(line["bits"] for line in mine.values()),
                 spread(line["bits"] - plain["bits"] for line, plain in pairs),
+                spread(controlled) if name.endswith(" first") else "",
                 *(spread([_share(line, plain, part) for line, plain in pairs], digits=3) for part in (0.5, 1.0)),
             ]
         )
-    head = [
-        "setting",
-        "bits per byte",
-        "less the shuffle's",
-        "tokens to its bits half way",
-        "tokens to its bits at the end",
-    ]
-    return table(head, rows)
+    head = ["setting", "bits per byte", "less the shuffle's", "less the control's"]
+    head += ["tokens to the shuffle's bits half way", "and at its end"]
+    return f"seeds: {', '.join(map(str, runs[SHUFFLE]))}\n\n" + table(head, rows)
+
+
+def beside_shuffle(results: Results) -> dict[str, list[tuple[float, float]]]:
+    """Mean curves of all settings but the shuffle, as differences to it, after the first steps."""
+    runs = whole_seeds(results)
+    curves = {}
+    for name, mine in runs.items():
+        pairs = [(line["curve"], runs[SHUFFLE][seed]["curve"]) for seed, line in mine.items()]
+        points = range(1, len(pairs[0][0]))
+        means = [sum(one[i][1] - plain[i][1] for one, plain in pairs) / len(pairs) for i in points]
+        if name != SHUFFLE:
+            curves[name] = [(pairs[0][0][i][0], mean) for i, mean in zip(points, means, strict=True)]
+    return curves
 
 
 def _share(line: dict[str, Any], plain: dict[str, Any], part: float) -> float | None:

@@ -51,7 +51,7 @@ def served_answer(process, question):
         found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
         if found:
             break
-    body = json.dumps({"messages": [{"role": "user", "content": question}], "max_tokens": 4}).encode()
+    body = json.dumps({"model": "model", "messages": [{"role": "user", "content": question}], "max_tokens": 4}).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{found[1]}/v1/chat/completions", data=body, headers={"Content-Type": "application/json"}
     )

@@ -121,6 +121,25 @@ def test_much_forgetting_is_explained(tmp_path, lost, is_explained):
     assert ("A larger" in text) is is_explained
 
 
+def test_the_way_from_the_base_shows_both_sides_and_the_point_that_was_kept(tmp_path):
+    run = read_run(write_run(tmp_path / "run"))
+    stage = run.stages["finetune"]
+    points = [
+        {
+            "share": share,
+            "score": score,
+            "figures": {"validation_bits_per_byte": 3 - share, "heldout": {"all": {"bits_per_byte": 2 + share / 2}}},
+        }
+        for share, score in ((0.0, 3.0), (0.5, 2.75), (1.0, 2.5))
+    ]
+    summary = {**stage.summary, "interpolation": {"points": points, "chosen": 1.0}}
+    changed = dataclasses.replace(stage, facts={**stage.facts, "summary": summary})
+    text = str(scores_section(dataclasses.replace(run, stages={**run.stages, "finetune": changed})).body)
+    assert "the model at 100" in text
+    assert "at 50% the score is 2.750" in text
+    assert "From the base" not in str(scores_section(run).body)
+
+
 def test_text_of_documents_and_models_stays_text(page):
     assert page.scripts == 1
     assert HOSTILE in page.text

@@ -177,7 +177,7 @@ def test_a_training_keeps_the_checkpoint_with_the_lowest_held_out_loss(tmp_path)
 
 
 def test_the_best_cannot_be_kept_where_nothing_is_held_out(tmp_path):
-    with pytest.raises(UsageError, match="`keep_best` has no effect"):
+    with pytest.raises(UsageError, match="need a training that measures held-out"):
         new_trainer(tmp_path, keep_best=True).run()
 
 

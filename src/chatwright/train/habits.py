@@ -1,4 +1,7 @@
-"""The settings of the loop: how long, how often, how careful. What they do stands with whoever does it."""
+"""The loop's settings: how long, how often it logs, measures and saves, how careful it is, and on how many machines.
+
+A stage fills them from its recipe section (settings.py); what is learned and from what is not said here.
+"""
 
 from pydantic import Field
 

@@ -224,7 +224,7 @@ class Trainer:
         """To the newest sound checkpoint; the data of the steps from there to this one is passed over."""
         failed, number = self._step + 1, self._step + self._passed_over
         rollbacks = self._guard.rollbacks
-        self._on_first(self._saver.wait)
+        self._on_first(self._saver.settle)
         step = self._newest_step()
         if step is None:
             self._give_up(judgement, can_save=False)
@@ -306,8 +306,7 @@ class Trainer:
         self._evaluation, self._score = values, heldout_loss(values)
         self._patience.see(self._score)
         if (self._config.keep_best or self._config.patience) and self._score is None:
-            name = "keep_best" if self._config.keep_best else "patience"
-            raise UsageError(f"`{name}` has no effect: this training measures no held-out `bits_per_byte`")
+            raise UsageError("`keep_best` and `patience` need a training that measures held-out `bits_per_byte`")
         trim_memory()
 
     def _log_at_step(self, event: str, values: dict[str, Any]) -> None:

@@ -75,6 +75,11 @@ class Saver:
         """The newest step that was saved by this process."""
         return self._last_step
 
+    def settle(self) -> None:
+        """Before the run goes back: nothing is being written, and a step that was saved may be saved anew."""
+        self.wait()
+        self._last_step = None
+
     def close(self) -> None:
         """Let the thread go; what it writes is finished first."""
         if self._pool is not None:

@@ -55,7 +55,7 @@ class Task(NamedTuple):
     test: Answers
     validation: Answers
     heldout: list[TokenDocument]  # of the base's documents, a sample of each domain
-    begin: int
+    begin: int  # the token that documents are read from
 
     def figures(self, network: Network) -> dict[str, Any]:
         """Bits per byte on the answers, and on the base's documents by domain; what there is not is left out."""

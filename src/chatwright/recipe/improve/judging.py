@@ -191,7 +191,6 @@ class Measured(NamedTuple):
     first: Figures  # of the model that the loop began with
     heldout: Share | None
     earlier: Share | None
-    agreement: Share | None  # of the new feedback with what the model in service has learned since the first one
 
 
 def measure_both(
@@ -212,16 +211,12 @@ def measure_both(
     figures = [measure(model, tasks, data, tokens_per_domain=tokens) for model in (new, old)]
     no_tasks = tasks._replace(questions=[])
     begun = figures[1] if first is old else measure(first, no_tasks, data, tokens_per_domain=tokens)
-    fresh = Preferences(
-        [*gathered.train.pairs, *gathered.heldout.pairs], [*gathered.train.verdicts, *gathered.heldout.verdicts]
-    )
     return Measured(
         figures[0],
         figures[1],
         begun,
         heldout=won(new, old, gathered.heldout, config=config),
         earlier=won(new, old, gathered.earlier, config=config),
-        agreement=None if first is old else won(old, first, fresh, config=config),
     )
 
 
@@ -229,7 +224,7 @@ def judge(found: Measured, gathered: Gathered, config: PromotionConfig) -> list[
     """The conditions, all of which a new model must meet."""
     checks = [_wins(found.heldout, gathered)]
     if config.keeps_earlier:
-        checks += [_agrees(found.agreement), _keeps(found.earlier, config)]
+        checks.append(_keeps(found.earlier, config))
     if found.new.right is not None and found.old.right is not None:
         change = found.new.right - found.old.right
         told = (
@@ -266,24 +261,20 @@ def _why_not(share: Share) -> str:
     )
 
 
-def _agrees(share: Share | None) -> Check:
-    """The new feedback does not contradict what the rounds before have taught: a poisoned round does."""
-    name = "agrees with earlier feedback"
-    if share is None:
-        return Check(name, passed=True, told="no round before, or too little feedback to compare with")
-    told = f"what was learned before says the same of {_shown(share)}; the interval must not lie below 50 %"
-    contradicts = ". The new feedback contradicts what people said before" if share.high < 0.5 else ""
-    return Check(name, share.high >= 0.5, told + contradicts)
-
-
 def _keeps(share: Share | None, config: PromotionConfig) -> Check:
-    """No loss on what was held out of earlier rounds. Here the burden of proof is the new model's."""
+    """No loss on what was held out of earlier rounds, where a poisoned round shows. The new model has to prove it.
+
+    Whether the model in service agrees with the new feedback would be no test: the answers are its own, and of those
+    that it has come to write the bad ones have gained most (`docs/log.md`).
+    """
     name = "keeps what earlier feedback taught"
     if share is None:
         return Check(name, passed=True, told="too little of earlier rounds is held out yet")
     least = 0.5 - config.earlier_loss
+    passed = share.share >= least and share.high >= 0.5
     told = f"won {_shown(share)}; at least {least:.0%} are needed, and the interval must not lie below 50 %"
-    return Check(name, share.share >= least and share.high >= 0.5, told)
+    contradicts = "" if passed else ". The new feedback contradicts what people said before"
+    return Check(name, passed, told + contradicts)
 
 
 def _shown(share: Share) -> str:

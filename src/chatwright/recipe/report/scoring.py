@@ -189,9 +189,32 @@ def _balance(run: RunFacts) -> html.Html | None:
             drawn,
             html.table(["measured on", "before", "after", "change"], rows, caption="Bits per byte before and after"),
             html.note(how),
+            *_way_from_the_base(run),
             *_why_forgotten(run),
         ]
     )
+
+
+def _way_from_the_base(run: RunFacts) -> list[html.Html]:
+    """The models between the base and the result, and the one that was kept, where they were measured."""
+    found = run.stages["finetune"].summary.get("interpolation")
+    if not found:
+        return []
+    points = found["points"]
+    labels = [f"{point['share']:.0%}" for point in points]
+    series = [Bars("answers held back", labels, [point["figures"]["validation_bits_per_byte"] for point in points])]
+    if "heldout" in points[0]["figures"]:
+        lost = [point["figures"]["heldout"]["all"]["bits_per_byte"] for point in points]
+        series.append(Bars("the base's documents", labels, lost))
+    described = "; ".join(f"at {point['share']:.0%} the score is {point['score']:.3f}" for point in points)
+    kept = html.percent(found["chosen"])
+    drawn = bars(
+        "way",
+        series,
+        caption=f"From the base (0%) to the result (100%), bits per byte: the model at {kept} of the way was kept",
+        description=described,
+    )
+    return [drawn]
 
 
 # Bits per byte; what a fine-tune may cost on the base's documents without a word of explanation.
@@ -208,7 +231,7 @@ def _why_forgotten(run: RunFacts) -> list[html.Html]:
     guard = (
         f"the base's predictions on replayed text were guarded (`replay_share = {replay}`, "
         f"`replay_weight = {stage.config.get('replay_weight')}`)"
-        if replay and "tokens" in stage.inputs
+        if replay and ("tokens" in stage.inputs or stage.config.get("replay_from"))
         else "nothing of the base's text was replayed"
     )
     return [
