@@ -165,7 +165,9 @@ def write(gathered: Gathered, found: Harvest, config: ImproveConfig, directory: 
     lines = "".join(json.dumps(edit, ensure_ascii=False) + "\n" for edit in edits)
     (directory / "edits.jsonl").write_text(lines, encoding="utf-8")
     (directory / CARD).write_text(data_card(found, config.harvest), encoding="utf-8")
-    storage.write_json(directory / LEARNED, gathered.facts)
+    # What the weak topics are like is told by questions, and a round keeps no text that a person wrote.
+    weak = [{name: topic[name] for name in ("thumbs", "down")} for topic in gathered.facts["weak_topics"]]
+    storage.write_json(directory / LEARNED, {**gathered.facts, "weak_topics": weak})
 
 
 def _said(text: str) -> dict[str, str]:

@@ -216,6 +216,8 @@ def _do(at: _Place, store: str) -> Outcome:
         if gathered.size < at.recipe.improve.least_new:
             need = at.recipe.improve.least_new
             return Outcome("waiting", at.service, {**_brief(gathered), "has": gathered.size, "needs": need})
+        for topic in gathered.facts["weak_topics"]:
+            say(f"  weak: {topic['down']} of {topic['thumbs']} thumbs are down, like: {topic['like']}")
         with storage.publish(frozen) as scratch:
             gathering.write(gathered, found, at.recipe.improve, scratch)
     gathered = gathering.read_frozen(frozen)
