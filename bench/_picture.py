@@ -7,6 +7,7 @@ from pathlib import Path
 WIDTH, HEIGHT, LEFT, BOTTOM, RIGHT, TOP = 720, 320, 64, 44, 190, 16
 _COLOURS = ("#1f6fb4", "#c4571a", "#2a8a4a", "#8a4fb0", "#b02a4a", "#6b7280", "#0f8b8d", "#a07a00")
 _TICKS = 4
+_MARKED = 6  # points up to which each is marked
 _TEXT = 'font-family="sans-serif" font-size="12" fill="#777"'
 Curve = Sequence[tuple[float, float]]
 
@@ -36,6 +37,9 @@ def write_curves(path: Path, curves: Mapping[str, Curve], *, across: str, up: st
         line = " ".join(place(x, y) for x, y in curve)
         dash = ' stroke-dasharray="5 3"' if number >= len(_COLOURS) else ""
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>')
+        if len(curve) <= _MARKED:
+            marks = (place(x, y).split(",") for x, y in curve)
+            parts += [f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>' for x, y in marks]
         parts.append(
             f'<text x="{WIDTH - RIGHT + 10}" y="{TOP + 12 + 18 * number}" font-family="sans-serif" font-size="12" '
             f'fill="{colour}">{escape(name)}</text>'

@@ -32,8 +32,9 @@ from chatwright.model.network import Network
 from chatwright.tokens.shards import TokenData
 from chatwright.tokens.tokenizer import load_tokenizer
 from chatwright.train import pretrain
+from chatwright.train.habits import LoopConfig
 from chatwright.train.heldout import HeldoutCheck, sample_documents
-from chatwright.train.loop import LoopConfig, Trainer
+from chatwright.train.loop import Trainer
 from chatwright.train.objectives import Objective, next_token
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.pretrain import PretrainInputs

@@ -1,7 +1,7 @@
 """Peak memory of LoRA on a frozen base, as foretold and as measured, for random models of Llama's shape.
 
-    python -m bench.finetune_memory --out bench-memory                 # the table, some minutes
-    python -m bench.finetune_memory --out bench-memory --sizes 500m    # the one that must stay within 4 GB
+    python bench/finetune_memory.py --out bench-memory                 # the table, some minutes
+    python bench/finetune_memory.py --out bench-memory --sizes 500m    # the one that must stay within 4 GB
 
 Each measurement is the stage `finetune` in a process of its own: the base read, two steps of a full context, the
 adapter and the merged model written. Peaks are resident sizes (`VmHWM`), of training alone and of the whole stage.

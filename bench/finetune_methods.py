@@ -1,8 +1,8 @@
 """What each way to fine-tune gains, forgets and costs, and what replay keeps, on a base pretrained here.
 
-    python -m bench.finetune_methods methods --run runs/demo --out bench-finetune
-    python -m bench.finetune_methods keeping --run runs/demo --out bench-finetune
-    python -m bench.finetune_methods report --run runs/demo --out bench-finetune
+    python bench/finetune_methods.py methods --run runs/demo --out bench-finetune
+    python bench/finetune_methods.py keeping --run runs/demo --out bench-finetune
+    python bench/finetune_methods.py report --run runs/demo --out bench-finetune
 
 Each cell is the stage `finetune` in a process of its own, so that its peak memory is its own. Cells that are done are
 not done again. The learning rate of each method is chosen by answers held back from training, never by the test.
@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from _picture import write_curves
 from chatwright.foundation.config import validate
 from chatwright.foundation.stage import StageContext
 from chatwright.tune import finetune
@@ -175,6 +176,15 @@ def _spread(values: list[float], digits: int = 3) -> str:
     return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
+def _at_best_rate(lines: list[dict[str, Any]], label: str) -> list[dict[str, Any]]:
+    """A method's cells at the rate that answers held back chose with the first seed."""
+    mine = [line for line in lines if line["study"] == "methods" and line["label"] == label]
+    if not mine:
+        return []
+    first = min((line for line in mine if line["seed"] == 1), key=lambda line: line["validation"])
+    return [line for line in mine if line["settings"] == first["settings"]]
+
+
 def table_of_methods(lines: list[dict[str, Any]]) -> str:
     """The table, in Markdown: each method at the rate that its held-back answers chose."""
     rows = [
@@ -182,11 +192,10 @@ def table_of_methods(lines: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for label in METHODS:
-        mine = [line for line in lines if line["study"] == "methods" and line["label"] == label]
-        if not mine:
+        kept = _at_best_rate(lines, label)
+        if not kept:
             continue
-        first = min((line for line in mine if line["seed"] == 1), key=lambda line: line["validation"])
-        kept = [line for line in mine if line["settings"] == first["settings"]]
+        first = kept[0]
         told = [_spread([line[name] for line in kept]) for name in ("test", "gain", "forgetting")]
         size = [f"{mean(line[name] for line in kept) / 1e6:.1f}" for name in ("peak_bytes", "file_bytes")]
         rate = first["settings"]["optimizer"]["learning_rate"]
@@ -217,6 +226,32 @@ def table_of_keeping(lines: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def _point(lines: list[dict[str, Any]]) -> tuple[float, float]:
+    return mean(line["gain"] for line in lines), mean(line["forgetting"] for line in lines)
+
+
+def draw(place: Place, lines: list[dict[str, Any]]) -> None:
+    """Two pictures: each method's gain and forgetting at its best rate, and the guards' along their replay share."""
+    methods = {label: [_point(kept)] for label in METHODS if (kept := _at_best_rate(lines, label))}
+    guards: dict[str, list[tuple[float, float]]] = {}
+    for label in KEEPING_METHODS:
+        mine = [line for line in lines if line["study"] == "keeping" and line["label"] == label]
+        plain = [line for line in mine if "replay_share" not in line["settings"]]
+        for target, weight in sorted({(target, weight) for _, target, weight in KEEPING}):
+            groups: dict[float, list[dict[str, Any]]] = {0.0: plain} if plain else {}
+            for line in mine:
+                told = line["settings"]
+                if (told.get("replay_target"), told.get("replay_weight")) == (target, weight):
+                    groups.setdefault(told["replay_share"], []).append(line)
+            if len(groups) > 1:
+                name = f"{label}: {'KL' if target == 'base' else 'text'} x {weight:g}"
+                guards[name] = [_point(groups[share]) for share in sorted(groups)]
+    for name, found in (("methods", methods), ("keeping", guards)):
+        if found:
+            path = place.out / f"finetune-{name}.svg"
+            write_curves(path, found, across="gained, bits per byte", up="forgotten, bits per byte")
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["methods", "keeping", "report"])
@@ -238,6 +273,7 @@ def main() -> None:
         study_keeping(place, chosen.seeds)
     lines = _lines(place.results)
     print(table_of_methods(lines), table_of_keeping(lines), sep="\n\n")
+    draw(place, lines)
 
 
 if __name__ == "__main__":

@@ -51,10 +51,12 @@ def served_answer(process, question):
         found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
         if found:
             break
-    body = json.dumps({"model": "model", "messages": [{"role": "user", "content": question}], "max_tokens": 4}).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{found[1]}/v1/chat/completions", data=body, headers={"Content-Type": "application/json"}
-    )
+    address = f"http://127.0.0.1:{found[1]}/v1"
+    with urllib.request.urlopen(f"{address}/models", timeout=60) as answer:  # noqa: S310 - loopback
+        model = json.load(answer)["data"][0]["id"]
+    messages = [{"role": "user", "content": question}]
+    body = json.dumps({"model": model, "messages": messages, "max_tokens": 4}).encode()
+    request = urllib.request.Request(f"{address}/chat/completions", body, {"Content-Type": "application/json"})  # noqa: S310
     with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - loopback
         return json.load(answer)
 

@@ -21,7 +21,8 @@ from chatwright.model.adapter import Adapter, LoraConfig
 from chatwright.model.config import ModelConfig
 from chatwright.model.network import Network
 from chatwright.train.batches import IGNORED, MicroBatch
-from chatwright.train.loop import LoopConfig, Trainer
+from chatwright.train.habits import LoopConfig
+from chatwright.train.loop import Trainer
 from chatwright.train.metrics import METRICS
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig

@@ -23,7 +23,8 @@ from chatwright.model.prompts import ChatEncoder
 from chatwright.tokens.order import WindowOrder
 from chatwright.tokens.shards import ShardWriter, TokenData, write_index
 from chatwright.tokens.tokenizer import TokenizerConfig, train_tokenizer
-from chatwright.train.loop import LoopConfig, Trainer
+from chatwright.train.habits import LoopConfig
+from chatwright.train.loop import Trainer
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.schedule import ScheduleConfig

@@ -11,7 +11,7 @@ from token_folder import write_tokens
 from chatwright.feedback.conversations import read_conversations
 from chatwright.foundation import storage
 from chatwright.foundation.config import validate
-from chatwright.foundation.errors import ConfigError, StoppedError
+from chatwright.foundation.errors import ConfigError, StoppedError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.adapter_files import load_adapter
@@ -312,14 +312,21 @@ def test_the_curve_from_the_base_to_the_result_is_measured_and_its_best_point_ke
         )
 
 
-def test_the_same_question_is_never_learned_and_held_back(tmp_path):
-    lines = [{"question": f"Question {number % 40}?", "answer": f"Answer {number}."} for number in range(200)]
+@pytest.mark.parametrize(("count", "questions", "held"), [(200, 40, 8), (12, 12, 2), (3, 2, 1)])
+def test_the_same_question_is_never_learned_and_held_back(tmp_path, count, questions, held):
+    lines = [{"question": f"Question {number % questions}?", "answer": f"Answer {number}."} for number in range(count)]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    learned, held = finetune.hold_back(read_conversations(tmp_path / "data.jsonl"), 0.2)
-    asked = [{item.messages[0].content for item in side} for side in (learned, held)]
+    sides = finetune.hold_back(read_conversations(tmp_path / "data.jsonl"), 0.2)
+    asked = [{item.messages[0].content for item in side} for side in sides]
     assert not asked[0] & asked[1]
-    assert len(learned) + len(held) == 200
-    assert 10 <= len(held) <= 70
+    assert len(asked[1]) == held
+    assert sum(map(len, sides)) == count
+
+
+def test_nothing_can_be_held_back_of_one_question(tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"question": "Why?", "answer": "So."}\n' * 3)
+    with pytest.raises(UsageError, match="ask one question alone"):
+        finetune.hold_back(read_conversations(tmp_path / "data.jsonl"), 0.2)
 
 
 def test_what_cannot_be_chosen_or_has_no_effect_is_refused():

@@ -9,7 +9,7 @@ from chatwright.foundation.devices import Placement, PrecisionName, settled_plac
 from chatwright.train.compiling import CompileSetting
 from chatwright.train.curves import CurveName
 from chatwright.train.faults import FaultConfig
-from chatwright.train.loop import LoopConfig
+from chatwright.train.habits import LoopConfig
 from chatwright.train.ranks import TIMEOUT_S, Ranks
 from chatwright.train.reduction import ReductionName
 from chatwright.train.sharding import ParallelName

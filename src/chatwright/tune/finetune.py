@@ -159,19 +159,24 @@ def hold_back(
     """
     if not share:
         return list(conversations), []
-    learned: list[Conversation] = []
-    held: list[Conversation] = []
-    for item in conversations:
-        asked = next(message.content for message in item.messages if message.role == "user")
-        question = salt + " ".join(asked.lower().split())
-        draw = int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") / 2**64
-        (held if draw < share else learned).append(item)
-    if not learned or not held:
+    questions = [_question(item) for item in conversations]
+    ranked = sorted(set(questions), key=lambda question: hashlib.sha256((salt + question).encode()).digest())
+    if len(ranked) < 2:
         raise UsageError(
-            f"{len(conversations)} conversations are too few to hold back {share:.0%} of them",
+            f"{len(conversations)} conversations ask one question alone: none can be held back",
             hint="give more conversations, or set `validation_share = 0`",
         )
-    return learned, held
+    chosen = set(ranked[: max(1, round(share * len(ranked)))])
+    sides: tuple[list[Conversation], list[Conversation]] = ([], [])
+    for item, question in zip(conversations, questions, strict=True):
+        sides[question in chosen].append(item)
+    return sides
+
+
+def _question(item: Conversation) -> str:
+    """What is asked first, however it is spaced and whatever its case."""
+    asked = next(message.content for message in item.messages if message.role == "user")
+    return " ".join(asked.lower().split())
 
 
 def _source(config: FinetuneConfig, material: _Material, *, length: int, seed: int) -> ChatSource:

@@ -18,7 +18,8 @@ from chatwright.recipe.plan.cost import FIRST_USE_BYTES, step_flops
 from chatwright.recipe.plan.energy import EnergyMeter
 from chatwright.recipe.plan.shapes import shape_of
 from chatwright.train.batches import MicroBatch
-from chatwright.train.loop import LoopConfig, Trainer
+from chatwright.train.habits import LoopConfig
+from chatwright.train.loop import Trainer
 from chatwright.train.metrics import METRICS
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
