@@ -114,6 +114,8 @@ class Loop:
             if outcome["state"] == "promoted":
                 digest = outcome["in_service"]["digest"][:12]
                 wait_until(lambda: f"fp_{digest}" in talkers.prints)
+        if "checks" not in outcome:
+            raise RuntimeError(f"too little feedback for a round: {outcome}")
         found = {
             "state": outcome["state"],
             "said": dict(crowd.said - before),

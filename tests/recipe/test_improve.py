@@ -70,7 +70,7 @@ def report_of(number, verdict):
         "heldout_share": 0.2,
         "feedback": {
             "train": {"pairs": 31, "thumbs": 7, "edits": 2},
-            "weak_topics": [{"like": HOSTILE, "thumbs": 9, "down": 8}],
+            "weak_topics": [{"thumbs": 9, "down": 8}],
         },
         "learning": {"objective": "dpo", "divergence_nats": 1.25},
         "measured": {
@@ -271,6 +271,16 @@ def test_what_was_gathered_is_frozen_whole(tmp_path):
     assert again.facts == found.facts
     texts = [[(pair.messages, pair.chosen, pair.rejected) for pair in part.train.pairs] for part in (found, again)]
     assert texts[0] == texts[1]
+
+
+def test_what_a_round_keeps_has_no_words_of_people(tmp_path):
+    topics = [{"like": "My secret", "thumbs": 4, "down": 4}]
+    found, harvested = gather(entries_of(tmp_path), CONFIG, learned=NOTHING, set_aside=NOTHING, test_prompts=NOTHING)
+    (tmp_path / "frozen").mkdir()
+    write(found._replace(facts={**found.facts, "weak_topics": topics}), harvested, CONFIG, tmp_path / "frozen")
+    for name in ("learned.json", "data_card.md"):
+        text = (tmp_path / "frozen" / name).read_text()
+        assert not any(words in text for words in ("secret", "Question 1", "Answer a"))
 
 
 def outcomes(won, lost, *, questions=None):

@@ -144,6 +144,7 @@ def test_rounds_win_on_held_out_feedback_a_poisoned_one_is_refused_and_the_way_b
         good = next_round(run, store, crowd, liked, seed=1)
         assert good.state == "promoted", good.told["checks"]
         assert good.told["measured"]["heldout"]["low"] > 0.5
+        assert good.told == rounds.rounds_of(run)[0].report
         model = run / good.service.now.model
         assert lab.win_rate(Path(read_service(run).before[0].model), model) > 0.55
         bad = next_round(run, store, crowd, disliked, seed=2)

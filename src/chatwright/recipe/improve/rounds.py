@@ -225,8 +225,16 @@ def _do(at: _Place, store: str) -> Outcome:
     at.stop.check("the feedback of the round")
     made, learning = _learn(at, gathered)
     at.stop.check("the new model")
-    report = _judged(at, gathered, made) | {"learning": learning, "seconds": round(time.monotonic() - began, 1)}
-    final = _publish(at, gathered, made, report)
+    report = {
+        "round": at.number,
+        "feedback": _brief(gathered),
+        "heldout_share": at.recipe.improve.heldout_share,
+        "began_with": at.service.now._asdict(),
+        **_judged(at, gathered, made),
+        "learning": learning,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    final = _publish(at, made, report)
     shutil.rmtree(at.work, ignore_errors=True)
     service = promote(at.run_dir, at.number) if report["verdict"] == "promoted" else at.service
     say(f"  round {at.number} {report['verdict']} after {duration(time.monotonic() - began)}: {final}")
@@ -320,19 +328,12 @@ def _judged(at: _Place, gathered: Gathered, made: Path) -> dict[str, Any]:
     }
 
 
-def _publish(at: _Place, gathered: Gathered, made: Path, report: dict[str, Any]) -> Path:
+def _publish(at: _Place, made: Path, report: dict[str, Any]) -> Path:
     """The round as it stays: a refused model is not kept, so that nothing can serve it."""
     result, final = at.work / "result", at.run_dir / f"round-{at.number:04}"
     shutil.rmtree(result, ignore_errors=True)
     result.mkdir()
-    whole = {
-        "round": at.number,
-        "feedback": _brief(gathered),
-        "heldout_share": at.recipe.improve.heldout_share,
-        "in_service": at.service.now._asdict(),
-        **report,
-    }
-    storage.write_json(result / REPORT, whole)
+    storage.write_json(result / REPORT, report)
     for name in (CARD, LEARNED):
         shutil.copyfile(at.work / "feedback" / name, result / name)
     if (made.parent / "metrics.jsonl").is_file():
@@ -347,7 +348,7 @@ def _publish(at: _Place, gathered: Gathered, made: Path, report: dict[str, Any])
         "config": at.recipe.improve.model_dump(mode="json"),
         "seed": at.seed,
         "seconds": report["seconds"],
-        "summary": {key: whole[key] for key in ("round", "verdict", "feedback", "learning", "checks")},
+        "summary": {key: report[key] for key in ("round", "verdict", "feedback", "learning", "checks")},
     }
     storage.finish(result, final, facts)
     return final

@@ -87,10 +87,7 @@ def _conditions(report: dict[str, Any]) -> html.Html:
         [check["name"], "passed" if check["passed"] else "failed", check["told"]] for check in report["checks"]
     ]
     weak = report["feedback"].get("weak_topics", ())
-    told = [
-        html.note(f"Weak topic: {item['down']} of {item['thumbs']} thumbs were down, like: {item['like']}")
-        for item in weak
-    ]
+    told = [html.note(f"A weak topic: {item['down']} of {item['thumbs']} thumbs were down.") for item in weak]
     shown = html.table(["condition", "", "figures"], rows, caption=f"Round {report['round']}", words=(0, 2))
     return html.details(f"Round {report['round']}: the test", html.join([shown, *told]))
 
