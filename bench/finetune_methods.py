@@ -43,15 +43,15 @@ def _lora(rank: int, *, targets: tuple[str, ...] = ("all",), **fields: Any) -> d
 
 # The base has the shape of Qwen 3, which has no biases: its norms stand in their place.
 METHODS = {
-    "full": Method({"method": "all"}, (2e-3, 5e-3)),
-    "LoRA r4": Method(_lora(4), (1e-2, 3e-2)),
-    "LoRA r16": Method(_lora(16), (1e-2, 2e-2)),
-    "LoRA r64": Method(_lora(64), (5e-3, 1e-2)),
-    "LoRA r64, embedding": Method(_lora(64, targets=EMBEDDED), (5e-3, 1e-2)),
-    "DoRA r16": Method(_lora(16, magnitudes=True), (1e-2, 2e-2)),
-    "adapters of 32": Method({"method": "adapters", "adapters": {"width": 32}}, (1e-2, 2e-2)),
-    "last 2 layers": Method({"method": "last-2"}, (3e-3, 6e-3)),
-    "norms": Method({"method": "pattern:norm"}, (3e-2, 6e-2)),
+    "full": Method({"method": "all"}, (2e-3, 5e-3, 1e-2)),
+    "LoRA r4": Method(_lora(4), (1e-2, 3e-2, 6e-2)),
+    "LoRA r16": Method(_lora(16), (1e-2, 2e-2, 4e-2)),
+    "LoRA r64": Method(_lora(64), (5e-3, 1e-2, 2e-2)),
+    "LoRA r64, embedding": Method(_lora(64, targets=EMBEDDED), (5e-3, 1e-2, 2e-2)),
+    "DoRA r16": Method(_lora(16, magnitudes=True), (1e-2, 2e-2, 4e-2)),
+    "adapters of 32": Method({"method": "adapters", "adapters": {"width": 32}}, (1e-2, 2e-2, 4e-2)),
+    "last 2 layers": Method({"method": "last-2"}, (3e-3, 6e-3, 1.2e-2)),
+    "norms": Method({"method": "pattern:norm"}, (3e-2, 6e-2, 1.2e-1)),
 }
 KEEPING_METHODS = {"full": 2e-3, "LoRA r64, embedding": 5e-3}
 KEEPING = (  # replay share, what it is held to, its weight
