@@ -118,7 +118,10 @@ class Crowd:
             edits: share of questions on which the worse answer is corrected.
             thumbs: share on which each answer gets a thumb; on the others one of the two is chosen.
         """
-        plan = [(q, self.users[i % len(self.users)], self.chance.random()) for i, q in enumerate(questions)]
+        plan = [
+            (q, self.users[i % len(self.users)], self.chance.random(), self.chance.getrandbits(31))
+            for i, q in enumerate(questions)
+        ]
         clients = {user.name: self.client(user) for user in self.users}
 
         def kind(drawn: float) -> str:
@@ -127,15 +130,15 @@ class Crowd:
         try:
             with ThreadPoolExecutor(16) as pool:
                 for what in pool.map(
-                    lambda task: self._one(clients[task[1].name], task[0], judge, kind(task[2])), plan
+                    lambda task: self._one(clients[task[1].name], task[0], judge, kind(task[2]), seed=task[3]), plan
                 ):
                     self.said.update(what)
         finally:
             for client in clients.values():
                 client.close()
 
-    def _one(self, client: httpx.Client, question: Question, judge: Judge, kind: str) -> list[str]:
-        ids, texts = self.ask(client, question, answers=2, temperature=1.0)
+    def _one(self, client: httpx.Client, question: Question, judge: Judge, kind: str, *, seed: int) -> list[str]:
+        ids, texts = self.ask(client, question, answers=2, temperature=1.0, seed=seed)
         liked = [judge(question, text) for text in texts]
         if kind == "edit":
             worse = int(liked[1] < liked[0])
@@ -150,7 +153,7 @@ class Crowd:
         return [rate(client, {"first": ids[0], "second": ids[1], "choice": choice})]
 
     def ask(
-        self, client: httpx.Client, question: Question, *, answers: int, temperature: float
+        self, client: httpx.Client, question: Question, *, answers: int, temperature: float, seed: int
     ) -> tuple[list[str], list[str]]:
         """Answers with their ids."""
         body = {
@@ -159,6 +162,7 @@ class Crowd:
             "n": answers,
             "temperature": temperature,
             "max_tokens": 64,
+            "seed": seed,
         }
         response = client.post("/v1/chat/completions", json=body)
         response.raise_for_status()
@@ -169,7 +173,10 @@ class Crowd:
     def scores(self, questions: Sequence[Question], judge: Judge) -> list[float]:
         """What the judge thinks of one drawn answer to each question; nothing is rated."""
         with self.client(self.users[0]) as client, ThreadPoolExecutor(16) as pool:
-            asked = pool.map(lambda q: self.ask(client, q, answers=1, temperature=1.0)[1][0], questions)
+            asked = pool.map(
+                lambda task: self.ask(client, task[1], answers=1, temperature=1.0, seed=task[0])[1][0],
+                enumerate(questions),
+            )
             return [judge(question, text) for question, text in zip(questions, asked, strict=True)]
 
 

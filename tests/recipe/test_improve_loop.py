@@ -45,7 +45,7 @@ QUICK = tuple(
         "learn.device=cpu",
         "learn.max_answer_tokens=24",
         "learn.optimizer.learning_rate=4e-4",
-        "learn.epochs=8.0",
+        "learn.epochs=16.0",
         "learn.log_every=1",
         "learn.checkpoint_every=5",
         "promote.draws=2000",
@@ -216,7 +216,7 @@ def test_experts_count_as_the_recipe_says(run, tmp_path):
         crowd = Crowd(url, USERS, model="run", seed=5)
         crowd.agree()
         with crowd.client(USERS[0]) as ann, crowd.client(USERS[1]) as ben:
-            ids, _ = crowd.ask(ann, Question(lab.QUESTIONS[0], ""), answers=2, temperature=1.0)
+            ids, _ = crowd.ask(ann, Question(lab.QUESTIONS[0], ""), answers=2, temperature=1.0, seed=1)
             for client, choice in ((ann, "first"), (ben, "second")):
                 client.post(
                     "/v1/feedback", json={"first": ids[0], "second": ids[1], "choice": choice}
