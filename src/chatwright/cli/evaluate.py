@@ -160,8 +160,8 @@ def _open(target: Path, records: Path | None) -> _Opened:
     from chatwright.foundation.devices import place
     from chatwright.model.chat import load
 
-    folder = folder_for(target, records)
-    return _Opened(load(target, device=place(precision="float32").device), target, folder)
+    model = load(target, device=place(precision="float32").device)  # first: a model that is not there has no run, too
+    return _Opened(model, target, folder_for(target, records))
 
 
 def _kept(record: dict[str, Any], opened: _Opened) -> dict[str, Any]:
