@@ -22,6 +22,9 @@ def suits(network: Network) -> bool:
 class Reader(Runner):
     """A network's weights laid out for reading. The numbers are the network's own to float32's rounding."""
 
+    def __init__(self, network: Network):
+        super().__init__(network, compiles=False)  # the engine's own kernels are for few rows, oneDNN's for thousands
+
     @torch.inference_mode()
     def hidden(self, ids_BT: Tensor) -> Tensor:
         """The normalised state at each position, causal within each row, (B, T, D)."""
