@@ -13,9 +13,9 @@ Muon costs the same for any batch. The ceiling is a matrix product of the model'
 
 `nanochat`: the text cut into documents of some speeches, the last tenth held out, a tokenizer of the same size on each
 side, learned from the rest. Ours trains for preset steps; nanochat's `base_train` then gets as many iterations as fit
-the wall seconds that ours took, start-up included on both sides, eager and compiled, with the settings of its own script
-for CPUs but for depth, context and batch, of which several are tried: the best counts. Both read the same held-out
-documents, each whole, from its beginning.
+the wall seconds that ours took, start-up included on both sides, eager and compiled, with the settings of its own
+script for CPUs but for depth, context and batch, of which several are tried: the best counts. Both read the same
+held-out documents, each whole, from its beginning.
 """
 
 import argparse
