@@ -1,5 +1,4 @@
-"""Training on a CPU against nanoGPT: time to its README's loss, and tokens per second at ten million parameters;
-and against nanochat: bits per byte at the same wall time.
+"""Training on a CPU against nanoGPT (time to its loss, tokens a second) and nanochat (bits per byte at equal time).
 
 Call: python bench/train_cpu.py --nanogpt PATH_TO_CHECKOUT --text shakespeare.txt [--part reach|speed|all]
       python bench/train_cpu.py --part nanochat --nanochat CHECKOUT --nanochat-python PYTHON --text shakespeare.txt

@@ -92,9 +92,7 @@ class Trainer:
         self._ranks.join(placement.device, timeout_s=config.collective_timeout_s)
         self._circumstances = circumstances(placement, reduction=config.reduction, num_ranks=self._ranks.size)
         if config.parallel != "ddp":
-            if trained is not network:
-                raise UsageError(f'`parallel = "{config.parallel}"` trains whole networks, not adapters or heads')
-            shard(self._network, parallel=config.parallel, placement=placement, ranks=self._ranks)
+            self._shard()
         named = [(name, parameter) for name, parameter in trained.named_parameters() if parameter.requires_grad]
         self._optimizer = Optimizer(named, optimizer)
         self._average = TailAverage(config.average, named, steps=config.steps, is_measured=evaluate is not None)
@@ -123,6 +121,11 @@ class Trainer:
         self._patience = Patience(config.patience)
         self._done = Progress()
         self._meter = measured_meter(flops_per_token, placement, num_ranks=self._ranks.size)
+
+    def _shard(self) -> None:
+        if self._trained is not self._network:
+            raise UsageError(f'`parallel = "{self._config.parallel}"` trains whole networks, not adapters or heads')
+        shard(self._network, parallel=self._config.parallel, placement=self._placement, ranks=self._ranks)
 
     @property
     def step(self) -> int:
