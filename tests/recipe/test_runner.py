@@ -238,7 +238,7 @@ def stop_once_saved(run_dir):
     threading.Thread(target=wait, daemon=True).start()
 
 
-LONG = ("pretrain.steps=300", "pretrain.evaluate_every=300")
+LONG = ("pretrain.steps=120", "pretrain.evaluate_every=120")
 
 
 def test_an_interrupted_pretraining_whose_documents_changed_is_refused_and_goes_on_once_they_are_back(finished, copied):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import flip_bit, start_ranks
-from tiny_training import DrawnSource, digest, metrics, new_network, new_trainer
+from tiny_training import DrawnSource, Poison, digest, metrics, new_network, new_trainer
 
 from chatwright.foundation.config import validate
 from chatwright.foundation.errors import ConfigError, DivergedError, ExitCode
@@ -104,6 +104,15 @@ def test_arithmetic_that_does_not_repeat_its_bits_is_found_at_the_next_audit(tmp
 
     with pytest.raises(DivergedError, match="step 1 could not be used: one micro-batch computed twice gave two"):
         new_trainer(tmp_path, objective=shaky, faults=AUDITED).run()
+
+
+def test_a_step_that_is_not_finite_twice_is_no_difference_and_is_left_out_as_ever(tmp_path):
+    network, source = new_network(), DrawnSource()
+    poison = Poison("loss", [4], network=network, source=source)
+    new_trainer(tmp_path, network=network, source=source, objective=poison, faults=AUDITED).run()
+    (event,) = [line for line in metrics(tmp_path) if line["event"] == "skipped"]
+    assert event["step"] == 5
+    assert "micro-batch 0 is not finite" in event["reason"]
 
 
 @pytest.mark.slow

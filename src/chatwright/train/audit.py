@@ -70,10 +70,14 @@ class Audit:
         return self._known is not None and self._known != self.digest()
 
 
+def _bits(tensor: Tensor) -> Tensor:
+    """The same memory as whole numbers: what is not a number equals itself there."""
+    return tensor.detach().view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
+
+
 def _sum_of_bits(tensor: Tensor) -> Tensor:
     """The sum of a tensor's bits as whole numbers; without a copy of it."""
-    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return tensor.detach().view(whole).sum(dtype=torch.int64)
+    return _bits(tensor).sum(dtype=torch.int64)
 
 
 def computes_alike(compute: Callable[[], object], parameters: Sequence[nn.Parameter]) -> bool:
@@ -84,10 +88,11 @@ def computes_alike(compute: Callable[[], object], parameters: Sequence[nn.Parame
         found.append([parameter.grad for parameter in parameters])
         for parameter in parameters:
             parameter.grad = None
-    pairs = zip(*found, strict=True)
-    return all(
-        one is other or (one is not None and other is not None and torch.equal(one, other)) for one, other in pairs
-    )
+    return all(map(_are_same, *found))
+
+
+def _are_same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and torch.equal(_bits(one), _bits(other)))
 
 
 def odd_ones(digests: Sequence[float]) -> list[int]:
