@@ -5,6 +5,8 @@ Legend: B rows, T positions, N scored positions of a batch, V vocabulary, D widt
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +45,6 @@ class _Flat(NamedTuple):
     is_likeliest: NDArray[np.bool_] | None
 
 
-@torch.inference_mode()
 def score_rows(
     network: Network, rows: Sequence[Row], *, with_greedy: bool = False, batch_tokens: int | None = None
 ) -> list[Scored]:
@@ -64,9 +65,10 @@ def score_rows(
     _require_sound(rows, network.config.context_length)
     found: list[Scored | None] = [None] * len(rows)
     on_cpu = network.lm_head.weight.device.type == "cpu"
-    reading = _reading_of(network)
-    for group in _groups(rows, batch_tokens or (CPU_BATCH_TOKENS if on_cpu else BATCH_TOKENS)):
-        flat = _score_group(reading, [rows[index] for index in group], with_greedy=with_greedy)
+    groups = list(_groups(rows, batch_tokens or (CPU_BATCH_TOKENS if on_cpu else BATCH_TOKENS)))
+    read = partial(_score_group, _reading_of(network), with_greedy=with_greedy)
+    together = [[rows[index] for index in group] for group in groups]
+    for group, flat in zip(groups, _each(read, together, on_cpu=on_cpu), strict=True):
         begin = 0
         for index in group:
             end = begin + len(rows[index].targets)
@@ -112,6 +114,24 @@ def _groups(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[int]]:
         start += size
 
 
+def _each(read: Callable[[Sequence[Row]], _Flat], groups: Sequence[Sequence[Row]], *, on_cpu: bool) -> Iterator[_Flat]:
+    """What is read of each group, in order. On a CPU a group is one thread's: threads that share a product wait.
+
+    PyTorch keeps the number of threads for each thread that asks, and a default for those to come.
+    """
+    threads = min(torch.get_num_threads(), len(groups)) if on_cpu else 1
+    if threads <= 1:
+        yield from map(read, groups)
+        return
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, "scoring", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield from pool.map(read, groups)
+        finally:
+            torch.set_num_threads(before)
+
+
+@torch.inference_mode()
 def _score_group(reading: _Reading, rows: Sequence[Row], *, with_greedy: bool) -> _Flat:
     device = reading.device
     width = max(len(row.inputs) for row in rows)
