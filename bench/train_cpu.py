@@ -53,7 +53,7 @@ README = {
 README_CONFIG = "config/train_shakespeare_char.py"
 
 REACH_MODEL = ModelConfig(width=128, layers=4, heads=4, key_heads=4, head_width=32, mlp_width=320, context_length=64)
-REACH = {"steps": 160, "batch_rows": 32, "micro_rows": 32}
+REACH = {"steps": 128, "batch_rows": 32, "micro_rows": 32}
 REACH_RATE, REACH_MUON_RATE = 6e-3, 0.02
 
 SPEED_MODEL = ModelConfig(width=384, layers=6, heads=6, key_heads=6, head_width=64, mlp_width=1024, context_length=256)

@@ -19,9 +19,9 @@ from chatwright.foundation.errors import UsageError
 from chatwright.model.engine.reading import Reader, suits
 from chatwright.model.network import Network
 
-CPU_BATCH_TOKENS = 2_048  # padded positions read at once; more leave a processor's cache and cost a third more time
+CPU_BATCH_TOKENS = 1_024  # padded positions that a thread reads at once; more leave a processor's cache
 BATCH_TOKENS = 32_768  # the same on other devices
-_SCORES = 2 << 20  # scores held at once: few enough to stay in a processor's cache
+_SCORES = 1 << 19  # scores held at once: few enough to stay in a processor's cache
 
 
 class Row(NamedTuple):
@@ -82,7 +82,7 @@ class _Reading(NamedTuple):
     """The two halves of a forward pass."""
 
     hidden: Callable[[Tensor], Tensor]  # (B, T) to (B, T, D)
-    scores: Callable[[Tensor], Tensor]  # (N, D) to (N, V), float32
+    logprobs: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (N, D) and targets to (N,) and scores, (N, V)
     device: torch.device
     vocabulary: int
 
@@ -92,8 +92,13 @@ def _reading_of(network: Network) -> _Reading:
     device, vocabulary = network.lm_head.weight.device, network.config.vocabulary_size
     if suits(network):
         reader = Reader(network)
-        return _Reading(reader.hidden, reader.scores, device, vocabulary)
-    return _Reading(network.hidden, lambda hidden_ND: network.lm_head(hidden_ND).float(), device, vocabulary)
+        return _Reading(reader.hidden, reader.logprobs, device, vocabulary)
+
+    def logprobs(hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        scores_NV = network.lm_head(hidden_ND).float()
+        return -F.cross_entropy(scores_NV, targets_N, reduction="none"), scores_NV
+
+    return _Reading(network.hidden, logprobs, device, vocabulary)
 
 
 def _require_sound(rows: Sequence[Row], context: int) -> None:
@@ -136,25 +141,22 @@ def _score_group(reading: _Reading, rows: Sequence[Row], *, with_greedy: bool) -
     device = reading.device
     width = max(len(row.inputs) for row in rows)
     ids = np.zeros((len(rows), width), dtype=np.int64)
+    is_scored = np.zeros((len(rows), width), dtype=np.bool_)
     for number, row in enumerate(rows):
-        ids[number, : len(row.inputs)] = row.inputs
-    hidden_BTD = reading.hidden(torch.from_numpy(ids).to(device))
-    places = [
-        number * width + position
-        for number, row in enumerate(rows)
-        for position in range(len(row.inputs) - len(row.targets), len(row.inputs))
-    ]
-    hidden_ND = hidden_BTD.flatten(0, 1)
-    if len(places) < len(hidden_ND):
-        hidden_ND = hidden_ND[torch.tensor(places, device=device)]
-    targets_N = torch.tensor([token for row in rows for token in row.targets], device=device)
+        length = len(row.inputs)
+        ids[number, :length] = row.inputs
+        is_scored[number, length - len(row.targets) : length] = True
+    hidden_ND = reading.hidden(torch.from_numpy(ids).to(device)).flatten(0, 1)
+    if not is_scored.all():
+        hidden_ND = hidden_ND[torch.from_numpy(is_scored.ravel()).to(device)]
+    targets_N = torch.from_numpy(np.concatenate([np.asarray(row.targets, dtype=np.int64) for row in rows])).to(device)
     step = max(1, _SCORES // reading.vocabulary)
-    logprobs, likeliest = [], []
+    found, likeliest = [], []
     for start in range(0, len(targets_N), step):
-        scores_NV = reading.scores(hidden_ND[start : start + step])
         wanted_N = targets_N[start : start + step]
-        logprobs.append(-F.cross_entropy(scores_NV, wanted_N, reduction="none"))
+        logprobs_N, scores_NV = reading.logprobs(hidden_ND[start : start + step], wanted_N)
+        found.append(logprobs_N)
         if with_greedy:
             likeliest.append(scores_NV.argmax(-1) == wanted_N)
     flags = torch.cat(likeliest).cpu().numpy() if with_greedy else None
-    return _Flat(torch.cat(logprobs).cpu().numpy(), flags)
+    return _Flat(torch.cat(found).cpu().numpy(), flags)
