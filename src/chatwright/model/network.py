@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from chatwright.model.cache import LayerCache, NetworkCache
 from chatwright.model.config import ModelConfig
+from chatwright.model.pointwise import is_worthwhile, root_mean_square_norm
 from chatwright.model.rotary import Angles, Rotary, rotate
 
 INITIAL_STD = 0.02
@@ -32,6 +33,8 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as `x`, unit root mean square times the weight."""
+        if is_worthwhile(x):
+            return root_mean_square_norm(x, self.weight, self._epsilon)
         return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self._epsilon).to(x.dtype)
 
 
