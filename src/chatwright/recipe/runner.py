@@ -23,6 +23,7 @@ from chatwright.foundation.devices import pick_device, usable_threads
 from chatwright.foundation.errors import ConfigError, DamagedError, RefusedError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag, stop_requested
+from chatwright.recipe import interrupted
 from chatwright.recipe.recipe import Recipe, to_toml
 from chatwright.recipe.stages import Stage, stages_of
 from chatwright.train.ranks import Ranks
@@ -125,6 +126,10 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOut
         return StageOutcome(stage.name, "unchanged", 0.0, done.facts.get("summary", {}))
     work = run_dir / _WORK / f"{stage.name}-{plan.key[:16]}"
     _move_damage_aside(plan)
+    if stage.name == "pretrain" and not work.exists():
+        made_from = interrupted.MadeFrom(_settings(plan, recipe), plan.contents)
+        interrupted.refuse_changed_data(work, made_from, tokens=plan.inputs["tokens"])
+        interrupted.note(work, made_from)
     say(f"{stage.name}: goes on" if work.exists() else f"{stage.name}:")
     work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -136,8 +141,16 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOut
         stage.published(plan.final)
     for stale in (run_dir / _WORK).glob(f"{stage.name}-*"):
         shutil.rmtree(stale, ignore_errors=True)
+        interrupted.forget(stale)
+    interrupted.forget(work)
     say(f"  done in {duration(seconds)}")
     return StageOutcome(stage.name, "done", seconds, summary)
+
+
+def _settings(plan: _Plan, recipe: Recipe) -> str:
+    """Digest of what a person has set for the stage."""
+    config = plan.stage.config(recipe)
+    return storage.digest_json([None if config is None else config.model_dump(mode="json"), recipe.seed])
 
 
 def _follow(recipe: Recipe, stages: list[Stage], stop: StopFlag, ranks: Ranks) -> list[StageOutcome]:

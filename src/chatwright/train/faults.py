@@ -27,6 +27,7 @@ class FaultConfig(Config):
         default=None, gt=0
     )  # loss or norm so far above the mean is unsound; None: any is
     spike_window: int = Field(default=128, ge=_FEWEST_STEPS)  # accepted steps that the mean is taken over
+    audit_every: int = Field(default=0, ge=0)  # steps between searches for silent damage (audit.py); 0: none
 
     def problems(self) -> Iterator[str]:
         """A setting without effect is an error."""
