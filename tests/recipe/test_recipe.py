@@ -48,6 +48,15 @@ def test_all_problems_of_a_recipe_are_told_at_once_with_their_places(tmp_path):
     assert '`model.width` should be a valid integer, not "wide"' in told
 
 
+def test_former_keys_of_resolved_recipes_are_read_and_meant_ones_are_told_what_to_set(tmp_path):
+    tuned = BASE + '[finetune]\ndata = "x"\n'
+    assert load(tmp_path, tuned + "patience = 0\nkeep_best = false\n").finetune.keeping.patience == 0
+    with pytest.raises(ConfigError, match="`finetune.patience` is a key no more: `finetune.keeping.patience` ends"):
+        load(tmp_path, tuned + "patience = 2\n")
+    with pytest.raises(ConfigError, match="`improve.learn.keep_best` is a key no more: a round is judged"):
+        load(tmp_path, BASE, "improve.learn.keep_best=true")
+
+
 @pytest.mark.parametrize("name", ["../up", "", "a/b", ".hidden", "a" * 65, "a b"])
 def test_a_name_that_is_no_plain_folder_is_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="`name`"):

@@ -30,6 +30,31 @@ class Config(pydantic.BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+AnyT = TypeVar("AnyT")
+
+
+class _HabitMark:
+    """Marks a field that says how a result is worked towards, and changes nothing in it."""
+
+
+# `checkpoint_every: Habit[int]`: the type with the mark. What is done is not done again for its sake.
+Habit = Annotated[AnyT, _HabitMark()]
+
+
+def without_habits(config: Config) -> dict[str, Any]:
+    """What a result depends on, as JSON has it: the sections without their habits."""
+    kept: dict[str, Any] = _stripped(config, config.model_dump(mode="json"))
+    return kept
+
+
+def _stripped(value: Any, dumped: Any) -> Any:
+    if isinstance(value, Config):
+        fields = type(value).model_fields
+        marks = {name: any(isinstance(mark, _HabitMark) for mark in field.metadata) for name, field in fields.items()}
+        return {name: _stripped(getattr(value, name), part) for name, part in dumped.items() if not marks[name]}
+    if isinstance(value, list | tuple):
+        return [_stripped(item, part) for item, part in zip(value, dumped, strict=True)]
+    return dumped
 
 
 def read_toml(path: Path) -> dict[str, Any]:

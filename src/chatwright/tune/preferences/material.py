@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from chatwright.feedback.conversations import Conversation, Message, read_conversations
 from chatwright.feedback.store import FeedbackStore
 from chatwright.foundation import storage
+from chatwright.foundation.config import without_habits
 from chatwright.foundation.errors import DataError
 from chatwright.model.prompts import ChatEncoder
 from chatwright.tune.preferences.card import data_card
@@ -205,4 +206,4 @@ def _tasks(
 def fingerprint_of(material: Material, config: AlignConfig, seed: int) -> str:
     """Digest of everything that the order of learning depends on."""
     rows: Any = [list(part) for part in (material.pairs, material.verdicts, material.tasks)]
-    return storage.digest_json([rows, config.model_dump(mode="json"), seed])
+    return storage.digest_json([rows, without_habits(config), seed])
