@@ -108,15 +108,16 @@ def _cost(result: dict[str, Any], price: float | None, devices: int) -> float | 
 def _fleet(fleet: Any, result: dict[str, Any], made: Any) -> dict[str, Any]:
     """Hours and memory, said too: they are the question that `--on` asks."""
     from chatwright.recipe import plan as planning
+    from chatwright.recipe.plan import sharded
 
     hours = result["predicted"]["seconds"] / 3600
     device_hours = hours * fleet.num_devices
-    shared = planning.sharding_of(fleet, made.memory, made.chosen.shape.layers)
+    shared = sharded.advise(fleet, made.chosen.shape, made.memory, micro_rows=made.chosen.micro_rows)
     watts = planning.ACCELERATORS[fleet.name].watts * fleet.num_devices
     say(
         f"{fleet.name} x {fleet.num_devices}: {hours:.3g} hours, {device_hours:.3g} device hours, at most "
         f"{watts * hours / 1000:.3g} kWh of the devices; {shared.replicated_bytes / 1e9:.3g} GB on each device, "
-        f"{shared.sharded_bytes / 1e9:.3g} GB sharded; sharding: {shared.advice}"
+        f"{shared.sharded_bytes / 1e9:.3g} GB in shards; shards: {shared.advice}"
     )
     return {
         "device": fleet.name,
