@@ -22,7 +22,7 @@ def register(app: typer.Typer, *, run: Run) -> None:
     def finetune(  # noqa: PLR0917 - the library calls it by keyword
         what: Annotated[Path, typer.Argument(help="a TOML file, or a model directory", metavar="RECIPE|MODEL")],
         data: Annotated[
-            Path | None, typer.Argument(help="with MODEL: conversations, as JSON Lines or CSV", metavar="[DATA]")
+            Path | None, typer.Argument(help="with MODEL: conversations, as JSON Lines or CSV", metavar="DATA")
         ] = None,
         test: Annotated[Path | None, typer.Option(help="with MODEL: conversations never trained on")] = None,
         name: Annotated[str | None, typer.Option(help="with MODEL: of the run")] = None,

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from typer.core import TyperGroup
 
+import chatwright
 from chatwright.cli import (
     adapters,
     cards,
@@ -32,28 +32,17 @@ from chatwright.cli import (
     weak,
 )
 from chatwright.cli import plan as plan_command
+from chatwright.cli.overview import Commands, put_in_order
 from chatwright.foundation.console import duration, say
-from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
+from chatwright.foundation.errors import ChatwrightError, UsageError
 
 if TYPE_CHECKING:
     from chatwright.model.engine.engine import EngineSettings
 
 
-class _Commands(TyperGroup):
-    """All commands. The library alone would end a Ctrl-C with the code of a failure."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command of this call."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            say("stopped")
-            raise typer.Exit(ExitCode.STOPPED) from None
-
-
 app = typer.Typer(
-    cls=_Commands,
-    help="From raw documents to a chat model of your own, and better from the people who use it.",
+    cls=Commands,
+    epilog="New here: `chatwright demo` shows everything; `chatwright new DIR` begins with your documents.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -65,6 +54,22 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
 DEFAULT_STORE = "sqlite:///chatwright-feedback.db"
+
+
+def _tell_version(is_asked: bool) -> None:  # noqa: FBT001 - the library calls it by position
+    if is_asked:
+        typer.echo(f"chatwright {chatwright.__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="print the version and end", callback=_tell_version, is_eager=True)
+]
+
+
+@app.callback()
+def everything(version: Version = False) -> None:  # noqa: ARG001, FBT002 - answered by its callback
+    """From raw documents to a chat model of your own, and better from the people who use it."""
 
 
 @app.command()
@@ -333,12 +338,13 @@ feedback.register(app, default_store=DEFAULT_STORE)
 watch.register(app)
 sharded.register(app)
 report.register(app)
+put_in_order(app)
 
 
 def main() -> None:
     """Run a command; errors a person can mend are shown without a traceback, with the exit code of their class."""
     try:
-        app()
+        app(prog_name="chatwright")
     except ChatwrightError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)
