@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def compare(  # noqa: PLR0917 - the library calls it by keyword
-        models: Annotated[list[Path], typer.Argument(help="model directories; the others are set against the first")],
+        models: Annotated[list[Path], typer.Argument(help="the others are set against the first", metavar="MODEL")],
         texts: Annotated[Path | None, typer.Option(help="file, folder or corpus to compare the loss on")] = None,
         answers: Annotated[Path | None, typer.Option(help="conversations whose last answer is to be given")] = None,
         tasks: Annotated[str | None, typer.Option(help="own task files `.jsonl`, with commas")] = None,

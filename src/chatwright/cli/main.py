@@ -53,7 +53,7 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="override a key of the recipe: a.b=c", metavar="KEY=VALUE")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
-DEFAULT_STORE = "sqlite:///chatwright-feedback.db"
+DEFAULT_STORE = "chatwright-feedback.db"
 
 
 def _tell_version(is_asked: bool) -> None:  # noqa: FBT001 - the library calls it by position
@@ -181,6 +181,8 @@ def _above_zero(value: float) -> float:
     return value
 
 
+Temperature = Annotated[float, typer.Option(min=0.0, max=2.0, help="0: always the likeliest token; more: more varied")]
+MaxTokens = Annotated[int, typer.Option(min=1, max=32768, help="at most so many are written")]
 Quantize = Annotated[
     Literal["int8"] | None,
     typer.Option(help="matrices as whole numbers of 8 bits: a quarter of the reading, for small losses (CPU)"),
@@ -190,8 +192,8 @@ Quantize = Annotated[
 @app.command()
 def chat(
     model: ModelPath,
-    temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.0,
-    max_tokens: Annotated[int, typer.Option(min=1, max=32768)] = 256,
+    temperature: Temperature = 0.0,
+    max_tokens: MaxTokens = 256,
     seed: Annotated[int | None, typer.Option(help="for answers that can be repeated")] = None,
     quantize: Quantize = None,
 ) -> None:
@@ -209,10 +211,12 @@ def chat(
 @app.command()
 def generate(  # noqa: PLR0917 - the library calls it by keyword
     model: ModelPath,
-    prompt: Annotated[str, typer.Argument(help="the beginning of a text")],
-    temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.7,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, callback=_above_zero)] = 0.95,
-    max_tokens: Annotated[int, typer.Option(min=1, max=32768)] = 128,
+    prompt: Annotated[str, typer.Argument(help="the beginning of a text", metavar="PROMPT")],
+    temperature: Temperature = 0.7,
+    top_p: Annotated[
+        float, typer.Option(min=0.0, max=1.0, callback=_above_zero, help="only the likeliest tokens of so much share")
+    ] = 0.95,
+    max_tokens: MaxTokens = 128,
     seed: Annotated[int | None, typer.Option(help="for text that can be repeated")] = None,
     quantize: Quantize = None,
     as_json: AsJson = False,
@@ -236,8 +240,10 @@ def serve(  # noqa: PLR0917 - the library calls it by keyword
         Path | None, typer.Option("--with", help="a second model, for blind comparisons side by side", metavar="OTHER")
     ] = None,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    store: Annotated[str, typer.Option(help="where answers and ratings are kept: an SQLAlchemy URL")] = DEFAULT_STORE,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8000,
+    store: Annotated[
+        str, typer.Option(help="where answers and ratings are kept: a file or database URL")
+    ] = DEFAULT_STORE,
     allowed_hosts: Annotated[
         list[str] | None, typer.Option("--allow-host", help="a further name under which this server is called")
     ] = None,

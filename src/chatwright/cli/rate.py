@@ -35,7 +35,7 @@ def rate(  # noqa: PLR0917 - the library calls it by keyword
     export: Annotated[bool, typer.Option("--export", help="the ratings as JSON Lines instead")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the result for machines")] = False,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8001,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8001,
 ) -> None:
     """Have people judge answers: fluency, coherence, relevance; or two answers, blind. Again: goes on."""
     from chatwright.feedback.ratings import Study

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.feedback.conversations import Conversation, Message, read_conversations
+from chatwright.feedback.database import require_store
 from chatwright.feedback.store import FeedbackStore
 from chatwright.foundation import storage
 from chatwright.foundation.config import without_habits
@@ -106,10 +107,9 @@ def store_digest(place: str) -> str:
     """Digest of everything that a feedback store would give, so that new feedback makes the stage be done again.
 
     Raises:
-        DataError: there is no such store.
+        UsageError: there is no such store.
     """
-    if "://" not in place and not Path(place).is_file():
-        raise DataError(f"there is no feedback store `{place}`", hint="set `align.store` to the server's `--store`")
+    require_store(place)
     with contextlib.closing(FeedbackStore(place)) as store:
         return storage.digest_json(list(store.export_lines()))
 
