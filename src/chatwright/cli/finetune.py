@@ -33,7 +33,7 @@ def register(app: typer.Typer, *, run: Run) -> None:
         """Fine-tune on conversations; run again to resume. With MODEL and DATA alone, every setting is derived."""
         if not what.is_dir():
             if data is not None or test is not None or name is not None:
-                raise UsageError(f"`{what}` is no model directory, and a recipe names its own files")
+                raise _not_with_recipe(what)
             run(what, overrides, as_json=as_json, until="finetune")
             return
         path = _derived(what, data, test=test, name=name, runs=runs)
@@ -41,6 +41,12 @@ def register(app: typer.Typer, *, run: Run) -> None:
         say(f"\nTo talk with it:  chatwright serve {run_dir / 'finetune' / 'model'}     (or `chat` for the terminal)")
 
     app.command()(pairs)
+
+
+def _not_with_recipe(what: Path) -> UsageError:
+    if what.is_file():
+        return UsageError(f"`{what}` is a recipe, which names its files itself", hint="leave out all but the recipe")
+    return UsageError(f"there is no model directory `{what}`", hint="name one such as `runs/demo/pretrain/model`")
 
 
 def _derived(model: Path, data: Path | None, *, test: Path | None, name: str | None, runs: Path) -> Path:

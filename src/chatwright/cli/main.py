@@ -34,7 +34,7 @@ from chatwright.cli import (
 from chatwright.cli import plan as plan_command
 from chatwright.cli.overview import Commands, put_in_order
 from chatwright.foundation.console import duration, say
-from chatwright.foundation.errors import ChatwrightError, UsageError
+from chatwright.foundation.errors import ChatwrightError, StoppedError, UsageError
 
 if TYPE_CHECKING:
     from chatwright.model.engine.engine import EngineSettings
@@ -352,5 +352,5 @@ def main() -> None:
     try:
         app(prog_name="chatwright")
     except ChatwrightError as error:
-        say(f"error: {error}")
+        say(f"{error}" if isinstance(error, StoppedError) else f"error: {error}")
         sys.exit(error.exit_code)

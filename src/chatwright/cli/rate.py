@@ -70,7 +70,9 @@ def _make(source: Path, place: Path, plan: Any, *, pairs: bool, items: int, chec
     from chatwright.feedback.ratings import make_study
 
     if not source.exists():
-        raise UsageError(f"there is neither a run nor a file of items `{source}`")
+        raise UsageError(
+            f"there is neither a run nor a file of items `{source}`", hint="name a run such as `runs/demo`"
+        )
     found = items_of_run(source, count=items, as_pairs=pairs) if source.is_dir() else items_of_file(source)[:items]
     made = with_checks(found, count=checks)
     make_study(place, made, plan)

@@ -142,7 +142,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     data = configuration.apply_overrides(configuration.read_toml(path), overrides)
     _forget_former_keys(data, where=f"recipe `{path}`")
+    _ask_test_questions(data)
     return configuration.validate(Recipe, _with_full_paths(data, path.resolve().parent), where=f"recipe `{path}`")
+
+
+def _ask_test_questions(data: dict[str, Any]) -> None:
+    """Where nothing else is named, the questions that a fine-tune tests with are asked in the evaluation, too."""
+    tuned, evaluated = data.get("finetune"), data.get("evaluate")
+    if isinstance(tuned, dict) and isinstance(evaluated, dict) and "test" in tuned:
+        evaluated.setdefault("answers", tuned["test"])
 
 
 def _forget_former_keys(data: dict[str, Any], *, where: str) -> None:

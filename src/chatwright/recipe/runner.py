@@ -75,7 +75,7 @@ def run_recipe(
     """
     run_dir, ranks = recipe.run_dir, Ranks()
     stages = _until(stages_of(recipe), until)
-    _require_files(recipe, {stage.name for stage in stages})
+    _require_what_is_named(recipe, {stage.name for stage in stages})
     ranks.join(pick_device("auto" if recipe.pretrain is None else recipe.pretrain.device, local_rank=_local_rank()))
     with stop_requested() as stop:
         if not ranks.is_first:
@@ -106,9 +106,10 @@ def _until(stages: list[Stage], until: str | None) -> list[Stage]:
     return stages[: last + 1]
 
 
-def _require_files(recipe: Recipe, stages: set[str]) -> None:
+def _require_what_is_named(recipe: Recipe, stages: set[str]) -> None:
     """What a late stage would miss is told before the early ones have worked for hours."""
-    problems = [
+    problems = [*device_problems(recipe, stages)]
+    problems += [
         f"`{section}.{key}`: there is no file `{path}`"
         for section, keys in _FILES
         for key in keys
@@ -116,6 +117,17 @@ def _require_files(recipe: Recipe, stages: set[str]) -> None:
     ]
     if problems:
         raise ConfigError(f"recipe `{recipe.name}`", problems)
+
+
+def device_problems(recipe: Recipe, stages: set[str]) -> Iterator[str]:
+    """Devices that a training of these stages asks for and that are not here, a sentence each."""
+    for name in sorted(stages):
+        device = getattr(getattr(recipe, name, None), "device", None)
+        if device is not None:
+            try:
+                pick_device(device)
+            except UsageError as error:
+                yield f"`{name}.device`: {error.what}; {error.hint}"
 
 
 def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOutcome:

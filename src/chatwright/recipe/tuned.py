@@ -58,6 +58,11 @@ def derived_recipe(model: Path, data: Path, *, test: Path | None, name: str | No
     Raises:
         UsageError: the run of this name is of another model or other data.
     """
+    read_config(model)  # what is no model, and what is no data, is told before anything is derived
+    if not data.is_file():
+        raise UsageError(
+            f"there is no file `{data}`", hint="give conversations as JSON Lines, or CSV of question,answer"
+        )
     named = name or _name(model, data)
     folder = runs / named
     identity = storage.digest_json([digest_of(model), storage.digest_file(data), test and storage.digest_file(test)])
