@@ -44,7 +44,7 @@ def plan(  # noqa: PLR0917 - the library calls it by keyword
     spent = _budget(budget, tokens, money=spend, price=price, devices=1 if fleet is None else fleet.num_devices)
     counted = None if run is None else planning.size_of_run(run)
     if fleet is None:
-        say("measuring this machine")
+        say("measuring this machine by training steps of small models, for up to a minute")
         machine = planning.measure_machine(device=device)
     else:
         machine = planning.machine_of(fleet)
