@@ -41,7 +41,7 @@ def plan(  # noqa: PLR0917 - the library calls it by keyword
 
     fleet = None if on is None else planning.fleet_of(on)
     _require_sense(documents, run, fleet=fleet, fit=fit, scripts=scripts, write=write)
-    spent = _budget(budget, tokens, money=spend, price=price, devices=1 if fleet is None else fleet.num_devices)
+    spent = _budget(budget, tokens, money=spend, price=price, devices=_devices(fleet))
     counted = None if run is None else planning.size_of_run(run)
     if fleet is None:
         say("measuring this machine by training steps of small models, for up to a minute")
@@ -59,13 +59,25 @@ def plan(  # noqa: PLR0917 - the library calls it by keyword
         made = planning.plan_for(
             target, law=law, corpus=corpus, plan_of=lambda tried: planning.choose(machine, corpus, tried, law=law)
         )
-    result = planning.as_json(made)
-    result["cost"] = _cost(result, price, 1 if fleet is None else fleet.num_devices)
-    if fleet is not None:
-        result["fleet"] = _fleet(fleet, result, made)
+    result = _told(made, fleet, price)
     _show(result, write=write, as_json=as_json)
     if fleet is not None and scripts is not None and write is not None:
         _write_scripts(scripts, fleet, write, result)
+
+
+def _devices(fleet: Any) -> int:
+    return 1 if fleet is None else int(fleet.num_devices)
+
+
+def _told(made: Any, fleet: Any, price: float | None) -> dict[str, Any]:
+    """The plan as JSON, with its cost and what it means for a fleet."""
+    from chatwright.recipe.plan import as_json
+
+    result: dict[str, Any] = as_json(made)
+    result["cost"] = _cost(result, price, _devices(fleet))
+    if fleet is not None:
+        result["fleet"] = _fleet(fleet, result, made)
+    return result
 
 
 def _require_sense(
