@@ -31,6 +31,7 @@ _YOUNG_RANK = (
     32  # of a base that was pretrained for minutes: at equal steps it learns the more the higher (docs/log.md)
 )
 _RECURRING = 8  # conversations for each different answer
+_CHOOSING_STEPS = 1_500  # about as many as the demo takes
 _WHOLE_READINGS = 32  # of each recurring answer, over the run; the other times its opening alone is learned
 _TOLD_APART = 0.99  # of the answers, by their openings
 _MOST_TELLING = 12  # tokens of an opening
@@ -164,7 +165,9 @@ def _learning(config: ModelConfig, lesson: _Lesson, rank: Setting) -> list[Setti
     count = lesson.conversations
     rate = float(f"{min(1e-2, 5e-4 * (2000 / config.width) ** 0.78):.1g}")
     rows = 8 if count < 200 else 16 if count < 2_000 else 32
-    epochs = 12.0 if count < 200 else 8.0 if lesson.recurs else 6.0 if count < 2_000 else 4.0
+    epochs = 12.0 if count < 200 else 6.0 if count < 2_000 else 4.0
+    if lesson.recurs:  # passes are short, and choosing among answers takes many steps
+        epochs = float(max(epochs, -(-_CHOOSING_STEPS * rows // count)))
     per_epoch = max(1, count // rows)
     every = max(10, per_epoch if lesson.recurs else per_epoch // 2)  # measuring takes as long as many short steps
     return [
