@@ -118,7 +118,16 @@ def run(
         planned = preview(load_recipe(recipe, overrides or ()))
         typer.echo(json.dumps(planned, indent=2) if as_json else as_text(planned))
         return
-    _run(recipe, overrides, as_json=as_json)
+    _tell_what_next(_run(recipe, overrides, as_json=as_json))
+
+
+def _tell_what_next(run_dir: Path) -> None:
+    """How to meet the model that was made."""
+    tuned, base = (run_dir / stage / "model" for stage in ("finetune", "pretrain"))
+    if tuned.is_dir():
+        say(f"To talk with it:  chatwright chat {tuned}     (or `serve`, for a page)")
+    elif base.is_dir():
+        say(f'To read what it writes:  chatwright generate {base} "It was"')
 
 
 def _run(recipe: Path, overrides: list[str] | None, *, as_json: bool, until: str | None = None) -> Path:

@@ -209,7 +209,8 @@ def _rank(config: ModelConfig, lesson: _Lesson, *, is_young: bool) -> Setting:
 
 def _lesson(model: Path, conversations: list[Conversation]) -> _Lesson:
     """Counts tokens of the last answers; one that recurs is counted once."""
-    encoder, tokenizer = ChatEncoder(load_tokenizer(model)), load_tokenizer(model)
+    tokenizer = load_tokenizer(model)
+    encoder = ChatEncoder(tokenizer)
     seen: dict[str, int] = {}
     for item in conversations:
         answer = item.messages[-1].content
