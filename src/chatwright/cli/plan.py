@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from chatwright.foundation import storage
-from chatwright.foundation.console import say
+from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import UsageError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -167,11 +167,23 @@ def _show(result: dict[str, Any], *, write: Path | None, as_json: bool) -> None:
             raise UsageError(f"`{write}` is there already", kept="everything in it", hint="name another file")
         with storage.publish_file(write) as scratch:
             scratch.write_text(result["recipe"], encoding="utf-8")
-        say(f"`{write}`: look through it, then `chatwright run {write}`")
+        _tell_choice(result)
+        say(f"`{write}`: its comments say why; look through it, then `chatwright run {write}`")
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     elif write is None:
         typer.echo(result["recipe"], nl=False)
+
+
+def _tell_choice(result: dict[str, Any]) -> None:
+    """The chosen model and what it takes, in a line, and what warns of it."""
+    chosen, predicted = result["chosen"], result["predicted"]
+    low, high = predicted["seconds_interval"]
+    size = f"{chosen['parameters']:,} parameters, {chosen['tokens']:,} tokens"
+    memory = predicted["memory_bytes"]["total"] / 1e9
+    say(f"chosen: {size}; {duration(low)} to {duration(high)} and about {memory:.1f} GB where nothing else runs")
+    for warning in result["warnings"]:
+        say(f"warning: {warning}")
 
 
 def _budget(text: str | None, tokens: int | None, *, money: float | None, price: float | None, devices: int) -> Any:
