@@ -53,7 +53,8 @@ README = {
 README_CONFIG = "config/train_shakespeare_char.py"
 
 REACH_MODEL = ModelConfig(width=128, layers=4, heads=4, key_heads=4, head_width=32, mlp_width=320, context_length=64)
-REACH = {"steps": 160, "batch_rows": 32, "micro_rows": 32}
+REACH = {"steps": 128, "batch_rows": 32, "micro_rows": 32, "heldout_tokens": 15_360}  # nanoGPT: 20 batches of 768
+HELDOUT_PIECE = 1024  # characters: a training looks at whole documents
 REACH_RATE, REACH_MUON_RATE = 6e-3, 0.02
 
 SPEED_MODEL = ModelConfig(width=384, layers=6, heads=6, key_heads=6, head_width=64, mlp_width=1024, context_length=256)
@@ -104,9 +105,11 @@ def write_ours(place: Path, text: Path) -> None:
     cut = int(0.9 * len(content))
     (place / "tokens").mkdir()
     shards = {}
-    for name, half in (("train", content[:cut]), ("heldout", content[cut:])):
+    for name, half, size in (("train", content[:cut], cut), ("heldout", content[cut:], HELDOUT_PIECE)):
         writer = ShardWriter(vocabulary_size=tokenizer.size, end_of_text=tokenizer.end_of_text)
-        writer.add(tokenizer.encode(half), domain=0, num_bytes=len(half))
+        for start in range(0, len(half), size):
+            piece = half[start : start + size]
+            writer.add(tokenizer.encode(piece), domain=0, num_bytes=len(piece))
         shards[name] = [writer.save(place / "tokens" / f"{name}-00000")]
     write_index(place / "tokens", shards, tokenizer=tokenizer.digest, vocabulary=tokenizer.size, domains=["characters"])
 
