@@ -35,11 +35,11 @@ from chatwright.train.ranks import Ranks
 from chatwright.train.samples import Samples
 from chatwright.train.schedule import ScheduleConfig
 from chatwright.train.separated import SeparatedSource
-from chatwright.train.settings import TrainingConfig
+from chatwright.train.settings import HeldoutTrainingConfig
 from chatwright.train.sharding import ParallelName, whole_network
 
 
-class PretrainConfig(TrainingConfig):
+class PretrainConfig(HeldoutTrainingConfig):
     """Length, batch and learning of the pretraining."""
 
     steps: int = Field(default=500, ge=1)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from chatwright.foundation.console import say
 from chatwright.foundation.devices import place
 from chatwright.foundation.errors import UsageError
 from chatwright.model.config import ModelConfig
@@ -139,6 +140,7 @@ def step_timer(machine: Machine) -> StepTimer:
     def seconds(candidate: Candidate) -> float:
         parts = candidate.batch_rows // candidate.micro_rows
         timed = min(parts, _TIMED_PARTS)
+        say("timing steps of the size chosen")
         placement = place(device=machine.kind, precision=machine.precision, threads=machine.threads)
         measured = time_step(
             candidate.shape,
