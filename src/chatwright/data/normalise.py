@@ -73,7 +73,7 @@ def _one_round(text: str, *, repair: bool, changes: Counter[str]) -> str:
     if not text.isascii() and not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)
         changes["composed"] += 1
-    return _tidy_lines(text)
+    return tidy_lines(text)
 
 
 def _without_odd_characters(text: str, changes: Counter[str]) -> str:
@@ -112,7 +112,7 @@ def _repair_lines(text: str, kinds: Kinds, changes: Counter[str]) -> str:
     return "\n".join(lines)
 
 
-def _tidy_lines(text: str) -> str:
+def tidy_lines(text: str) -> str:
     """No spaces at line ends, at most one blank line in a row, none at the ends."""
     # A pattern for trailing spaces would be quadratic on long runs of them: `rstrip` is not.
     if " \n" in text or "\t\n" in text or text[-1:] in {" ", "\t"}:
