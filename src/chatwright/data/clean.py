@@ -20,7 +20,7 @@ from chatwright.data.language import LanguageConfig, is_wanted, language_of
 from chatwright.data.normalise import normalise, strip_punctuation, strip_symbols
 from chatwright.data.pii import PiiConfig, redact
 from chatwright.data.rules import RuleConfig, first_verdict, word_count
-from chatwright.data.rules_base import Shape, Verdict
+from chatwright.data.rules_base import Shape, Verdict, num_words
 from chatwright.data.scores import score
 from chatwright.foundation.config import Config
 
@@ -66,6 +66,7 @@ class Keep:
 
     document: Document
     changes: dict[str, int]
+    content: bytes = b""  # `text_hash` of the text, once it is judged
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,9 +129,9 @@ def judged(sound: Keep, config: CleanConfig, *, whole: str | None = None) -> Kee
         quality=quality,
         split=split_of(content if whole is None else text_hash(whole), heldout_share=config.heldout_share),
         cluster=cluster_id(content),
-        **score(text, text.split())._asdict(),
+        **score(text, shape.words if text is shape.text else text.split())._asdict(),
     )
-    return Keep(judged, sound.changes | places)
+    return Keep(judged, sound.changes | places, content)
 
 
 def shortened(document: Document, text: str, config: CleanConfig) -> Keep | Drop:
@@ -189,7 +190,7 @@ def quality_of(shape: Shape) -> float:
     if not words:
         return 0.0
     variety = min(1.0, len(set(words)) / math.sqrt(2 * len(words)) / _VARIETY_SCALE)
-    lengths = [len(line.split()) for line in shape.prose]
+    lengths = [num_words(line) for line in shape.prose]
     in_prose = sum(length for length in lengths if length >= _PROSE_WORDS) / len(words)
     parts = (shape.alphabetic_share, 1 - shape.repeated_lines.character_share, variety, min(1.0, in_prose))
     return round(sum(parts) / len(parts), 4)

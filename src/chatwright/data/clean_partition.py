@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from chatwright.data.clean import CleanConfig, Drop, Keep, judged, sound_document, text_hash
+from chatwright.data.clean import CleanConfig, Drop, Keep, judged, sound_document
 from chatwright.data.document import (
     CORPUS_SCHEMA,
     DOCUMENTS_SCHEMA,
@@ -165,7 +165,7 @@ class _Judge:
             count_drop(verdict, before, self._tally)
             return
         _count_changes(outcome, self._tally)
-        columns = {HASH_COLUMN: text_hash(kept.text), BANDS_COLUMN: bands_of(words, self._config.duplicates)}
+        columns = {HASH_COLUMN: outcome.content, BANDS_COLUMN: bands_of(words, self._config.duplicates)}
         self._writer.add(kept, **columns)
 
 
