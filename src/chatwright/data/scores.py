@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MTLD_WORDS = 4096
+MTLD_WORDS = 1024
 _MTLD_FACTOR = 0.72
 _ZLIB_LEVEL = 1
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f\u0964](?=\s|$)")

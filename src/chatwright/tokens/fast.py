@@ -112,14 +112,17 @@ class _BulkEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[Any]]:
         """Token ids of many texts, on all cores."""
+        import awkward
         import gigatoken
 
         if self._left <= 0:
             self._tokenizer, self._left = gigatoken.Tokenizer.from_json(self._parts), _BULK_RENEWED
         self._left -= sum(map(len, texts))
-        layout = self._tokenizer.encode_batch(list(texts)).layout
-        ids, ends = np.asarray(layout.content), np.asarray(layout.offsets)
-        return [ids[begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+        if not texts:
+            return []
+        found = self._tokenizer.encode_batch(list(texts))
+        ids, counts = awkward.to_numpy(awkward.flatten(found)), awkward.to_numpy(awkward.num(found))
+        return np.split(ids, np.cumsum(counts)[:-1])
 
 
 def _is_sound(text: str) -> bool:
