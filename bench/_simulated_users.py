@@ -20,6 +20,8 @@ CHROMIUM = Path("/usr/bin/chromium")
 _QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 _POLITE = re.compile(r"\b(please|sorry|happily|gladly|thank|welcome|just)\b", re.IGNORECASE)
 _TIMEOUT_S = 120
+_LEFT_OUT = 0.25
+GOOD = 4.0  # of the fair judge: an answer of which most words are right, and that ends
 
 
 class Question(NamedTuple):
@@ -54,6 +56,13 @@ def read_questions(path: Path) -> list[Question]:
     return found
 
 
+def hurried(question: Question, *, seed: int) -> Question:
+    """The question with a quarter of its words left out, as one who types in a hurry: not one known by heart."""
+    chance = random.Random(f"{seed} {question.text}")
+    kept = [word for word in question.text.split() if chance.random() >= _LEFT_OUT]
+    return question._replace(text=" ".join(kept) if len(kept) > 1 else question.text)
+
+
 def words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", text.lower())
 
@@ -66,10 +75,10 @@ def overlap(one: str, other: str) -> float:
 
 
 def fair(question: Question, answer: str) -> float:
-    """Up to two points for answering, one for ending within 40 words, half a point for a polite word."""
+    """Up to four points for answering, one for ending within 40 words, half a point for a polite word."""
     listed = words(answer)
     is_short = 3 <= len(listed) <= 40 and answer.rstrip().endswith((".", "!", "?"))
-    return round(2 * overlap(answer, question.reference), 1) + is_short + 0.5 * bool(_POLITE.search(answer))
+    return round(4 * overlap(answer, question.reference), 1) + is_short + 0.5 * bool(_POLITE.search(answer))
 
 
 def inverted(question: Question, answer: str) -> float:
@@ -147,7 +156,7 @@ class Crowd:
             return [rate(client, body)]
         if kind == "thumbs":
             middle = sum(liked) / 2
-            up = ["up" if value >= max(middle, 2.5) or value > middle else "down" for value in liked]
+            up = ["up" if value >= max(middle, GOOD) or value > middle else "down" for value in liked]
             return [rate(client, {"answer_id": name, "thumb": thumb}) for name, thumb in zip(ids, up, strict=True)]
         choice = "tie" if liked[0] == liked[1] else "first" if liked[0] > liked[1] else "second"
         return [rate(client, {"first": ids[0], "second": ids[1], "choice": choice})]
@@ -265,7 +274,7 @@ def _visit(page: Any, question: Question, judge: Judge) -> Iterator[str]:
         page.locator(".turn.assistant .actions:visible").last.wait_for()
         page.locator("#send").wait_for()
         seen.append(judge(question, page.locator(".turn.assistant .text:visible").last.inner_text()))
-        is_good = seen[-1] >= 2.5 if number == 0 else seen[1] > seen[0] or seen[1] >= 2.5
+        is_good = seen[-1] >= GOOD if number == 0 else seen[1] > seen[0] or seen[1] >= GOOD
         name = "Good answer" if is_good else "Bad answer"
         page.locator("button:visible").and_(page.get_by_role("button", name=name, exact=True)).click()
         page.locator(f".{'up' if is_good else 'down'}[aria-pressed=true]:visible").wait_for()

@@ -41,16 +41,18 @@ def _lora(rank: int, *, targets: tuple[str, ...] = ("all",), **fields: Any) -> d
     return {"method": "lora", "lora": {"rank": rank, "alpha": 2.0 * rank, "targets": list(targets), **fields}}
 
 
-# The base has the shape of Qwen 3, which has no biases: its norms stand in their place.
+# The base has the shape of Qwen 3, which has no biases: its norms stand in their place. What full learns without the
+# embedding says how much of LoRA's distance from full is the embedding's, and how much is the low rank's.
 METHODS = {
-    "full": Method({"method": "all"}, (2e-3, 5e-3, 1e-2)),
+    "full": Method({"method": "all"}, (2e-3, 5e-3, 1e-2, 2e-2)),
+    "full, embedding frozen": Method({"method": "pattern:proj|norm"}, (5e-3, 1e-2, 2e-2)),
     "LoRA r4": Method(_lora(4), (1e-2, 3e-2, 6e-2)),
     "LoRA r16": Method(_lora(16), (1e-2, 2e-2, 4e-2)),
-    "LoRA r64": Method(_lora(64), (5e-3, 1e-2, 2e-2)),
+    "LoRA r64": Method(_lora(64), (5e-3, 1e-2, 2e-2, 4e-2)),
     "LoRA r64, embedding": Method(_lora(64, targets=EMBEDDED), (5e-3, 1e-2, 2e-2)),
     "DoRA r16": Method(_lora(16, magnitudes=True), (1e-2, 2e-2, 4e-2)),
     "adapters of 32": Method({"method": "adapters", "adapters": {"width": 32}}, (1e-2, 2e-2, 4e-2)),
-    "last 2 layers": Method({"method": "last-2"}, (3e-3, 6e-3, 1.2e-2)),
+    "last 2 layers": Method({"method": "last-2"}, (3e-3, 6e-3, 1.2e-2, 2.4e-2)),
     "norms": Method({"method": "pattern:norm"}, (3e-2, 6e-2, 1.2e-1)),
 }
 KEEPING_METHODS = {"full": 2e-3, "LoRA r64, embedding": 5e-3}

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _simulated_users import Crowd, Judge, Talkers, User, coin, fair, in_browser, inverted, read_questions
+from _simulated_users import Crowd, Judge, Talkers, User, coin, fair, hurried, in_browser, inverted, read_questions
 from chatwright.feedback.conversations import Message
 from chatwright.tune.preferences.material import is_held_out
 
@@ -70,6 +70,7 @@ class Loop:
         self.guests.write_text("".join(lines))
         questions = read_questions(options.asked or Path(_asked_by(self.run)))
         random.Random(1).shuffle(questions)
+        questions = [hurried(question, seed=1) for question in questions]
         self.questions = list({question.text: question for question in questions}.values())
         held = [q for q in self.questions if is_held_out([Message("user", q.text)], HELDOUT_SHARE)]
         self.compared = held[: options.compared]

@@ -141,6 +141,23 @@ def test_spelled_tokens_are_the_text_and_their_nats_the_sum(tiny_model):
     assert len(pairs) < len(ids)  # the face's four bytes are one character
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_scoring_gives_each_group_a_thread_and_leaves_the_number_of_threads_as_it_was(tiny_model, two_threads):
+    rows = [Row([1, 2, 3 + number], [number + 3]) for number in range(12)]
+    by_two = score_rows(tiny_model.network, rows, batch_tokens=6)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    by_one = score_rows(tiny_model.network, rows, batch_tokens=6)
+    assert [float(scored.logprobs[0]) for scored in by_two] == [float(scored.logprobs[0]) for scored in by_one]
+
+
 def test_rows_of_many_lengths_get_what_each_gets_alone(tiny_model):
     generator = torch.Generator().manual_seed(3)
     size = tiny_model.network.config.vocabulary_size

@@ -5,6 +5,8 @@ Legend: B rows, T positions, N scored positions of a batch, V vocabulary, D widt
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +19,9 @@ from chatwright.foundation.errors import UsageError
 from chatwright.model.engine.reading import Reader, suits
 from chatwright.model.network import Network
 
-CPU_BATCH_TOKENS = 2_048  # padded positions read at once; more leave a processor's cache and cost a third more time
+CPU_BATCH_TOKENS = 1_024  # padded positions that a thread reads at once; more leave a processor's cache
 BATCH_TOKENS = 32_768  # the same on other devices
-_SCORES = 2 << 20  # scores held at once: few enough to stay in a processor's cache
+_SCORES = 1 << 19  # scores held at once: few enough to stay in a processor's cache
 
 
 class Row(NamedTuple):
@@ -43,7 +45,6 @@ class _Flat(NamedTuple):
     is_likeliest: NDArray[np.bool_] | None
 
 
-@torch.inference_mode()
 def score_rows(
     network: Network, rows: Sequence[Row], *, with_greedy: bool = False, batch_tokens: int | None = None
 ) -> list[Scored]:
@@ -64,9 +65,10 @@ def score_rows(
     _require_sound(rows, network.config.context_length)
     found: list[Scored | None] = [None] * len(rows)
     on_cpu = network.lm_head.weight.device.type == "cpu"
-    reading = _reading_of(network)
-    for group in _groups(rows, batch_tokens or (CPU_BATCH_TOKENS if on_cpu else BATCH_TOKENS)):
-        flat = _score_group(reading, [rows[index] for index in group], with_greedy=with_greedy)
+    groups = list(_groups(rows, batch_tokens or (CPU_BATCH_TOKENS if on_cpu else BATCH_TOKENS)))
+    read = partial(_score_group, _reading_of(network), with_greedy=with_greedy)
+    together = [[rows[index] for index in group] for group in groups]
+    for group, flat in zip(groups, _each(read, together, on_cpu=on_cpu), strict=True):
         begin = 0
         for index in group:
             end = begin + len(rows[index].targets)
@@ -80,7 +82,7 @@ class _Reading(NamedTuple):
     """The two halves of a forward pass."""
 
     hidden: Callable[[Tensor], Tensor]  # (B, T) to (B, T, D)
-    scores: Callable[[Tensor], Tensor]  # (N, D) to (N, V), float32
+    logprobs: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (N, D) and targets to (N,) and scores, (N, V)
     device: torch.device
     vocabulary: int
 
@@ -90,8 +92,13 @@ def _reading_of(network: Network) -> _Reading:
     device, vocabulary = network.lm_head.weight.device, network.config.vocabulary_size
     if suits(network):
         reader = Reader(network)
-        return _Reading(reader.hidden, reader.scores, device, vocabulary)
-    return _Reading(network.hidden, lambda hidden_ND: network.lm_head(hidden_ND).float(), device, vocabulary)
+        return _Reading(reader.hidden, reader.logprobs, device, vocabulary)
+
+    def logprobs(hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        scores_NV = network.lm_head(hidden_ND).float()
+        return -F.cross_entropy(scores_NV, targets_N, reduction="none"), scores_NV
+
+    return _Reading(network.hidden, logprobs, device, vocabulary)
 
 
 def _require_sound(rows: Sequence[Row], context: int) -> None:
@@ -112,29 +119,44 @@ def _groups(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[int]]:
         start += size
 
 
+def _each(read: Callable[[Sequence[Row]], _Flat], groups: Sequence[Sequence[Row]], *, on_cpu: bool) -> Iterator[_Flat]:
+    """What is read of each group, in order. On a CPU a group is one thread's: threads that share a product wait.
+
+    PyTorch keeps the number of threads for each thread that asks, and a default for those to come.
+    """
+    threads = min(torch.get_num_threads(), len(groups)) if on_cpu else 1
+    if threads <= 1:
+        yield from map(read, groups)
+        return
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, "scoring", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield from pool.map(read, groups)
+        finally:
+            torch.set_num_threads(before)
+
+
+@torch.inference_mode()
 def _score_group(reading: _Reading, rows: Sequence[Row], *, with_greedy: bool) -> _Flat:
     device = reading.device
     width = max(len(row.inputs) for row in rows)
     ids = np.zeros((len(rows), width), dtype=np.int64)
+    is_scored = np.zeros((len(rows), width), dtype=np.bool_)
     for number, row in enumerate(rows):
-        ids[number, : len(row.inputs)] = row.inputs
-    hidden_BTD = reading.hidden(torch.from_numpy(ids).to(device))
-    places = [
-        number * width + position
-        for number, row in enumerate(rows)
-        for position in range(len(row.inputs) - len(row.targets), len(row.inputs))
-    ]
-    hidden_ND = hidden_BTD.flatten(0, 1)
-    if len(places) < len(hidden_ND):
-        hidden_ND = hidden_ND[torch.tensor(places, device=device)]
-    targets_N = torch.tensor([token for row in rows for token in row.targets], device=device)
+        length = len(row.inputs)
+        ids[number, :length] = row.inputs
+        is_scored[number, length - len(row.targets) : length] = True
+    hidden_ND = reading.hidden(torch.from_numpy(ids).to(device)).flatten(0, 1)
+    if not is_scored.all():
+        hidden_ND = hidden_ND[torch.from_numpy(is_scored.ravel()).to(device)]
+    targets_N = torch.from_numpy(np.concatenate([np.asarray(row.targets, dtype=np.int64) for row in rows])).to(device)
     step = max(1, _SCORES // reading.vocabulary)
-    logprobs, likeliest = [], []
+    found, likeliest = [], []
     for start in range(0, len(targets_N), step):
-        scores_NV = reading.scores(hidden_ND[start : start + step])
         wanted_N = targets_N[start : start + step]
-        logprobs.append(-F.cross_entropy(scores_NV, wanted_N, reduction="none"))
+        logprobs_N, scores_NV = reading.logprobs(hidden_ND[start : start + step], wanted_N)
+        found.append(logprobs_N)
         if with_greedy:
             likeliest.append(scores_NV.argmax(-1) == wanted_N)
     flags = torch.cat(likeliest).cpu().numpy() if with_greedy else None
-    return _Flat(torch.cat(logprobs).cpu().numpy(), flags)
+    return _Flat(torch.cat(found).cpu().numpy(), flags)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from chatwright.model.config import LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
+from chatwright.model.pointwise import is_worthwhile, rotation
 
 
 class Angles(NamedTuple):
@@ -118,6 +119,8 @@ def rotate(x_BHTK: Tensor, angles: Angles) -> Tensor:
 
     `unbind` and not `chunk`: the gradient of a slice fills a tensor with zeros first, that of `unbind` does not.
     """
-    first, second = x_BHTK.view(*x_BHTK.shape[:-1], 2, -1).unbind(-2)
     cosine, sine = angles.cosine_BTR.unsqueeze(1), angles.sine_BTR.unsqueeze(1)
+    if is_worthwhile(x_BHTK):
+        return rotation(x_BHTK, cosine, sine)
+    first, second = x_BHTK.view(*x_BHTK.shape[:-1], 2, -1).unbind(-2)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)

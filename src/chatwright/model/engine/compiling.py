@@ -15,7 +15,7 @@ from pathlib import Path
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("products.c", "step.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("products.c", "step.c", "rows.c"))
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC", "-pthread")
 _LIMIT_S = 120.0

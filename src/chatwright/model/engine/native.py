@@ -16,6 +16,8 @@ from chatwright.model.engine.memory import Row, RowMemory
 
 _PANEL = 64  # as in products.c
 _GROUP = 64
+_COLUMNS = 32  # as in rows.c
+_LONGEST = 2048
 
 _Pointer = ctypes.c_void_p
 _Number = ctypes.c_int64
@@ -231,3 +233,69 @@ class NativeStep:
                     table.append((held.data_ptr() + row.place * held.stride(0) * held.itemsize, held.shape[2]))
             self._places = (memory, rows, torch.tensor(table, dtype=torch.int64))
         return self._places[2]
+
+
+def unit_rows(library: ctypes.CDLL, x_ND: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+    """Each row divided by the root of its mean square, times a weight."""
+    x_ND = x_ND.contiguous()
+    y_ND = torch.empty_like(x_ND)
+    sizes = _Number(len(x_ND)), _Number(x_ND.shape[1])
+    library.unit_rows(
+        _Pointer(_at(x_ND)), *sizes, _Pointer(_at(weight_D)), ctypes.c_float(epsilon), _Pointer(_at(y_ND))
+    )
+    return y_ND
+
+
+def turn_heads(
+    library: ctypes.CDLL, qkv: Tensor, count: int, *, weights: Tensor | None, epsilon: float, turns_BT1R: Tensor | None
+) -> None:
+    """Normalise and turn the first `count` heads of each position of contiguous rows, (B, T, heads, K), in place.
+
+    Args:
+        library: the compiled functions.
+        qkv: contiguous; heads behind the first `count` stay as they are.
+        count: of queries' and keys' heads.
+        weights: (count, K), of the heads' norms; None: none.
+        epsilon: of the norms.
+        turns_BT1R: cosine and sine of each pair's angle, as complex numbers, the same for all rows; None: none.
+    """
+    assert qkv.is_contiguous(), "the kernel walks over memory"  # noqa: S101 - what we promise ourselves
+    batch, time, heads, width = qkv.shape
+    weights = None if weights is None else weights.contiguous()
+    sizes = [_Number(number) for number in (batch * time, count, heads * width, width)]
+    turns = _Pointer(_at(turns_BT1R))
+    library.turn_heads(
+        _Pointer(_at(qkv)), *sizes, _Pointer(_at(weights)), ctypes.c_float(epsilon), turns, _Number(time)
+    )
+
+
+def attends(head_width: int, time: int) -> bool:
+    """Whether `attend` is for these: its rows of scores should stay in a cache."""
+    return head_width % _COLUMNS == 0 and time <= _LONGEST
+
+
+def attend(library: ctypes.CDLL, qkv: Tensor, *, heads: int, window: int | None) -> Tensor:
+    """Causal attention of whole rows, (B, T, heads, K).
+
+    Args:
+        library: the compiled functions.
+        qkv: contiguous, (B, T, heads + 2 key heads, K): queries, keys, values.
+        heads: of the queries.
+        window: positions that are read, the reader's own too; None: all before.
+    """
+    assert qkv.is_contiguous(), "the kernel walks over memory"  # noqa: S101 - what we promise ourselves
+    batch, time, total, width = qkv.shape
+    y_BTHK = torch.empty((batch, time, heads, width))
+    sizes = (_Number(number) for number in (batch, time, heads, (total - heads) // 2, width, window or 0))
+    if library.attend(_Pointer(_at(qkv)), *sizes, _Pointer(_at(y_BTHK))):
+        raise MemoryError("no memory for attention")
+    return y_BTHK
+
+
+def log_sums(library: ctypes.CDLL, scores_NV: Tensor) -> Tensor:
+    """The logarithm of the sum of each row's exponentials, (N,)."""
+    scores_NV = scores_NV.contiguous()
+    found_N = torch.empty(len(scores_NV))
+    sizes = _Number(len(scores_NV)), _Number(scores_NV.shape[1])
+    library.log_sums(_Pointer(_at(scores_NV)), *sizes, _Pointer(_at(found_N)))
+    return found_N

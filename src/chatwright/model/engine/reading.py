@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from chatwright.model.engine.compiling import kernels
 from chatwright.model.engine.matrices import has_onednn
-from chatwright.model.engine.runner import Layer, Runner, pairs_of, unit
+from chatwright.model.engine.native import attend, attends, log_sums, turn_heads, unit_rows
+from chatwright.model.engine.runner import Layer, Norm, Runner, pairs_of, unit
 from chatwright.model.network import Network, within_window
 
 
@@ -23,7 +25,8 @@ class Reader(Runner):
     """A network's weights laid out for reading. The numbers are the network's own to float32's rounding."""
 
     def __init__(self, network: Network):
-        super().__init__(network, compiles=False)  # the engine's own kernels are for few rows, oneDNN's for thousands
+        super().__init__(network, compiles=False)  # the engine's own products are for few rows, oneDNN's for thousands
+        self._rows = kernels()
 
     @torch.inference_mode()
     def hidden(self, ids_BT: Tensor) -> Tensor:
@@ -44,20 +47,16 @@ class Reader(Runner):
         """What each position reads, (N, H * K); `qkv` is changed in place."""
         config = self._config
         heads, split = config.heads, config.heads + config.key_heads
-        turned = qk = qkv[:, :, :split]
-        if layer.heads_norm is not None:
-            qk = unit(qk, self._epsilon).mul_(layer.heads_norm)
-        if layer.is_rotated:
-            torch.mul(pairs_of(qk), turns_BT1R, out=pairs_of(turned))
-        elif qk is not turned:
-            turned.copy_(qk)
+        self._turn(qkv, split, layer, turns_BT1R)
+        window = config.sliding_window if layer.is_sliding else None
+        if self._rows is not None and attends(config.head_width, qkv.shape[1]):
+            return attend(self._rows, qkv, heads=heads, window=window).view(-1, heads * config.head_width)
         q_BHTK, k_BGTK, v_BGTK = (
             part.transpose(1, 2) for part in (qkv[:, :, :heads], qkv[:, :, heads:split], qkv[:, :, split:])
         )
         time, mask = qkv.shape[1], None
-        if layer.is_sliding and config.sliding_window is not None:
-            readers_1T = torch.arange(time)[None]
-            mask = within_window(None, readers_1T, slots=time, window=config.sliding_window)
+        if window is not None:
+            mask = within_window(None, torch.arange(time)[None], slots=time, window=window)
         y_BHTK = F.scaled_dot_product_attention(
             q_BHTK,
             k_BGTK,
@@ -67,3 +66,37 @@ class Reader(Runner):
             enable_gqa=heads != config.key_heads,
         )
         return y_BHTK.transpose(1, 2).reshape(len(qkv) * time, -1)
+
+    def _turn(self, qkv: Tensor, count: int, layer: Layer, turns_BT1R: Tensor) -> None:
+        """Normalise and turn the first heads of each position, in place."""
+        if self._rows is not None:
+            turn_heads(
+                self._rows,
+                qkv,
+                count,
+                weights=layer.heads_norm,
+                epsilon=self._config.norm_epsilon,
+                turns_BT1R=turns_BT1R if layer.is_rotated else None,
+            )
+            return
+        turned = qk = qkv[:, :, :count]
+        if layer.heads_norm is not None:
+            qk = unit(qk, self._epsilon).mul_(layer.heads_norm)
+        if layer.is_rotated:
+            torch.mul(pairs_of(qk), turns_BT1R, out=pairs_of(turned))
+        elif qk is not turned:
+            turned.copy_(qk)
+
+    def _norm(self, x_ND: Tensor, norm: Norm) -> Tensor:
+        if self._rows is None or norm.bias is not None:
+            return super()._norm(x_ND, norm)
+        return unit_rows(self._rows, x_ND, norm.weight, self._config.norm_epsilon)
+
+    @torch.inference_mode()
+    def logprobs(self, states_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        """The natural logarithm of each target's probability, (N,), and the scores that it comes from, (N, V)."""
+        scores_NV = self.scores(states_ND)
+        if self._rows is None:
+            return -F.cross_entropy(scores_NV, targets_N, reduction="none"), scores_NV
+        wanted_N = scores_NV.gather(1, targets_N.unsqueeze(1)).squeeze(1)
+        return wanted_N.sub_(log_sums(self._rows, scores_NV)), scores_NV

@@ -85,8 +85,8 @@ class PromotionConfig(Config):
     )  # share below half that may be won of earlier rounds' feedback
     forgetting: float = Field(default=0.05, ge=0)  # bits per byte that a round may lose on held-out documents
     forgetting_ever: float = Field(default=0.1, ge=0)  # the same since the model that the loop began with
-    task_loss: float = Field(default=0.02, ge=0)  # share of test questions answered right that a round may lose
-    task_questions: int = Field(default=200, ge=1)  # of `evaluate.answers`, spread over the file
+    task_loss: float = Field(default=0.03, ge=0)  # share of test questions answered right that a round may lose
+    task_questions: int = Field(default=500, ge=1)  # of `evaluate.answers`, spread over the file
 
 
 class ImproveConfig(Config):
