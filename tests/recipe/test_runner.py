@@ -109,6 +109,59 @@ def test_another_setting_of_the_evaluation_redoes_it_alone(copied):
     assert copied("evaluate.sample_tokens=3") == states(evaluate="done")
 
 
+HABITS = (
+    "pretrain.checkpoint_every=5",
+    "pretrain.log_every=2",
+    "pretrain.keep_every=3",
+    "pretrain.save_in_background=false",
+    "pretrain.faults.policy=rollback",
+    "finetune.log_every=1",
+    "finetune.faults.maximum_skips=2",
+    "finetune.recompute=true",
+)
+
+
+def test_habits_of_a_training_redo_nothing_and_are_told(copied, capsys):
+    assert copied(*HABITS) == states()
+    said = capsys.readouterr().err
+    assert "pretrain: unchanged (`pretrain.checkpoint_every`, `pretrain.faults.policy`" in said
+    assert "finetune: unchanged (`faults.maximum_skips`, `log_every`, `recompute`: for the next training)" in said
+
+
+def test_what_a_training_does_with_other_habits_is_the_same_to_the_bit(finished, copied):
+    weights = [run / "pretrain" / "model" / "model.safetensors" for run in (finished[1], copied.directory)]
+    shutil.rmtree(copied.directory / "pretrain")
+    assert copied(*HABITS, "pretrain.recompute=true", until="pretrain")["pretrain"] == "done"
+    assert storage.digest_file(weights[0]) == storage.digest_file(weights[1])
+
+
+def test_what_decides_which_steps_are_trusted_redoes_the_training(copied):
+    assert copied("pretrain.faults.spike_sigmas=6.0", until="pretrain")["pretrain"] == "done"
+
+
+def test_a_stopped_training_goes_on_with_other_habits(copied, monkeypatch):
+    shutil.rmtree(copied.directory / "pretrain")
+    pretrained = recipe_stages.STAGES[4]
+
+    def stopping(context):
+        context.stop.requested = True
+        return pretrained.run(context)
+
+    with monkeypatch.context() as patch:
+        changed = [
+            stage._replace(run=stopping) if stage.name == "pretrain" else stage for stage in recipe_stages.STAGES
+        ]
+        patch.setattr(recipe_stages, "STAGES", tuple(changed))
+        with pytest.raises(StoppedError):
+            copied("pretrain.faults.policy=stop", until="pretrain")
+    (work,) = (copied.directory / ".work").glob("pretrain-*")
+    assert any((work / "checkpoints").iterdir())
+    assert copied(*HABITS, until="pretrain")["pretrain"] == "done"
+    steps = [line["step"] for line in storage.read_lines(copied.directory / "pretrain" / "metrics.jsonl")]
+    assert steps == sorted(steps)
+    assert not work.exists()
+
+
 @contextlib.contextmanager
 def edited(path, text):
     """A file with another text for a while, and then as it was, to the time of its last change."""

@@ -30,7 +30,7 @@ _MODELS = ("pretrain", "finetune")
 class EvaluateConfig(Config):
     """What is measured."""
 
-    answers: str | None = None  # test conversations whose last answer is to be given
+    answers: str | None = None  # test conversations whose last answer is to be given; absent: `finetune.test`; "": none
     references: str | None = None  # conversations whose labels name the possible answers; default: the fine-tuning data
     max_answer_tokens: int = Field(default=96, ge=1)
     beams: int = Field(default=1, ge=1)  # of the search for answers; 1 is greedy

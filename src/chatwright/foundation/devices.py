@@ -43,7 +43,10 @@ def pick_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
         return torch.device("cuda", local_rank)
     if name in ("auto", "cpu"):
         return torch.device("cpu")
-    raise UsageError(f"device `{name}` is not available here", hint='set `device = "auto"` or `"cpu"`')
+    if name == "cuda":
+        why = "this PyTorch is built without CUDA" if torch.version.cuda is None else "PyTorch sees none"
+        raise UsageError(f"there is no GPU here: {why}", hint='set `device = "auto"` or `"cpu"`')
+    raise UsageError(f"no such device: `{name}`", hint='set `device = "auto"`, `"cpu"` or `"cuda"`')
 
 
 def usable_threads() -> int:

@@ -57,7 +57,7 @@ class ShardWriter:
 
     def add(
         self,
-        ids: list[int],
+        ids: Sequence[int] | NDArray[Any],
         *,
         domain: int,
         num_bytes: int,
@@ -65,8 +65,10 @@ class ShardWriter:
         scores: TextScores = TextScores(),  # noqa: B008 - it is immutable
     ) -> None:
         """Append one document, followed by the end-of-text token; `document` is its id in hexadecimal digits."""
-        self._tokens.append(np.array([*ids, self._end_of_text], dtype=self._dtype))
-        self._length += len(ids) + 1
+        tokens = np.empty(len(ids) + 1, self._dtype)
+        tokens[:-1], tokens[-1] = ids, self._end_of_text
+        self._tokens.append(tokens)
+        self._length += len(tokens)
         self._ends.append(self._length)
         self._bytes.append(num_bytes)
         self._domains.append(domain)
@@ -213,6 +215,14 @@ class TokenSplit:
             lengths.append((shard.ends - begins)[chosen])
         empty = np.empty(0, np.int64)
         return np.concatenate([empty, *starts]).astype(np.int64), np.concatenate([empty, *lengths]).astype(np.int64)
+
+    def all_spans(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First position in the stream and length of every document, end-of-text tokens included, in stored order."""
+        ends = [np.empty(0, np.int64)]
+        ends += [shard.ends + int(base) for base, shard in zip(self._starts, self._shards, strict=False)]
+        stops = np.concatenate(ends).astype(np.int64)
+        starts = np.concatenate(([0], stops[:-1])).astype(np.int64) if len(stops) else stops
+        return starts, stops - starts
 
     def documents(self) -> Iterator[TokenDocument]:
         """Every document in stored order."""

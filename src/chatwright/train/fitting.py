@@ -170,9 +170,14 @@ def _sizes(batch: MicroBatch) -> list[int]:
     return sizes
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Memory of a device that is free now; None where the system does not say."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_bytes()
+
+
 def _room(device: torch.device) -> float | None:
     """Bytes that a pass may take now."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+    free = free_bytes(device)
     return None if free is None else _USABLE_SHARE * free
 
 

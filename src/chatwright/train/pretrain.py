@@ -19,33 +19,39 @@ from chatwright.model.directory import digest_of, load_model, save_model
 from chatwright.model.network import Network
 from chatwright.tokens.mixture import MixtureConfig, MixtureOrder
 from chatwright.tokens.order import WindowOrder
+from chatwright.tokens.packing import PackedOrder
 from chatwright.tokens.shards import TokenData, TokenSplit
 from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
 from chatwright.train.ahead import Ahead
 from chatwright.train.average import AverageConfig
-from chatwright.train.batches import FittableSource, WindowSource
+from chatwright.train.batches import IGNORED, FittableSource, WindowSource
+from chatwright.train.chunk import settled_chunk
 from chatwright.train.curriculum import CurriculumConfig, CurriculumOrder
 from chatwright.train.document_scores import document_scores
+from chatwright.train.fitting import free_bytes
 from chatwright.train.growth import BatchConfig, BatchPlan, GrowingSchedule, GrowingSource, LengthConfig
 from chatwright.train.heldout import HeldoutCheck, sample_documents
 from chatwright.train.loop import Trainer
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
+from chatwright.train.packed import PackedSource
 from chatwright.train.ranks import Ranks
 from chatwright.train.samples import Samples
 from chatwright.train.schedule import ScheduleConfig
 from chatwright.train.separated import SeparatedSource
-from chatwright.train.settings import TrainingConfig
+from chatwright.train.settings import HeldoutTrainingConfig
 from chatwright.train.sharding import ParallelName, whole_network
 
 
-class PretrainConfig(TrainingConfig):
+class PretrainConfig(HeldoutTrainingConfig):
     """Length, batch and learning of the pretraining."""
 
     steps: int = Field(default=500, ge=1)
     mixture: MixtureConfig | None = None  # shares of domains; None takes each as large as it is
     curriculum: CurriculumConfig | None = None  # easy documents first, or a control; None shuffles them all
     growth: LengthConfig | None = None  # short windows first; None has whole ones from the beginning
+    packing: Literal["stream", "best_fit"] = "stream"  # best_fit: rows of whole documents; only longer ones are cut
+    chunk: Literal["auto"] | None = None  # auto: the context is chosen, up to `model.context_length`, and said why
     batch_rows: int = Field(default=16, ge=1)  # windows of the model's context a step, over all ranks
     batch_growth: BatchConfig | None = None  # few rows first; None has `batch_rows` from the beginning
     separate_documents: bool = False  # those that share a window do not attend to each other
@@ -81,6 +87,10 @@ class PretrainConfig(TrainingConfig):
                 "`batch_growth.start` must be below `batch_rows`, to which batches grow: "
                 f"{self.batch_growth.start} and {self.batch_rows}"
             )
+        names = ("mixture", "curriculum", "growth", "batch_growth")
+        orders = [name for name in names if getattr(self, name) is not None]
+        if self.packing == "best_fit" and orders:
+            yield f'`packing = "best_fit"` packs all documents alike: leave out {", ".join(orders)}'
 
     @property
     def batches(self) -> BatchPlan:
@@ -103,10 +113,11 @@ def run(context: StageContext) -> dict[str, Any]:
     data = TokenData(context.inputs["tokens"])
     if data.tokenizer_digest != tokenizer.digest:
         raise RefusedError("the token shards were made with another tokenizer", hint="delete `tokens/` and run again")
-    network = build_network(config.model, tokenizer, seed=context.seed, base=context.inputs.get("base"))
+    train = data.split("train", skip_damaged=settings.skip_damaged)
+    shape = config.model if settings.chunk is None else _with_chunk(context, tokenizer, train)
+    network = build_network(shape, tokenizer, seed=context.seed, base=context.inputs.get("base"))
     placement = settings.settle(context.output, width=network.config.width)
     _introduce(network, settings, placement)
-    train = data.split("train", skip_damaged=settings.skip_damaged)
     length = network.config.context_length
     order = _order(context, train, tokenizer, length=length, device=placement.device)
     shares = order.shares(settings.batches.first_row(settings.steps)) if isinstance(order, MixtureOrder) else []
@@ -159,7 +170,29 @@ def _measurement(check: HeldoutCheck | None, samples: Samples | None) -> Callabl
     return lambda: {name: value for part in parts for name, value in part().items()}
 
 
-Order = WindowOrder | MixtureOrder | CurriculumOrder
+def _with_chunk(context: StageContext, tokenizer: Tokenizer, train: TokenSplit) -> ModelConfig:
+    """The model's shape with a context chosen by the documents and the memory."""
+    config: PretrainInputs = context.config
+    if "base" in context.inputs:
+        raise UsageError('`pretrain.chunk = "auto"` has no effect on a base model, whose context is its own')
+    size = config.model.vocabulary_size or tokenizer.size
+    shape = config.model.model_copy(update={"vocabulary_size": size})
+    placement = config.pretrain.settle(context.output, width=shape.width)
+    with Ranks().first_ahead():  # one machine decides for all
+        chosen = settled_chunk(
+            context.output,
+            shape,
+            train.all_spans()[1],
+            free_bytes=free_bytes(placement.device),
+            precision=placement.precision,
+        )
+    if Ranks().is_first:
+        for line in chosen.reasons:
+            say(f"  {line}")
+    return shape.model_copy(update={"context_length": chosen.length})
+
+
+Order = WindowOrder | MixtureOrder | CurriculumOrder | PackedOrder
 
 
 def _order(
@@ -175,6 +208,13 @@ def _order(
             config=settings.mixture,
             first_row=settings.batches.first_row,
         )
+    if settings.packing == "best_fit":
+        packed = PackedOrder(
+            train, length=length, seed=context.seed, end_of_text=tokenizer.end_of_text, ignored=IGNORED
+        )
+        if Ranks().is_first:
+            say(f"  {packed.packing.described(packed.num_documents)}")
+        return packed
     if settings.curriculum is None:
         return WindowOrder(train, length=length, seed=context.seed)
     with Ranks().first_ahead():  # a model's losses are computed once
@@ -201,6 +241,9 @@ def _source(
     rows, growth = settings.batch_rows, settings.growth
     at_once = rows if settings.micro_rows == "auto" else settings.micro_rows
     source: FittableSource
+    if isinstance(order, PackedOrder):
+        separate = settings.separate_documents
+        return PackedSource(order=order, rows=rows, micro_rows=at_once, fingerprint=fingerprint, separate=separate)
     if growth is None and settings.batch_growth is None:
         source = WindowSource(order=order, rows=rows, micro_rows=at_once, fingerprint=fingerprint)
     else:
@@ -227,6 +270,8 @@ def _identity(context: StageContext, train: TokenSplit, *, length: int) -> dict[
         name: getattr(settings, name) for name in ("mixture", "curriculum", "growth", "batch_growth")
     }
     told |= {name: part.model_dump(mode="json") for name, part in parts.items() if part is not None}
+    if settings.packing != "stream":
+        told["packing"] = settings.packing
     if settings.curriculum is not None and settings.curriculum.scorer is not None:
         told["scorer"] = digest_of(Path(settings.curriculum.scorer))
     if settings.separate_documents:

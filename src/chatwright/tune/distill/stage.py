@@ -14,6 +14,7 @@ import torch
 
 from chatwright.feedback.conversations import Conversation, Message, read_conversations
 from chatwright.foundation import storage
+from chatwright.foundation.config import without_habits
 from chatwright.foundation.console import say
 from chatwright.foundation.devices import Placement
 from chatwright.foundation.errors import DataError, RefusedError
@@ -137,7 +138,7 @@ def _lesson(context: StageContext, teacher: LoadedModel, pupil: _Pupil, data: To
         rules = _writing(config, pupil.tokenizer)
         plan = _plan(context, teacher, storage.digest_json(prompts))
         return _Lesson(
-            OwnSource(prompts, plan, student=student, writing=rules), OnlineTeacher(teacher.network, config.loss)
+            OwnSource(prompts, plan, learner=pupil.learner, writing=rules), OnlineTeacher(teacher.network, config.loss)
         )
     samples = _samples(context, teacher, pupil, data)
     digest = storage.digest_json([samples[number] for number in range(len(samples))])
@@ -169,7 +170,7 @@ def _lesson(context: StageContext, teacher: LoadedModel, pupil: _Pupil, data: To
 
 def _plan(context: StageContext, teacher: LoadedModel, digest: str) -> Plan:
     config: DistillConfig = context.config
-    fingerprint = storage.digest_json([digest, teacher.digest, config.model_dump(mode="json"), context.seed])
+    fingerprint = storage.digest_json([digest, teacher.digest, without_habits(config), context.seed])
     return Plan(config.batch_rows, config.micro_rows, context.seed, fingerprint)
 
 
@@ -218,7 +219,7 @@ def _line(item: Conversation, answer: str) -> str:
 
 def _writing(config: DistillConfig, tokenizer: Tokenizer) -> WritingRules:
     stops = ChatEncoder(tokenizer).stop_ids()
-    return WritingRules(config.max_answer_tokens, config.answer_temperature, stops, tokenizer.end_of_text)
+    return WritingRules(config.max_answer_tokens, config.answer_temperature, stops)
 
 
 def _require_room(prompts: Sequence[Sequence[int]], network: Network, config: DistillConfig) -> None:
