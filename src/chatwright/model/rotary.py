@@ -19,7 +19,6 @@ class Angles(NamedTuple):
 
     cosine_BTR: Float[Tensor, "B T R"]  # noqa: N815 - the shape suffix of this file's legend
     sine_BTR: Float[Tensor, "B T R"]  # noqa: N815
-    positions_BT: Int[Tensor, "B T"]  # noqa: N815
 
 
 class Rotary(nn.Module):
@@ -48,7 +47,7 @@ class Rotary(nn.Module):
 
     def forward(self, positions_BT: Int[Tensor, "B T"], dtype: torch.dtype) -> Angles:
         """Cosine and sine of each position's angles."""
-        return Angles(self.cosine_SR[positions_BT].to(dtype), self.sine_SR[positions_BT].to(dtype), positions_BT)
+        return Angles(self.cosine_SR[positions_BT].to(dtype), self.sine_SR[positions_BT].to(dtype))
 
 
 def frequencies(config: ModelConfig) -> Float[Tensor, "R"]:
