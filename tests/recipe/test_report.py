@@ -15,7 +15,7 @@ from chatwright.feedback.ratings import Study, make_study
 from chatwright.feedback.study import Judgement, StudyItem, StudyPlan
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError, UsageError
-from chatwright.recipe.report import write_comparison, write_report
+from chatwright.recipe.report import overview, write_comparison, write_report
 from chatwright.recipe.report.answering import Verdict, choose
 from chatwright.recipe.report.facts import RATINGS, STAGE_NAMES, key_figures, read_run
 from chatwright.recipe.report.figures import curve_of
@@ -108,6 +108,15 @@ def measured_again(run_dir):
         keep(
             new_record("run", model=model, data={"path": "x"}, settings={}, result=result, clock=when), run_dir / FOLDER
         )
+
+
+def test_without_labels_the_summary_has_exact_answers():
+    answers = {"pretrain": {"questions": 3, "exact": 0.0}, "finetune": {"questions": 3, "exact": 1.0, "bleu": 100.0}}
+    (card,) = overview._answer_card(answers, "finetune")
+    assert "Exact answers" in card
+    assert "of 3 test questions; base model 0.0%; BLEU 100.0" in card
+    labelled = {name: values | {"right": 0.5} for name, values in answers.items()}
+    assert "Right answers" in overview._answer_card(labelled, "finetune")[0]
 
 
 def test_no_two_parts_of_the_page_have_the_same_name(tmp_path):
