@@ -118,7 +118,7 @@ def test_recurring_answers_are_learned_by_openings_that_tell_them_apart(model, t
 def test_answers_of_their_own_are_learned_whole(model, tmp_path):
     config = derived(model, conversations(tmp_path / "data.jsonl", count=300, answers=300), tmp_path)[1].finetune
     assert config.whole_share == 1.0
-    assert config.epochs == 6.0
+    assert 130 < config.epochs * 270 / config.batch_rows < 250  # passes enough for a base that was pretrained here
 
 
 def test_a_base_pretrained_here_gets_a_higher_rank_than_the_same_from_elsewhere(model, tmp_path):
