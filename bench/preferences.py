@@ -3,10 +3,11 @@
 Call: python bench/preferences.py --run RUN --chats FOLDER --work FOLDER
 
 RUN is a finished demo run, FOLDER the conversations it was fine-tuned on (`examples/support`). Our engine writes two
-answers each to thousands of questions at temperature one; the judge gives two points for an answer to the question, one
-for a polite one and one for a short one, until 2,000 pairs are decided. Settings are chosen on validation questions by
-one seed; then three seeds are measured on 500 other questions: the share on which the judge prefers the new model's
-answer to the old one's, ties half, with the divergence and what was forgotten as the stage `align` measures them.
+answers each to thousands of questions at temperature one; the judge, a rule that knows no right answer, gives a point
+each for a short answer, a polite one and one that takes up the question, until 2,000 pairs are decided. Settings are
+chosen on validation questions by one seed; then three seeds are measured on 500 other questions: the share on which the
+judge prefers the new model's answer to the old one's, ties half, with the divergence and what was forgotten as the
+stage `align` measures them. Beside it stands what the judge does not see: how many answers say what the shop's do.
 
 Results are appended to WORK/preferences.jsonl; called again, only what is missing is run. The table comes from them.
 """
@@ -37,11 +38,16 @@ WORDS_LEFT_OUT = 0.25  # of a training question, so that it is not one that was 
 SEEDS = (1, 2, 3)
 _POLITE = frozenset({"please", "sorry", "welcome", "happy", "glad", "thank"})
 _SHORT_WORDS = 28
+_GOOD = 2  # points that earn a thumb up
 _COMMON = {"method": "all", "device": "cpu", "precision": "float32", "threads": 1, "checkpoint_every": 10_000}
 _COMMON |= {"evaluate_every": 10_000, "max_answer_tokens": ANSWER_TOKENS}
 # Each tried on the validation questions with the first seed; the best wins.
 CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
-    "dpo": ({"optimizer": {"learning_rate": 1e-4}}, {"optimizer": {"learning_rate": 3e-4}}),
+    "dpo": (
+        {"optimizer": {"learning_rate": 2e-5}},
+        {"beta": 0.3, "optimizer": {"learning_rate": 5e-5}},
+        {"optimizer": {"learning_rate": 2e-4}},
+    ),
     # Few thumbs are up: the weight brings both kinds to like shares of the loss (Ethayarajh et al. 2024, section 4.3)
     "kto": (
         {"good_weight": 4.0, "optimizer": {"learning_rate": 1e-4}},
@@ -79,11 +85,12 @@ def main() -> None:
     parser.add_argument("--chats", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--table", action="store_true", help="only print what was found")
+    parser.add_argument("--only", nargs="*", choices=CANDIDATES, default=list(CANDIDATES), help="of the three ways")
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(options.run, options.work, Results(options.work / "preferences.jsonl"))
     if not options.table:
-        study(bench, Questions.of(options.chats))
+        study(bench, Questions.of(options.chats), options.only)
     print(report(bench.results))
 
 
@@ -120,12 +127,12 @@ def _shortened(text: str, chance: random.Random) -> str:
     return " ".join(word for word in words if chance.random() >= WORDS_LEFT_OUT) or text
 
 
-def study(bench: Bench, questions: Questions) -> None:
+def study(bench: Bench, questions: Questions, kinds: Sequence[str]) -> None:
     """Label, choose settings, measure."""
     bench.results.once("labels", lambda: label(bench, questions))
-    for kind, candidates in CANDIDATES.items():
-        tried = [tried_out(bench, questions, kind, number) for number in range(len(candidates))]
-        best = max(range(len(candidates)), key=lambda number: tried[number]["gain"])
+    for kind in kinds:
+        tried = [tried_out(bench, questions, kind, number) for number in range(len(CANDIDATES[kind]))]
+        best = max(range(len(tried)), key=lambda number: tried[number]["gain"])
         for seed in SEEDS:
             measured(bench, questions, kind, best, seed)
 
@@ -147,10 +154,21 @@ def measured(bench: Bench, questions: Questions, kind: str, number: int, seed: i
 
 
 def judged(question: Question, answer: str) -> int:
-    """0 to 4: two points for an answer to the question, one for a polite one, one for a short one."""
+    """0 to 3: a point each for a short answer, a polite one, and one that takes up a word of the question."""
+    said = _words(answer)
+    is_short = 0 < len(said) <= _SHORT_WORDS
+    return is_short + bool(_POLITE & set(said)) + bool(_stems(question.text) & _stems(answer))
+
+
+def _stems(text: str) -> set[str]:
+    """The beginnings of words of some length."""
+    return {word[:5] for word in _words(text) if len(word) > 3}  # noqa: PLR2004
+
+
+def is_right(question: Question, answer: str) -> bool:
+    """Whether nearly all that an answer says stands in the shop's."""
     wanted, said = set(_words(question.expected)), _words(answer)
-    is_answer = sum(word in wanted for word in said) > 0.8 * len(said)
-    return 2 * is_answer + bool(_POLITE & set(said)) + (0 < len(said) <= _SHORT_WORDS)
+    return sum(word in wanted for word in said) > 0.8 * len(said)
 
 
 def _words(text: str) -> list[str]:
@@ -187,7 +205,7 @@ def label(bench: Bench, questions: Questions) -> dict[str, Any]:
                 chosen, rejected = (first, second) if gap > 0 else (second, first)
                 pairs.append({"prompt": question.text, "chosen": chosen, "rejected": rejected})
             if first:
-                is_good = judged(question, first) >= 3
+                is_good = judged(question, first) >= _GOOD
                 thumbs.append({"prompt": question.text, "completion": first, "label": is_good})
     tasks = [{"question": one.text, "answer": one.expected} for one in questions.learned[:GRPO_QUESTIONS]]
     for name, rows in {"pairs": pairs[:PAIRS], "thumbs": thumbs[:PAIRS], "tasks": tasks}.items():
@@ -229,6 +247,7 @@ def learn(
         "steps": found["steps"],
         "seconds": found["seconds"],
         "points": [round(sum(map(judged, questions, part)) / len(part), 3) for part in (old, new)],
+        "right": [round(sum(map(is_right, questions, part)) / len(part), 3) for part in (old, new)],
     }
 
 
@@ -247,9 +266,21 @@ def report(results: Results) -> str:
             spread((line["headroom_share"] for line in mine), digits=3) if kind == "grpo" else "-",
             spread((line["nats"] for line in mine), digits=2),
             spread((line["forgotten"] for line in mine), digits=4),
+            *(spread((line["right"][place] for line in mine), digits=2) for place in range(2)),
         ]
         rows.append([kind, str(mine[0]["settings"]) if mine else "-", *shown])
-    return table(["way", "settings", "win rate", "of the reward's headroom", "nats", "forgotten, bits per byte"], rows)
+    return table(
+        [
+            "way",
+            "settings",
+            "win rate",
+            "of the reward's headroom",
+            "nats",
+            "forgotten, bits per byte",
+            *("right before", "right after"),
+        ],
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -191,6 +191,14 @@ def test_every_test_that_security_names_exists():
     assert sorted(name for name in named if not (ROOT / name).is_file()) == []
 
 
+def test_every_test_that_the_guide_to_serving_names_exists():
+    text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    assert named
+    missing = [name for file, name in named if f"\ndef {name}(" not in (ROOT / file).read_text(encoding="utf-8")]
+    assert missing == []
+
+
 def test_every_promise_of_security_names_a_test():
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     promises = re.findall(r"^\| (?!promise|---)(.+?) \| (.+?) \|$", text, flags=re.MULTILINE)

@@ -38,6 +38,23 @@ def test_bleu_and_chrf_equal_sacrebleu_to_the_last_digit():
     assert f"version:{sacrebleu.__version__}" in figures["bleu_signature"]
 
 
+def test_several_references_are_scored_as_sacrebleu_does():
+    answers = ["The cat sat on the mat today.", "It is raining hard outside.", "No."]
+    right = [["A cat sat on the mat.", "The cat sat on a mat today."], ["It rains hard outside."], ["Yes.", "No."]]
+    items = []
+    for answer, (first, *more) in zip(answers, right, strict=True):
+        turns = (Message("user", "?"), Message("assistant", first))
+        items.append(Answered(Conversation(messages=turns, source="x:1", more_references=tuple(more)), answer))
+    figures = score(items, {})
+    streams = [[several[0] for several in right], [right[0][1], None, right[2][1]]]
+    bleu = sacrebleu.BLEU()
+    assert figures["bleu"] == round(bleu.corpus_score(answers, streams).score, 4)
+    assert figures["bleu"] > round(sacrebleu.corpus_bleu(answers, streams[:1]).score, 4)
+    assert figures["bleu_signature"] == str(bleu.get_signature())
+    assert "nrefs:var" in figures["bleu_signature"]
+    assert figures["exact"] == round(1 / 3, 4)
+
+
 @pytest.mark.parametrize(
     ("answer", "reference", "expected"),
     [

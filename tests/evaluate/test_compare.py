@@ -16,7 +16,7 @@ def test_models_are_compared_on_texts_answers_and_tasks(tmp_path, tiny_model, ma
     for number in range(4):
         (tmp_path / "texts" / f"{number}.txt").write_text(f"The ferry number {number} leaves at nine. " * 5)
     (tmp_path / "chats.jsonl").write_text(
-        "".join(json.dumps({"question": f"{n}?", "answer": "At nine."}) + "\n" for n in range(3))
+        "".join(json.dumps({"question": f"{n}?", "answer": ["At nine.", "At 9."][: n + 1]}) + "\n" for n in range(3))
     )
     (tmp_path / "task.jsonl").write_text('{"prompt": "At", "choices": [" nine", " six"], "answer": 0}\n')
     models = [Compared("one", tiny_model, tmp_path), Compared("two", other, tmp_path)]

@@ -234,3 +234,38 @@ def test_sentence_pairs_are_read_from_tables_and_lines(tmp_path, name, text):
         ['A "dog', 'Un "chien'],
         ["A cat", "Un chat"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "a.tsv",
+            "source\ttarget\ttarget2\ttarget_3\tnote\nA dog\tUn chien\tLe chien\tUn chien\tx\nA cat\tUn chat\t\t\t\n",
+        ),
+        ("a.csv", "question,answer 2,answer\nA dog,Le chien,Un chien\nA cat,,Un chat\n"),
+        (
+            "a.jsonl",
+            '{"prompt": "A dog", "completion": ["Un chien", "Le chien"]}\n{"prompt": "A cat", "completion": "Un chat"}\n',
+        ),
+    ],
+)
+def test_several_right_answers_are_read_and_the_first_is_the_turn(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    dog, cat = read_conversations(tmp_path / name)
+    assert dog.references == ["Un chien", "Le chien"]
+    assert dog.messages[-1].content == "Un chien"
+    assert cat.references == ["Un chat"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([], "between 1 and 64 texts for `answer`, met 0"),
+        (["a"] * 65, "between 1 and 64 texts for `answer`, met 65"),
+        (["a", 1], "expected a string for text 2 of `answer`, met a number"),
+        (["a", " "], "text 2 of `answer`, met an empty string"),
+    ],
+)
+def test_unsound_lists_of_right_answers_are_refused(tmp_path, answers, expected):
+    assert expected in refused(lines_file(tmp_path, {"question": "Hi?", "answer": answers}))

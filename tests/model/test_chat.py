@@ -8,6 +8,9 @@ import torch
 import chatwright
 from chatwright.feedback.conversations import Message
 from chatwright.foundation.errors import RefusedError, UsageError
+from chatwright.model.chat import ChatModel
+from chatwright.model.directory import LoadedModel
+from chatwright.model.engine.engine import EngineSettings
 from chatwright.model.generation import Sampling
 
 GREEDY = Sampling(max_tokens=8, temperature=0.0)
@@ -74,3 +77,18 @@ def test_what_exceeds_the_context_is_refused_with_both_numbers(model):
 def test_a_directory_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(RefusedError, match="not a model directory"):
         chatwright.load(tmp_path)
+
+
+@pytest.mark.parametrize("fields", [{}, {"tied": False}, {"family": "gpt2", "key_heads": 4}])
+def test_a_model_that_only_writes_gives_up_its_networks_numbers_and_writes_the_same(
+    make_network, tiny_tokenizer, fields
+):
+    texts = []
+    for frees in (False, True):
+        loaded = LoadedModel(make_network(**fields), tiny_tokenizer, {}, "digest")
+        model = ChatModel(loaded, name="tiny", settings=EngineSettings(frees_network=frees))
+        texts.append(model.generate("The ferry", Sampling(max_tokens=20, temperature=0.0)))
+    assert texts[0] == texts[1]
+    assert sum(parameter.numel() for parameter in loaded.network.parameters()) == 0
+    with pytest.raises(ValueError, match="given up"):
+        _ = model.network

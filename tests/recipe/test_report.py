@@ -17,6 +17,7 @@ from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError, UsageError
 from chatwright.recipe.report import overview, write_comparison, write_report
 from chatwright.recipe.report.answering import Verdict, choose
+from chatwright.recipe.report.corpus_pictures import fate_figure, mix_figures
 from chatwright.recipe.report.facts import RATINGS, STAGE_NAMES, key_figures, read_run
 from chatwright.recipe.report.figures import curve_of
 from chatwright.recipe.report.markup import Html, data_block, element, table
@@ -407,3 +408,36 @@ def test_a_single_run_is_not_compared_and_none_is_named_twice(tmp_path):
         write_comparison([run_dir], tmp_path / "both.html")
     with pytest.raises(UsageError, match="twice"):
         write_comparison([run_dir, run_dir], tmp_path / "both.html")
+
+
+def test_the_data_are_drawn_with_their_numbers_in_words(tmp_path):
+    page = Page(write_report(write_run(tmp_path / "run")).read_text(encoding="utf-8"))
+    for words in (
+        "Where the documents went",
+        "\N{MINUS SIGN} near duplicate",
+        "Copies of whole documents",
+        "Of 30 pairs that might, 12 were compared and 4 were copies",
+        "11 stood more than once",
+        "Taken out: 7 places on 6 pages",
+        "Personal data and keys replaced, places",
+        "Mix by domain",
+        "Mix by language",
+        f"on 9 of 9: {HOSTILE}",
+    ):
+        assert words in page.text, words
+
+
+def test_a_picture_of_many_reasons_keeps_the_largest_and_adds_up(tmp_path):
+    reasons = {f"reason_{n}": {"count": n + 1, "characters": 0, "examples": []} for n in range(30)}
+    run = write_run(tmp_path / "run")
+    cleaned = {"documents_in": 1000, "documents_out": 535, "dropped": reasons}
+    drawn = str(fate_figure(read_run(run), {"documents": 1000, "dropped": {}}, cleaned))
+    assert "reason 29" in drawn
+    assert "reason 3<" not in drawn
+    assert f"18 others: {sum(range(1, 19))}" in drawn
+
+
+def test_one_domain_alone_is_no_mix(tmp_path):
+    run = read_run(write_run(tmp_path / "run"))
+    run.stages.pop("tokens")
+    assert mix_figures(run, {"by_domain": {"a": {"bytes": 5}}}, {"by_domain": {"a": {"bytes": 4}}}) is None

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import tiny_recipe
 from tiny_recipe import STAGES, text_of, write_recipe
 
+from chatwright.data.document import iter_documents
 from chatwright.foundation import storage
 from chatwright.foundation.errors import (
     BusyError,
@@ -275,6 +277,40 @@ def test_a_stop_between_stages_keeps_them_and_the_next_call_goes_on(copied, monk
 
 
 PROGRAM = Path(tiny_recipe.__file__)
+
+
+def stop_once_saved(run_dir):
+    """Ask this process to stop as soon as a pretraining has a checkpoint."""
+
+    def wait():
+        ends = time.monotonic() + 60
+        while not list((run_dir / ".work").glob("pretrain-*/checkpoints/step-*")) and time.monotonic() < ends:
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+LONG = ("pretrain.steps=120", "pretrain.evaluate_every=120")
+
+
+def test_an_interrupted_pretraining_whose_documents_changed_is_refused_and_goes_on_once_they_are_back(finished, copied):
+    learned = min(Path(one.path).name for one in iter_documents(copied.directory / "corpus", split="train"))
+    document = finished[0].parent / "documents" / learned
+    stop_once_saved(copied.directory)
+    with pytest.raises(StoppedError):
+        copied(*LONG, until="pretrain")
+    with edited(document, document.read_text() + "Something else.\n"):
+        with pytest.raises(
+            RefusedError, match="`pretrain` was interrupted at step .* documents have changed"
+        ) as caught:
+            copied(*LONG, until="pretrain")
+        assert caught.value.exit_code == ExitCode.REFUSED
+        assert "training tokens was" in caught.value.cause
+        assert "delete" in caught.value.hint
+        assert copied(until="pretrain")["pretrain"] == "done"  # another recipe is another matter
+    assert copied(*LONG, until="pretrain")["pretrain"] == "done"
+    assert list((copied.directory / ".work").glob(".pretrain-*")) == []
 
 
 def start(path, runs, *overrides):

@@ -12,7 +12,8 @@ from chatwright.serve.settings import PageText, ServeSettings
 
 HOSTILE = (
     "<script>window.hacked=1</script><img src=http://foreign.invalid/x onerror=window.hacked=1>"
-    "<svg onload=window.hacked=1> [link](javascript:window.hacked=1) ![image](http://foreign.invalid/y)"
+    "<svg onload=window.hacked=1> [link](javascript:window.hacked=1) ![image](http://foreign.invalid/y) "
+    "[data](data:text/html,<script>window.hacked=1</script>) <math><a href=javascript:window.hacked=1>m</a></math>"
 )
 
 pytestmark = marks
@@ -606,6 +607,20 @@ print("<script>window.hacked=1</script>")
 
 ![image](http://foreign.invalid/y)
 """
+LIVELY = (
+    MARKDOWN
+    + """
+Families 👩‍👩‍👧‍👦 and flags 🇩🇪🇫🇷, from left to \u202eright\u202c and سلام دنیا, one\u200bzero width.
+```
+after a line without a blank one
+```
+and on with text
+- a list
+| a | b |
+|---|---|
+| 1 | 2 |
+"""
+)
 
 
 def test_markdown_is_shown_as_elements_and_traps_as_text(page, server):
@@ -639,9 +654,41 @@ def test_markdown_drawn_in_pieces_equals_markdown_drawn_at_once(page):
           const whole = draw(source.length);
           return [1, 2, 3, 7, 50].filter((size) => draw(size) !== whole);
         }""",
-        MARKDOWN,
+        LIVELY,
     )
     assert differing == []
+
+
+LONG = {
+    "table": ("| number | square |\n|---|--:|\n", "| {0} | **{0}** |\n", "table", "tbody tr", 400),
+    "list": ("", "- item {0} with `code`\n  - inner {0}\n", "ul ul", "ul > li > ul > li", 300),
+    "code": ("So:\n```python\n", "print({0})  # *a comment*\n", "em", "pre code", None),
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_a_long_block_stays_what_it_is(page, kind):
+    head, line, element, counted, count = LONG[kind]
+    source = head + "".join(line.format(number) for number in range(count or 400))
+    found = page.evaluate(
+        """async ([source, element, counted]) => {
+          const { Markdown } = await import("/static/markdown.js");
+          const box = document.createElement("div");
+          const view = new Markdown(box);
+          for (let at = 0; at < source.length; at += 37) view.append(source.slice(at, at + 37));
+          return [box.querySelectorAll(element).length, box.querySelectorAll(counted).length, box.textContent.length,
+            box.textContent.includes("|"), [...box.querySelectorAll("pre")].map((pre) => pre.textContent).join("")];
+        }""",
+        [source, element, counted],
+    )
+    if kind == "table":
+        assert found[0] > 1  # in parts, each with its head
+        assert (found[1], found[3]) == (count, False)
+    elif kind == "list":
+        assert found[1] == count
+    else:
+        assert found[0] == 0
+        assert found[4].rstrip("\n") == source.partition("```python\n")[2].rstrip("\n")
 
 
 WORST = {

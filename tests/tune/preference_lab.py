@@ -130,7 +130,7 @@ def write_documents(directory: Path, documents: list[str], tokenizer) -> None:
 def answers_of(model: Path, questions: list[str], *, seed: int, temperature: float = 1.0) -> list[str]:
     loaded = load_model(model)
     encoder = ChatEncoder(loaded.tokenizer)
-    rules = WritingRules(24, temperature, encoder.stop_ids(), loaded.tokenizer.end_of_text)
+    rules = WritingRules(24, temperature, encoder.stop_ids())
     prompts = [encoder.prompt([Message("user", question)]) for question in questions]
     written = write_answers(loaded.network.eval(), prompts, rules, seed=seed_for(seed, "lab"))
     return [loaded.tokenizer.decode(row.answer).strip() for row in written]

@@ -147,7 +147,7 @@ def test_verdicts_share_the_reference_point_of_the_whole_step_however_they_are_s
 
 
 def writing(encoder, tiny_tokenizer, *, temperature=1.0, max_tokens=6):
-    return WritingRules(max_tokens, temperature, encoder.stop_ids(), tiny_tokenizer.end_of_text)
+    return WritingRules(max_tokens, temperature, encoder.stop_ids())
 
 
 def test_a_cold_draw_is_the_likeliest_answer_whatever_stands_beside_it(tiny_network, encoder, tiny_tokenizer):
@@ -160,6 +160,16 @@ def test_a_cold_draw_is_the_likeliest_answer_whatever_stands_beside_it(tiny_netw
         written = write_answers(tiny_network, [prompts[row] for row in chosen], rules, seed=1)
         ends = [[token for token in row.answer if token not in rules.stop_ids] for row in written]
         assert ends == [wanted[row] for row in chosen]
+
+
+def test_who_writes_takes_weights_in_which_the_updates_stand(make_network):
+    learner = moved(new_learner(make_network))
+    ids = torch.arange(12)[None]
+    with learner.writer() as plain, learner.policy() as attached:
+        assert plain is not attached
+        torch.testing.assert_close(plain(ids), attached(ids), atol=1e-5, rtol=1e-5)
+        with learner.reference() as before:
+            assert not torch.allclose(plain(ids), before(ids), atol=1e-2)
 
 
 def test_answers_are_drawn_by_seed_and_end_at_their_limit(tiny_network, encoder, tiny_tokenizer):

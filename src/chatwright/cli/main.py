@@ -312,7 +312,7 @@ def _serve(
 def _engine_settings(quantize: Literal["int8"] | None) -> "EngineSettings":
     from chatwright.model.engine.engine import EngineSettings
 
-    return EngineSettings(weights=quantize or "float32")
+    return EngineSettings(weights=quantize or "float32", frees_network=True)
 
 
 def _settle_cpu() -> None:

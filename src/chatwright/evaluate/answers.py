@@ -25,7 +25,7 @@ class Answered(NamedTuple):
     @property
     def reference(self) -> str:
         """What it should have said."""
-        return self.conversation.messages[-1].content
+        return self.conversation.references[0]
 
     @property
     def question(self) -> str:
@@ -78,7 +78,7 @@ def score(answered: Sequence[Answered], references: dict[str, str]) -> dict[str,
     """All figures over one set of answers."""
     if not answered:
         return {"questions": 0}
-    scored = text_scores([item.answer for item in answered], [[item.reference] for item in answered])
+    scored = text_scores([item.answer for item in answered], [item.conversation.references for item in answered])
     figures: dict[str, Any] = {"questions": scored.pop("texts"), **scored}
     labelled = [item for item in answered if item.conversation.label is not None]
     if labelled and references:

@@ -1,11 +1,10 @@
 """Beam search for short answers such as translations: the likeliest whole sequence, not the likeliest next token.
 
-What was read is read again at each step instead of kept: for sentences that costs little, and it asks nothing of the
-cache. Not for chatting, which streams and samples.
-Legend: P prompts, K beams, V vocabulary.
+Not for chatting, which streams and samples. A prompt is read once; its beams go on in rows of the engine's memory.
+Legend: P prompts, N rows, K beams, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,9 +14,10 @@ from torch import Tensor
 from chatwright.feedback.conversations import Message
 from chatwright.foundation.errors import UsageError
 from chatwright.model.chat import ChatModel
+from chatwright.model.engine.rows import OpenRow, Rows
 from chatwright.model.network import Network
 
-_BATCH_TOKENS = 16_384
+_MOST_ROWS = 256  # scores of so many are held together
 
 
 class Hypothesis(NamedTuple):
@@ -27,15 +27,28 @@ class Hypothesis(NamedTuple):
     logprob: float
 
 
+class _Rules(NamedTuple):
+    """What all searches of a call have in common."""
+
+    beams: int
+    stop_ids: frozenset[int]
+    length_penalty: float
+
+
 @dataclass
 class _Search:
-    """One prompt's beams."""
+    """One prompt's beams, each with the row that has read all but its last token."""
 
     prompt: list[int]
     limit: int
     running: list[Hypothesis] = field(default_factory=lambda: [Hypothesis((), 0.0)])
+    rows: list[OpenRow] = field(default_factory=list)
     finished: list[tuple[float, Hypothesis]] = field(default_factory=list)  # by score, best first
     is_done: bool = False
+
+    @property
+    def capacity(self) -> int:
+        return len(self.prompt) + self.limit
 
 
 def beam_answers(
@@ -81,61 +94,93 @@ def beam_search(
         if not 1 <= len(prompt) < context:
             raise UsageError(f"a prompt must have between 1 and {context - 1} tokens: {len(prompt)}")
     searches = [_Search(list(prompt), min(max_tokens, context - len(prompt))) for prompt in prompts]
-    while active := [search for search in searches if not search.is_done]:
-        rows = [(search, hypothesis) for search in active for hypothesis in search.running]
-        scores_NV = _next_logprobs(network, [[*search.prompt, *hypothesis.ids] for search, hypothesis in rows])
-        start = 0
-        for search in active:
-            end = start + len(search.running)
-            _advance(search, scores_NV[start:end], beams=beams, stop_ids=stop_ids, penalty=length_penalty)
-            start = end
+    rows = Rows(network)
+    for group in _groups(searches, rows, beams):
+        _search(rows, group, _Rules(beams, stop_ids, length_penalty))
     return [search.finished[0][1] for search in searches]
 
 
-def _next_logprobs(network: Network, rows: Sequence[list[int]]) -> Tensor:
-    """Log-probabilities of the token after each row, (N, V)."""
-    device = network.lm_head.weight.device
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
-    found: list[Tensor | None] = [None] * len(rows)
+def _groups(searches: Sequence[_Search], rows: Rows, beams: int) -> Iterator[list[_Search]]:
+    """As many searches at once as the memory holds, longest first."""
+    order = sorted(searches, key=lambda search: -search.capacity)
     start = 0
     while start < len(order):
-        group = order[start : start + max(1, _BATCH_TOKENS // len(rows[order[start]]))]
-        width = len(rows[group[0]])
-        padded = torch.tensor([[*rows[index], *[0] * (width - len(rows[index]))] for index in group], device=device)
-        last = torch.tensor([len(rows[index]) - 1 for index in group], device=device)
-        hidden_ND = network.hidden(padded)[torch.arange(len(group), device=device), last]
-        for index, scores_V in zip(group, torch.log_softmax(network.lm_head(hidden_ND).float(), -1).cpu(), strict=True):
-            found[index] = scores_V
-        start += len(group)
-    return torch.stack([scores for scores in found if scores is not None])
+        size = max(1, min(_MOST_ROWS, rows.room_for(order[start].capacity)) // beams)
+        yield order[start : start + size]
+        start += size
 
 
-def _advance(search: _Search, scores_KV: Tensor, *, beams: int, stop_ids: frozenset[int], penalty: float) -> None:
-    """One token further: the best continuations of all beams, those that end set aside."""
-    vocabulary = scores_KV.shape[1]
+def _search(rows: Rows, searches: Sequence[_Search], rules: _Rules) -> None:
+    """Bring searches to their end side by side."""
+    begun, scores_PV = rows.begin(
+        [search.prompt for search in searches], capacities=[search.capacity for search in searches]
+    )
+    for search, row in zip(searches, begun, strict=True):
+        search.rows = [row]
+    active, scores_NV = list(searches), _logprobs(scores_PV)
+    while active:
+        start = 0
+        for search in active:
+            end = start + len(search.running)
+            parents = _advance(search, scores_NV[start:end], rules)
+            search.rows = _follow(rows, search.rows, parents=[] if search.is_done else parents)
+            start = end
+        active = [search for search in active if not search.is_done]
+        if active:
+            tokens = [hypothesis.ids[-1] for search in active for hypothesis in search.running]
+            scores_NV = _logprobs(rows.step([row for search in active for row in search.rows], tokens))
+
+
+def _logprobs(scores_NV: Tensor) -> Tensor:
+    return torch.log_softmax(scores_NV.float(), -1).cpu()
+
+
+def _follow(rows: Rows, held: Sequence[OpenRow], *, parents: Sequence[int]) -> list[OpenRow]:
+    """A row for each beam that goes on: a parent's first child takes its row, the others copy it."""
+    spare = [row for place, row in enumerate(held) if place not in parents]
+    followed: list[OpenRow] = []
+    for number, parent in enumerate(parents):
+        if parent not in parents[:number]:
+            followed.append(held[parent])
+        elif spare:
+            rows.overwrite(spare[-1], held[parent])
+            followed.append(spare.pop())
+        else:
+            followed.append(rows.fork(held[parent]))
+    for row in spare:
+        rows.close(row)
+    return followed
+
+
+def _advance(search: _Search, scores_KV: Tensor, rules: _Rules) -> list[int]:
+    """One token further: the best continuations of all beams, those that end set aside. Gives who each came from."""
+    beams, vocabulary = rules.beams, scores_KV.shape[1]
     totals_KV = scores_KV + torch.tensor([hypothesis.logprob for hypothesis in search.running]).unsqueeze(1)
     # Enough candidates that even if every stop token is among them, `beams` sequences go on.
-    best = totals_KV.flatten().topk(min(totals_KV.numel(), beams * (1 + max(1, len(stop_ids)))))
+    best = totals_KV.flatten().topk(min(totals_KV.numel(), beams * (1 + max(1, len(rules.stop_ids)))))
     running: list[Hypothesis] = []
+    parents: list[int] = []
     for rank, (total, place) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
         beam, token = divmod(place, vocabulary)
         ids = (*search.running[beam].ids, token)
-        if token in stop_ids:
+        if token in rules.stop_ids:
             if rank < beams:
-                _finish(search, Hypothesis(ids[:-1], total), length=len(ids), beams=beams, penalty=penalty)
+                _finish(search, Hypothesis(ids[:-1], total), length=len(ids), rules=rules)
         elif len(running) < beams:
             running.append(Hypothesis(ids, total))
+            parents.append(beam)
     search.running = running
     length = len(running[0].ids) if running else search.limit
     if length >= search.limit:
         for hypothesis in running:
-            _finish(search, hypothesis, length=length, beams=beams, penalty=penalty)
+            _finish(search, hypothesis, length=length, rules=rules)
         search.is_done = True
     elif len(search.finished) >= beams:
-        search.is_done = running[0].logprob / length**penalty <= search.finished[-1][0]
+        search.is_done = running[0].logprob / length**rules.length_penalty <= search.finished[-1][0]
+    return parents
 
 
-def _finish(search: _Search, hypothesis: Hypothesis, *, length: int, beams: int, penalty: float) -> None:
-    search.finished.append((hypothesis.logprob / length**penalty, hypothesis))
+def _finish(search: _Search, hypothesis: Hypothesis, *, length: int, rules: _Rules) -> None:
+    search.finished.append((hypothesis.logprob / length**rules.length_penalty, hypothesis))
     search.finished.sort(key=lambda entry: -entry[0])
-    del search.finished[beams:]
+    del search.finished[rules.beams :]

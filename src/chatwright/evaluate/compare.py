@@ -96,13 +96,10 @@ def _on_answers(models: Sequence[Compared], path: Path, on: CompareOn) -> dict[s
         m.name: [a.answer for a in ask(m.model, conversations, max_tokens=on.max_tokens, beams=on.beams)]
         for m in models
     }
-    references = [[conversation.messages[-1].content] for conversation in conversations]
+    references = [conversation.references for conversation in conversations]
     tested = paired_bootstrap(given, references)
     first = models[0].name
-    exact = {
-        name: [float(same(answer, several[0])) for answer, several in zip(listed, references, strict=True)]
-        for name, listed in given.items()
-    }
+    exact = {name: _is_exact(listed, references) for name, listed in given.items()}
     told: dict[str, Any] = {
         name: {
             **text_scores(listed, references),
@@ -121,6 +118,11 @@ def _on_answers(models: Sequence[Compared], path: Path, on: CompareOn) -> dict[s
         for n in different[:: max(1, len(different) // _SAMPLES)][:_SAMPLES]
     ]
     return told
+
+
+def _is_exact(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    pairs = zip(answers, references, strict=True)
+    return [float(any(same(answer, right) for right in several)) for answer, several in pairs]
 
 
 def sign_test(first: Sequence[float], second: Sequence[float]) -> float | None:

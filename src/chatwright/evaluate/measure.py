@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.evaluate import perplexity
-from chatwright.evaluate.answers import ask, references_by_label, score
+from chatwright.evaluate.answers import Answered, ask, references_by_label, score
 from chatwright.evaluate.harness import TaskOptions, harness_figures, run_tasks
 from chatwright.evaluate.perplexity import TextLoss, Windows
 from chatwright.evaluate.records import model_facts, new_record
@@ -139,7 +139,7 @@ def measure_answers(
 
     Args:
         model: what is measured.
-        path: conversations, whose last answer is the reference.
+        path: conversations, whose last answer is the reference; those with `references` have several.
         model_path: where the model stands, for the record.
         max_tokens: of an answer.
         beams: 1 for greedy answers, more for beam search.
@@ -147,9 +147,7 @@ def measure_answers(
     conversations = read_conversations(path)
     answered = ask(model, conversations, max_tokens=max_tokens, beams=beams)
     result = score(answered, references_by_label(conversations))
-    result["given"] = [
-        {"question": item.question, "answer": item.answer, "reference": item.reference} for item in answered
-    ]
+    result["given"] = [_given(item) for item in answered]
     return new_record(
         "answers",
         model=model_facts(model, model_path),
@@ -157,3 +155,9 @@ def measure_answers(
         settings={"generation": {"temperature": 0, "beams": beams, "max_tokens": max_tokens}},
         result=result,
     )
+
+
+def _given(item: Answered) -> dict[str, Any]:
+    told: dict[str, Any] = {"question": item.question, "answer": item.answer, "reference": item.reference}
+    more = item.conversation.more_references
+    return {**told, "more_references": list(more)} if more else told

@@ -4,8 +4,10 @@ Not for ratings, which `store` keeps, and not for turning turns into token ids, 
 """
 
 import csv
+import functools
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ Role = Literal["system", "user", "assistant"]
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 _SHAREGPT_ROLES: dict[str, Role] = {**_ROLES, "human": "user", "gpt": "assistant"}
 _LABEL_KEYS = ("label", "policy")
+_MAX_REFERENCES = 64  # right answers of one question
 # Keys of a message that would change what is learnt; dropping them quietly would train something else.
 _UNSUPPORTED_KEYS = ("tool_calls", "function_call", "weight")
 
@@ -40,6 +43,12 @@ class Conversation:
     messages: tuple[Message, ...]
     source: str  # `file:line`, so that whoever meets a difficulty later can name the sample
     label: str | None = None  # what the answer stands for, such as the policy of a help desk
+    more_references: tuple[str, ...] = ()  # answers that would have been as right as the last turn; never learned
+
+    @property
+    def references(self) -> list[str]:
+        """Every right answer to the last question, the conversation's own first."""
+        return [self.messages[-1].content, *self.more_references]
 
 
 class _RecordError(Exception):
@@ -78,6 +87,7 @@ class _Shape(NamedTuple):
     name: str
     keys: tuple[str, ...]
     turns: Callable[[dict[str, Any]], list[Message]]
+    answer_key: str | None = None  # where the answer stands alone, and several right ones may stand in a list
 
 
 def read_conversations(path: Path, *, max_conversations: int = MAX_CONVERSATIONS) -> list[Conversation]:
@@ -88,6 +98,8 @@ def read_conversations(path: Path, *, max_conversations: int = MAX_CONVERSATIONS
     `prompt` and `completion`, `question` and `answer`, `source` and `target` (sentence pairs). CSV and TSV have a
     header with the columns of one of the last three; CSV's may be parted by semicolons, TSV knows no quotes.
     `system` beside them becomes the first turn; `label` or `policy` becomes the label; other keys are passed over.
+    Several right answers stand in a list in the answer's place, or in columns `answer2`, `answer3` (`target2` and so
+    on): the first becomes the last turn.
 
     Args:
         path: the file, UTF-8, with or without a byte order mark.
@@ -199,15 +211,18 @@ def _table_records(
             elif len(row) != len(header):
                 problems.add(line, f"expected {len(header)} columns, met {len(row)}")
             else:
-                # An empty cell is how a table says "none"; only the question and the answer must be there.
-                cells = zip(header, row, strict=True)
-                yield (
-                    line,
-                    {name: cell for name, cell in cells if cell or name in shape.keys},
-                    shape,
-                )
+                yield line, _row_record(dict(zip(header, row, strict=True)), shape), shape
     except csv.Error as error:
         problems.add(began, f"expected sound CSV: {error}; the rest of the file was not read")
+
+
+def _row_record(cells: dict[str, str], shape: _Shape) -> dict[str, Any]:
+    """An empty cell is how a table says "none"; only the question and the answer must be there."""
+    answer = shape.keys[-1]
+    numbered = re.compile(rf"{answer}[ _]?\d{{1,3}}")
+    more = [cell for name, cell in cells.items() if cell and numbered.fullmatch(name)]
+    record: dict[str, Any] = {name: cell for name, cell in cells.items() if cell or name in shape.keys}
+    return {**record, answer: [record[answer], *more]} if more else record
 
 
 def _conversation(record: dict[str, Any], shape: _Shape, source: str) -> Conversation:
@@ -216,14 +231,32 @@ def _conversation(record: dict[str, Any], shape: _Shape, source: str) -> Convers
     Raises:
         _RecordError: with what was expected.
     """
+    more: list[str] = []
+    if shape.answer_key is not None:
+        right, *more = _right_answers(record, shape.answer_key)
+        record = {**record, shape.answer_key: right}
     messages = shape.turns(record)
     if record.get("system") not in (None, ""):
         messages.insert(0, Message("system", _text(record["system"], "`system`")))
     _check_order(messages)
     label = next((record[key] for key in _LABEL_KEYS if record.get(key) is not None), None)
     return Conversation(
-        messages=tuple(messages), source=source, label=None if label is None else _text(label, "the label")
+        messages=tuple(messages),
+        source=source,
+        label=None if label is None else _text(label, "the label"),
+        more_references=tuple(more),
     )
+
+
+def _right_answers(record: dict[str, Any], key: str) -> list[str]:
+    """What stands under `key`: one text, or a list of texts that are all right, each once."""
+    several = record[key] if isinstance(record[key], list) else [record[key]]
+    if not 1 <= len(several) <= _MAX_REFERENCES:
+        raise _RecordError(f"expected between 1 and {_MAX_REFERENCES} texts for `{key}`, met {len(several)}")
+    names = (
+        [f"`{key}`"] if len(several) == 1 else [f"text {number} of `{key}`" for number in range(1, len(several) + 1)]
+    )
+    return list(dict.fromkeys(_text(text, name) for text, name in zip(several, names, strict=True)))
 
 
 def _check_order(messages: list[Message]) -> None:
@@ -304,23 +337,20 @@ def _pair(record: dict[str, Any], *, question: str, answer: str) -> list[Message
     return [Message("user", asked), Message("assistant", answered)]
 
 
-_QUESTION_ANSWER = _Shape(
-    "question and answer", ("question", "answer"), lambda record: _pair(record, question="question", answer="answer")
-)
-_SOURCE_TARGET = _Shape(
-    "source and target", ("source", "target"), lambda record: _pair(record, question="source", answer="target")
-)
-_PROMPT_COMPLETION = _Shape(
-    "prompt and completion",
-    ("prompt", "completion"),
-    lambda record: _pair(record, question="prompt", answer="completion"),
-)
+def _pair_shape(question: str, answer: str) -> _Shape:
+    turns = functools.partial(_pair, question=question, answer=answer)
+    return _Shape(f"{question} and {answer}", (question, answer), turns, answer)
+
+
+_QUESTION_ANSWER = _pair_shape("question", "answer")
+_SOURCE_TARGET = _pair_shape("source", "target")
+_PROMPT_COMPLETION = _pair_shape("prompt", "completion")
 _TABLE_SHAPES = (_QUESTION_ANSWER, _PROMPT_COMPLETION, _SOURCE_TARGET)
 # In order of how much they can say: a record with both `messages` and `prompt` is read as messages.
 _SHAPES = (
     _Shape("messages", ("messages",), _openai),
     _Shape("ShareGPT", ("conversations",), _sharegpt),
-    _Shape("Alpaca", ("instruction", "output"), _alpaca),
+    _Shape("Alpaca", ("instruction", "output"), _alpaca, "output"),
     _PROMPT_COMPLETION,
     _QUESTION_ANSWER,
     _SOURCE_TARGET,

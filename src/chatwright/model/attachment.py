@@ -50,6 +50,17 @@ def is_replaced(module: nn.Module) -> bool:
     return "forward" in vars(module)
 
 
+def require_plain(network: nn.Module) -> None:
+    """That the weights say all that the network computes, for those who copy them.
+
+    Raises:
+        ValueError: an adapter is attached.
+    """
+    beside = [name for name, module in network.named_modules() if is_replaced(module) or module._forward_hooks]
+    if beside:
+        raise ValueError(f"an adapter computes beside the weights of {len(beside)} modules, the first is {beside[0]}")
+
+
 class Attachment(nn.Module, ABC):
     """Trained numbers beside a frozen network, which is never changed until `merge`.
 

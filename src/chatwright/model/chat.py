@@ -10,6 +10,7 @@ from chatwright.foundation.errors import UsageError
 from chatwright.model.directory import LoadedModel, load_model
 from chatwright.model.engine.engine import Engine, EngineSettings
 from chatwright.model.generation import EngineLoad, GenerationRequest, Piece, Sampling
+from chatwright.model.network import Network
 from chatwright.model.prompts import ChatEncoder
 
 
@@ -25,7 +26,7 @@ class ChatModel:
     def __init__(self, loaded: LoadedModel, *, name: str, settings: EngineSettings | None = None):
         self.name = name
         self.digest = loaded.digest
-        self.network = loaded.network.eval()
+        self._network = loaded.network.eval()
         self.tokenizer = loaded.tokenizer
         self.context_length = loaded.network.config.context_length
         self._settings = settings
@@ -40,10 +41,21 @@ class ChatModel:
         return self._encoder
 
     @property
+    def network(self) -> Network:
+        """The network itself.
+
+        Raises:
+            ValueError: its parameters were given up for the engine's, as the settings asked.
+        """
+        if self._engine is not None and self._engine.settings.frees_network:
+            raise ValueError("the network's parameters were given up when the engine was made")
+        return self._network
+
+    @property
     def engine(self) -> Engine:
         """What writes; made from the network's parameters when first needed, and not of later changes to them."""
         if self._engine is None:
-            self._engine = Engine(self.network, self.tokenizer, settings=self._settings)
+            self._engine = Engine(self._network, self.tokenizer, settings=self._settings)
         return self._engine
 
     def count(self, messages: Sequence[Message]) -> int:

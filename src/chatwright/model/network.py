@@ -2,7 +2,7 @@
 
 Inside, all families have the names of Llama's parameters; how each family's files call them is families/layout.py's.
 Not here: files (directory.py), sampling (generation.py), low-rank updates (adapter.py).
-Legend of shapes: B batch, T time, S cached time, D width, H query heads, G key heads, K head width, R = K / 2,
+Legend of shapes: B batch, T time, S slots that are read, D width, H query heads, G key heads, K head width, R = K / 2,
 V vocabulary.
 """
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from chatwright.model.cache import LayerCache, NetworkCache
 from chatwright.model.config import ModelConfig
+from chatwright.model.pointwise import is_worthwhile, root_mean_square_norm
 from chatwright.model.rotary import Angles, Rotary, rotate
 
 INITIAL_STD = 0.02
@@ -32,6 +32,8 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as `x`, unit root mean square times the weight."""
+        if is_worthwhile(x):
+            return root_mean_square_norm(x, self.weight, self._epsilon)
         return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self._epsilon).to(x.dtype)
 
 
@@ -94,10 +96,9 @@ class Attention(nn.Module):
         self,
         x_BTD: Float[Tensor, "B T D"],
         angles: Angles,
-        cache: LayerCache | None = None,
         mask_B1TT: Tensor | None = None,  # noqa: N803 - the shape suffix of this file's legend
     ) -> Float[Tensor, "B T D"]:
-        """Each position reads itself and what came before, in `cache` too, or what a mask of its own allows."""
+        """Each position reads itself and what came before, or what a mask of its own allows."""
         batch, time, _ = x_BTD.shape
         shape = (batch, time, -1, self._config.head_width)
         q_BHTK = self.q_proj(x_BTD).view(shape)
@@ -109,12 +110,10 @@ class Attention(nn.Module):
         if self._is_rotated:
             q_BHTK, k_BGTK = rotate(q_BHTK, angles), rotate(k_BGTK, angles)
         mask = mask_B1TT
-        if cache is not None:
-            k_BGTK, v_BGTK, mask = cache.append(k_BGTK, v_BGTK)
         if self._window is not None:
-            # Without a cache several documents may share a row: then places count from the row's start, not positions.
-            readers_BT = angles.positions_BT if cache is not None else torch.arange(time, device=x_BTD.device)[None]
-            mask = within_window(mask, readers_BT, slots=k_BGTK.shape[2], window=self._window)
+            # Several documents may share a row: places count from the row's start, not positions.
+            readers_1T = torch.arange(time, device=x_BTD.device)[None]
+            mask = within_window(mask, readers_1T, slots=time, window=self._window)
         is_short = q_BHTK.device.type == "cpu" and time < _SHORT and torch.is_autocast_enabled("cpu")
         with torch.autocast("cpu", enabled=False) if is_short else nullcontext():
             dtype = torch.float32 if is_short else q_BHTK.dtype
@@ -168,19 +167,15 @@ class Block(nn.Module):
         self.is_recomputed = False  # keep only the input for the backward pass, and compute the rest again there
 
     def forward(
-        self,
-        x_BTD: Float[Tensor, "B T D"],
-        angles: Angles,
-        cache: LayerCache | None = None,
-        mask_B1TT: Tensor | None = None,
+        self, x_BTD: Float[Tensor, "B T D"], angles: Angles, mask_B1TT: Tensor | None = None
     ) -> Float[Tensor, "B T D"]:
         """One layer."""
-        if self.is_recomputed and self.training and cache is None and torch.is_grad_enabled():
-            return checkpoint(self._layer, x_BTD, angles, None, mask_B1TT, use_reentrant=False)  # type: ignore[no-any-return]
-        return self._layer(x_BTD, angles, cache, mask_B1TT)
+        if self.is_recomputed and self.training and torch.is_grad_enabled():
+            return checkpoint(self._layer, x_BTD, angles, mask_B1TT, use_reentrant=False)  # type: ignore[no-any-return]
+        return self._layer(x_BTD, angles, mask_B1TT)
 
-    def _layer(self, x_BTD: Tensor, angles: Angles, cache: LayerCache | None, mask_B1TT: Tensor | None) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), angles, cache, mask_B1TT)
+    def _layer(self, x_BTD: Tensor, angles: Angles, mask_B1TT: Tensor | None) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), angles, mask_B1TT)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))  # type: ignore[no-any-return]
 
 
@@ -260,37 +255,29 @@ class Network(nn.Module):
                 nn.init.normal_(parameter, std=INITIAL_STD, generator=generator)
 
     def hidden(
-        self,
-        ids_BT: Int[Tensor, "B T"],
-        cache: NetworkCache | None = None,
-        documents_BT: Int[Tensor, "B T"] | None = None,
+        self, ids_BT: Int[Tensor, "B T"], documents_BT: Int[Tensor, "B T"] | None = None
     ) -> Float[Tensor, "B T D"]:
-        """The normalised state at each position. With a cache, positions continue each row's own length.
+        """The normalised state at each position.
 
         Args:
             ids_BT: tokens.
-            cache: what the rows have read before.
             documents_BT: which document of its row each position belongs to, where several share one. Each is read as
-                if it stood alone: positions count from its start, and no other is seen. Not with a cache.
+                if it stood alone: positions count from its start, and no other is seen.
         """
         batch, time = ids_BT.shape
         positions_BT = torch.arange(time, device=ids_BT.device).expand(batch, time)
         mask_B1TT = None
-        if cache is not None:
-            positions_BT = positions_BT + cache.lengths_B.unsqueeze(1)
-        elif documents_BT is not None:
+        if documents_BT is not None:
             positions_BT = positions_BT - _starts(documents_BT)
             mask_B1TT = _same_document(documents_BT)
         x_BTD = self.model.embed_tokens(ids_BT)
         if self.config.is_gpt2:
             x_BTD = x_BTD + self.model.embed_positions(positions_BT)
         angles = self._rotary(positions_BT, x_BTD.dtype)
-        for number, block in enumerate(self.model.layers):
-            x_BTD = block(x_BTD, angles, None if cache is None else cache.layer(number), mask_B1TT)
-        if cache is not None:
-            cache.advance(time)
+        for block in self.model.layers:
+            x_BTD = block(x_BTD, angles, mask_B1TT)
         return self.model.norm(x_BTD)  # type: ignore[no-any-return]
 
-    def forward(self, ids_BT: Int[Tensor, "B T"], cache: NetworkCache | None = None) -> Float[Tensor, "B T V"]:
+    def forward(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Scores of the next token at each position, in float32."""
-        return self.lm_head(self.hidden(ids_BT, cache)).float()  # type: ignore[no-any-return]
+        return self.lm_head(self.hidden(ids_BT)).float()  # type: ignore[no-any-return]

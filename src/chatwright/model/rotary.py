@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from chatwright.model.config import LinearScaling, Llama3Scaling, ModelConfig, YarnScaling
+from chatwright.model.pointwise import is_worthwhile, rotation
 
 
 class Angles(NamedTuple):
@@ -18,7 +19,6 @@ class Angles(NamedTuple):
 
     cosine_BTR: Float[Tensor, "B T R"]  # noqa: N815 - the shape suffix of this file's legend
     sine_BTR: Float[Tensor, "B T R"]  # noqa: N815
-    positions_BT: Int[Tensor, "B T"]  # noqa: N815
 
 
 class Rotary(nn.Module):
@@ -47,7 +47,7 @@ class Rotary(nn.Module):
 
     def forward(self, positions_BT: Int[Tensor, "B T"], dtype: torch.dtype) -> Angles:
         """Cosine and sine of each position's angles."""
-        return Angles(self.cosine_SR[positions_BT].to(dtype), self.sine_SR[positions_BT].to(dtype), positions_BT)
+        return Angles(self.cosine_SR[positions_BT].to(dtype), self.sine_SR[positions_BT].to(dtype))
 
 
 def frequencies(config: ModelConfig) -> Float[Tensor, "R"]:
@@ -119,6 +119,8 @@ def rotate(x_BHTK: Tensor, angles: Angles) -> Tensor:
 
     `unbind` and not `chunk`: the gradient of a slice fills a tensor with zeros first, that of `unbind` does not.
     """
-    first, second = x_BHTK.view(*x_BHTK.shape[:-1], 2, -1).unbind(-2)
     cosine, sine = angles.cosine_BTR.unsqueeze(1), angles.sine_BTR.unsqueeze(1)
+    if is_worthwhile(x_BHTK):
+        return rotation(x_BHTK, cosine, sine)
+    first, second = x_BHTK.view(*x_BHTK.shape[:-1], 2, -1).unbind(-2)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)

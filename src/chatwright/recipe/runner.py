@@ -25,6 +25,7 @@ from chatwright.foundation.devices import pick_device, usable_threads
 from chatwright.foundation.errors import ConfigError, DamagedError, RefusedError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag, stop_requested
+from chatwright.recipe import interrupted
 from chatwright.recipe.recipe import Recipe, to_toml
 from chatwright.recipe.stages import Stage, stages_of
 from chatwright.train.ranks import Ranks
@@ -139,6 +140,10 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOut
         return StageOutcome(stage.name, "unchanged", 0.0, done.facts.get("summary", {}))
     work = run_dir / _WORK / f"{stage.name}-{plan.key[:16]}"
     _move_damage_aside(plan)
+    if stage.name == "pretrain" and not work.exists():
+        made_from = interrupted.MadeFrom(_settings(plan, recipe), plan.contents)
+        interrupted.refuse_changed_data(work, made_from, tokens=plan.inputs["tokens"])
+        interrupted.note(work, made_from)
     say(f"{stage.name}: goes on" if work.exists() else f"{stage.name}:")
     work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -150,8 +155,16 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOut
         stage.published(plan.final)
     for stale in (run_dir / _WORK).glob(f"{stage.name}-*"):
         shutil.rmtree(stale, ignore_errors=True)
+        interrupted.forget(stale)
+    interrupted.forget(work)
     say(f"  done in {duration(seconds)}")
     return StageOutcome(stage.name, "done", seconds, summary)
+
+
+def _settings(plan: _Plan, recipe: Recipe) -> str:
+    """Digest of what a person has set for the stage, as far as its result depends on it."""
+    config = plan.stage.config(recipe)
+    return storage.digest_json([None if config is None else without_habits(config), recipe.seed])
 
 
 def _told_habits(plan: _Plan, recipe: Recipe, done: storage.Manifest) -> str:

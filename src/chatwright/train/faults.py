@@ -29,6 +29,7 @@ class FaultConfig(Config):
     # A loss or norm so many standard deviations above the mean is unsound, too; None: what is finite is sound.
     spike_sigmas: float | None = Field(default=None, gt=0)
     spike_window: int = Field(default=128, ge=_FEWEST_STEPS)  # accepted steps that the mean is taken over
+    audit_every: int = Field(default=0, ge=0)  # steps between searches for silent damage (audit.py); 0: none
 
     def problems(self) -> Iterator[str]:
         """A setting without effect is an error."""

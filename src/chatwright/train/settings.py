@@ -9,6 +9,7 @@ from pydantic import Field
 
 from chatwright.foundation.config import Config, Habit
 from chatwright.foundation.devices import Placement, PrecisionName, settled_placement
+from chatwright.train.average import AverageConfig
 from chatwright.train.compiling import CompileSetting
 from chatwright.train.curves import CurveName
 from chatwright.train.faults import FaultConfig
@@ -51,12 +52,14 @@ class TrainingConfig(Config):
                 directory, device=self.device, precision=self.precision, threads=self.threads, width=width
             )
 
-    def loop(self, *, steps: int, seed: int, parallel: ParallelName = "ddp") -> LoopConfig:
-        """The loop's habits over so many steps; `parallel` is for stages that can save a model in shards."""
-        own = ("steps", "seed", "parallel")
+    def loop(
+        self, *, steps: int, seed: int, parallel: ParallelName = "ddp", average: AverageConfig | None = None
+    ) -> LoopConfig:
+        """The loop's habits over so many steps; `parallel` and `average` are for stages that train whole networks."""
+        own = ("steps", "seed", "parallel", "average")
         shared = (name for name in LoopConfig.model_fields if name not in own and hasattr(self, name))
         habits = {name: getattr(self, name) for name in shared}
-        return LoopConfig(steps=steps, seed=seed, parallel=parallel, **habits)
+        return LoopConfig(steps=steps, seed=seed, parallel=parallel, average=average, **habits)
 
 
 class HeldoutTrainingConfig(TrainingConfig):

@@ -69,6 +69,19 @@ class Learner:
         with torch.no_grad():
             yield self.network
 
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[Network]:
+        """The policy for those who take its weights and not its modules: the updates stand in the weights."""
+        with self.policy() as network:
+            if self._adapter is None:
+                yield network
+                return
+            weight = network.lm_head.weight
+            merged = Network.without_values(network.config, weight.device).to(weight.dtype)
+            merged.load_state_dict(network.state_dict())
+            self._adapter.merge(merged)
+            yield merged.eval()
+
     def finish(self) -> None:
         """Take the updates into the weights."""
         if self._adapter is not None:

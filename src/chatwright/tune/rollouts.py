@@ -1,6 +1,6 @@
 """Answers that a model writes to learn from them: many prompts at once, drawn by counter, so a resume draws the same.
 
-Not for serving: nothing streams here. Legend: B rows, T positions, V vocabulary.
+Not for serving: nothing streams here. Legend: B rows, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chatwright.model.cache import NetworkCache
+from chatwright.model.engine.rows import Rows
 from chatwright.model.network import Network
 
 
@@ -26,51 +26,69 @@ class WritingRules(NamedTuple):
     max_tokens: int
     temperature: float
     stop_ids: frozenset[int]
-    pad: int
 
 
 @torch.no_grad()
 def write_answers(
     network: Network, prompts: Sequence[Sequence[int]], rules: WritingRules, *, seed: int
 ) -> list[Answered]:
-    """One drawn answer to each prompt, in one batch; the same seed, prompts and weights give the same answers.
+    """One drawn answer to each prompt, side by side; the same seed, prompts and weights give the same answers.
 
     Prompts must leave room in the network's context; where it ends, so does the answer.
+
+    Args:
+        network: without an adapter beside its weights.
+        prompts: token ids.
+        rules: how answers are drawn and end.
+        seed: of all draws.
     """
     context = network.config.context_length
     limits = [min(rules.max_tokens, context - len(prompt)) for prompt in prompts]
     answers: list[list[int]] = [[] for _ in prompts]
-    running = {row for row, limit in enumerate(limits) if limit > 0}
     generator = torch.Generator().manual_seed(seed)
-    weight = network.lm_head.weight
-    lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=weight.device)
-    capacity = min(context, int(lengths_B.max()) + max(limits))
-    cache = NetworkCache(
-        network.config, batch=len(prompts), capacity=capacity, device=weight.device, dtype=weight.dtype
-    )
-    hidden_BTD = network.hidden(_padded(prompts, rules.pad, weight.device), cache)
-    cache.set_lengths(lengths_B)
-    last_BD = hidden_BTD[torch.arange(len(prompts), device=weight.device), lengths_B - 1]
-    while running:
-        tokens_B = _drawn(network.lm_head(last_BD), rules.temperature, generator)
-        for row in sorted(running):
-            token = int(tokens_B[row])
-            answers[row].append(token)
-            if token in rules.stop_ids or len(answers[row]) >= limits[row]:
-                running.discard(row)
-        if running:
-            # A row that is done waits for the others: it rewrites its last slot, and nobody reads it.
-            cache.set_lengths(cache.lengths_B.clamp(max=capacity - 1))
-            last_BD = network.hidden(tokens_B.to(weight.device).unsqueeze(1), cache)[:, 0]
+    running = [row for row, limit in enumerate(limits) if limit > 0]
+    if running:
+        rows = Rows(network)
+        capacities = [len(prompts[row]) + limits[row] for row in running]
+        group = rows.room_for(max(capacities))
+        draws_BT = torch.rand(len(prompts), max(limits), generator=generator, dtype=torch.double)
+        for start in range(0, len(running), group):
+            _write(rows, running[start : start + group], _Writing(prompts, limits, answers, draws_BT, rules))
     return [Answered(list(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
-def _drawn(scores_BV: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Drawn on the CPU whatever the device, so that the draw depends on the seed alone."""
-    shares_BV = torch.softmax(scores_BV.float().cpu() / temperature, dim=-1)
-    return torch.multinomial(shares_BV, 1, generator=generator)[:, 0]
+class _Writing(NamedTuple):
+    """Prompts and what becomes of them, by row."""
+
+    prompts: Sequence[Sequence[int]]
+    limits: list[int]
+    answers: list[list[int]]
+    draws_BT: Tensor  # noqa: N815 - a number of [0, 1) for each token that may be drawn
+    rules: WritingRules
 
 
-def _padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
+def _write(rows: Rows, chosen: list[int], writing: _Writing) -> None:
+    capacities = [len(writing.prompts[row]) + writing.limits[row] for row in chosen]
+    begun, scores_BV = rows.begin([writing.prompts[row] for row in chosen], capacities=capacities)
+    held = dict(zip(chosen, begun, strict=True))
+    while True:
+        place = len(writing.answers[chosen[0]])
+        tokens = _drawn(scores_BV, writing.rules.temperature, writing.draws_BT[chosen, place])
+        for row, token in zip(chosen, tokens, strict=True):
+            writing.answers[row].append(token)
+            if token in writing.rules.stop_ids or len(writing.answers[row]) >= writing.limits[row]:
+                rows.close(held.pop(row))
+        going_on = [(row, token) for row, token in zip(chosen, tokens, strict=True) if row in held]
+        if not going_on:
+            return
+        chosen = [row for row, _ in going_on]
+        scores_BV = rows.step([held[row] for row in chosen], [token for _, token in going_on])
+
+
+def _drawn(scores_BV: Tensor, temperature: float, draws_B: Tensor) -> list[int]:
+    """The token on which each number falls when the tokens' shares lie side by side; on the CPU whatever the device."""
+    shares_BV = torch.softmax(scores_BV.cpu().double() / temperature, dim=-1)
+    edges_BV = shares_BV.cumsum(-1)
+    places_B1 = torch.searchsorted(edges_BV, (draws_B * edges_BV[:, -1]).unsqueeze(1), right=True)
+    found: list[int] = places_B1.clamp(max=scores_BV.shape[1] - 1)[:, 0].tolist()
+    return found

@@ -41,6 +41,7 @@ class EngineSettings:
     max_answers: int = 32  # read or written in one step; more wait
     memory_blocks: int | None = None  # for rows; None: enough for `max_answers`, within a share of the RAM
     shared_blocks: int | None = None  # for beginnings of prompts; None: half as many; 0: none are shared
+    frees_network: bool = False  # whether the network's own parameters go once they are laid out, for who only writes
 
 
 class Written(NamedTuple):
@@ -71,7 +72,8 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
     ):
         self.settings = settings or EngineSettings()
-        self.runner = Runner(network, weights=self.settings.weights, compiles=self.settings.compiles)
+        asked = self.settings
+        self.runner = Runner(network, weights=asked.weights, compiles=asked.compiles, frees=asked.frees_network)
         self.context_length = network.config.context_length
         self._tokenizer = tokenizer
         self._speller = Speller(tokenizer)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chatwright.model.attachment import require_plain
 from chatwright.model.engine.compiling import kernels
 from chatwright.model.engine.matrices import Matrix, WeightFormat, hold, many_rows_dtype
 from chatwright.model.engine.memory import BLOCK, RowMemory, Shape
@@ -53,20 +54,34 @@ class Runner:
         network: its matrices are copied.
         weights: the number format of the matrices.
         compiles: whether kernels may be compiled for this machine; without them PyTorch's are taken.
+        frees: whether each parameter is given up once it is copied, so that the network is not held twice; it can
+            compute nothing any more then.
+
+    Raises:
+        ValueError: an adapter computes beside the network's own weights, which alone are copied.
     """
 
-    def __init__(self, network: Network, *, weights: WeightFormat = "float32", compiles: bool = True):
+    def __init__(
+        self, network: Network, *, weights: WeightFormat = "float32", compiles: bool = True, frees: bool = False
+    ):
+        require_plain(network)
         config = self._config = network.config
         self._embedding_VD = network.model.embed_tokens.weight.detach()
         device = self._embedding_VD.device
         may_compile = compiles and device.type == "cpu" and self._embedding_VD.dtype == torch.float32
         self._kernels = kernels() if may_compile else None
         self._order_K = torch.arange(config.head_width, device=device).view(2, -1).t().reshape(-1)
-        self._layers = [self._layer(cast(Block, block), n, weights) for n, block in enumerate(network.model.layers)]
+        self._layers = []
+        for number, block in enumerate(network.model.layers):
+            self._layers.append(self._layer(cast(Block, block), number, weights))
+            if frees:
+                _give_up(block)
         self._positions_SD = network.model.embed_positions.weight.detach() if config.is_gpt2 else None
         self._epsilon = torch.tensor(config.norm_epsilon, device=device)
         self._last_norm = _norm_of(network.model.norm)
         self._head = self._hold(network.lm_head.weight, network.lm_head.bias, weights)
+        if frees:
+            _give_up(network)
         positions = torch.arange(config.context_length, device=device)
         angles = network._rotary(positions.unsqueeze(0), torch.float32)
         self._turns_SR = torch.complex(angles.cosine_BTR[0], angles.sine_BTR[0])
@@ -241,6 +256,12 @@ def unit(x_K: Tensor, epsilon: Tensor) -> Tensor:
     """Divided by the root of the mean square: what `F.rms_norm` computes in more than twice as many calls."""
     norm_1 = torch.linalg.vector_norm(x_K, dim=-1, keepdim=True)
     return x_K * torch.addcmul(epsilon, norm_1, norm_1, value=1 / x_K.shape[-1]).rsqrt_()
+
+
+def _give_up(module: nn.Module) -> None:
+    """Let go of parameters; what the runner goes on reading, such as norms and embeddings, it holds itself."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.new_empty(0)
 
 
 def _norm_of(norm: nn.Module) -> Norm:

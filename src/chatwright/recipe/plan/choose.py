@@ -12,6 +12,7 @@ from chatwright.recipe.plan import cost, shapes
 from chatwright.recipe.plan.corpus import CorpusSize
 from chatwright.recipe.plan.machine import Machine, time_step
 from chatwright.recipe.plan.scaling import PUBLISHED, Law, effective_tokens
+from chatwright.train.footprint import static_bytes
 
 _MEMORY_SHARE = 0.7  # of what is free: the rest is the system's and our error's
 _FEWEST_STEPS = 50
@@ -157,7 +158,7 @@ def step_timer(machine: Machine) -> StepTimer:
 
 def _best_that_fits(found: list[Candidate], machine: Machine) -> Candidate:
     room = _MEMORY_SHARE * machine.memory_bytes
-    small = (one for one in found if machine.process_bytes + cost.static_bytes(one.shape) <= room)
+    small = (one for one in found if machine.process_bytes + static_bytes(one.shape) <= room)
     for one in sorted(small, key=lambda one: one.score):
         fewer = _within_room(one, machine, room)
         if fewer is not None:

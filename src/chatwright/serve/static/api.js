@@ -63,23 +63,41 @@ export const addTurn = (id, turn) => read(send("POST", `${at(id)}/turns`, turn))
 export const getProbabilities = (id, turn) => read(request(`${at(id)}/turns/${encodeURIComponent(turn)}/probabilities`));
 export const exportAddress = (id, format) => `${at(id)}/export?format=${format}`;
 
+const TURN_MS = 8; // after so long without a pause others have their turn: a fast stream must not hold up the page
 const BROKEN = "The connection broke before the answer was complete.";
 
 /** Gives the events of an answer as they come; ends after the server said that it is complete, else fails. */
 export async function* streamAnswer(id, body, signal) {
   const response = await send("POST", `${at(id)}/answers`, body, signal);
+  let began = performance.now();
   try {
     for await (const data of events(response.body)) {
       if (data === "[DONE]") return;
       const event = JSON.parse(data);
       if (event.error) throw new Failure(sentence(event.error.message), { code: event.error.code });
       yield event;
+      if (performance.now() - began > TURN_MS) {
+        await pause();
+        began = performance.now();
+      }
     }
   } catch (error) {
     if (error.name === "AbortError" || error instanceof Failure) throw error;
     throw new Failure(BROKEN, { code: "broken" });
   }
   throw new Failure(BROKEN, { code: "broken" });
+}
+
+/** Resolves in a task of its own. A timer would too, but hidden pages have one a second only. */
+function pause() {
+  const { port1, port2 } = new MessageChannel();
+  return new Promise((resolve) => {
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(null);
+  });
 }
 
 async function* events(stream) {

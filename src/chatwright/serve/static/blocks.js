@@ -138,6 +138,15 @@ export function isTable(lines, at) {
   return marks.length === cells(lines[at]).length && marks.every((mark) => /^:?-+:?$/.test(mark));
 }
 
+/** The head of the table in which `text`, made of whole lines, ends; nothing where it ends in no table. */
+export function openTable(text) {
+  const lines = text.split("\n").slice(0, -1);
+  let head = lines.length;
+  while (head > 0 && lines[head - 1].includes("|")) head -= 1;
+  while (head < lines.length && !isTable(lines, head)) head += 1;
+  return head < lines.length ? `${lines[head]}\n${lines[head + 1]}\n` : "";
+}
+
 function table(lines, at) {
   const marks = cells(lines[at + 1]);
   const align = marks.map((mark) => (mark.endsWith(":") ? (mark.startsWith(":") ? "center" : "end") : "start"));

@@ -88,10 +88,9 @@ export class Conversation {
   // What stands on the page
 
   showPath() {
-    $("turns").replaceChildren();
-    this.views = [];
     const path = this.kept ? pathTo(this.kept.turns, this.kept.leaf) : [];
-    for (const turn of path) this.show(turn);
+    const standing = this.keepStanding(path);
+    for (const turn of path.slice(standing)) this.show(turn);
     const last = path.at(-1);
     this.page.tellTrouble(null);
     if (last?.role === "user" && !this.isRunning) {
@@ -99,6 +98,18 @@ export class Conversation {
     }
     this.follows = true;
     this.scrollToEnd();
+  }
+
+  /** What of the path stands on the page already stays there, all else goes; gives how many turns stayed. */
+  keepStanding(path) {
+    const isSame = (view, turn) =>
+      view.element.parentElement === $("turns") && view.turn.id === turn.id && view.turn.content === turn.content;
+    let count = 0;
+    while (count < this.views.length && count < path.length && isSame(this.views[count], path[count])) count += 1;
+    for (const view of this.views.splice(count)) view.remove();
+    for (const element of [...$("turns").children].slice(count)) element.remove();
+    this.views.forEach((view, place) => view.take(path[place]));
+    return count;
   }
 
   show(turn) {
@@ -328,8 +339,8 @@ export class Conversation {
 
   tellBreak(views, parent, wasStopped, failure) {
     if (views.some((view) => !view.turn.content)) {
-      for (const view of views) view.element.closest(".pair, .turn").remove();
-      for (const view of views) view.element.remove();
+      for (const view of views) view.element.closest(".pair")?.remove();
+      for (const view of views) view.remove();
       this.views = this.views.filter((view) => !views.includes(view));
     }
     for (const view of views) view.take({ ...view.turn, finish: "failed" });

@@ -31,14 +31,18 @@ export class TurnView {
     this.markdown = turn.role === "assistant" ? new Markdown(box) : null;
     this.find(turn.role === "assistant" ? ".rewrite" : ".opinion").remove();
     this.painter = new Painter((text) => this.put(text), () => acts.painted());
-    if (turn.content.length > 20000) this.painter.add(turn.content);
-    else if (turn.content) this.put(turn.content);
+    if (turn.content) this.painter.begin(turn.content);
     this.connect();
     this.show();
   }
 
   find(selector) {
     return this.element.querySelector(selector);
+  }
+
+  remove() {
+    this.painter.stop();
+    this.element.remove();
   }
 
   put(text) {
@@ -196,7 +200,8 @@ export class TurnView {
     this.find(".opinion .better").hidden = thumb === "up";
     this.find(".opinion .go-on").hidden = thumb === "up";
     const field = this.find(".opinion textarea");
-    if (thumb === "down" && !field.value) field.value = this.turn.content;
+    const fits = this.turn.content.length <= field.maxLength;
+    if (thumb === "down" && !field.value && fits) field.value = this.turn.content;
     field.rows = Math.min(10, Math.max(3, Math.ceil(field.value.length / 70)));
     form.hidden = false;
     if (thumb === "down") this.find(".reasons input").focus({ preventScroll: true });

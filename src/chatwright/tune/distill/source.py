@@ -10,12 +10,12 @@ import torch
 
 from chatwright.foundation.errors import DataError
 from chatwright.foundation.streams import Permutation, seed_for
-from chatwright.model.network import Network
 from chatwright.tokens.shards import TokenSplit
 from chatwright.train.batches import MicroBatch
 from chatwright.tune.chats import Sample
 from chatwright.tune.distill.teacher import KeptShares, SampleRows
 from chatwright.tune.preferences.source import as_sample
+from chatwright.tune.reference import Learner
 from chatwright.tune.rollouts import WritingRules, write_answers
 from chatwright.tune.tasks import one_a_row, task_batch
 
@@ -87,18 +87,18 @@ class LessonSource:
 class OwnSource:
     """The student's own answers to questions, written anew each step (Agarwal et al. 2023, GKD, algorithm 1)."""
 
-    def __init__(self, prompts: Sequence[Sequence[int]], plan: Plan, *, student: Network, writing: WritingRules):
+    def __init__(self, prompts: Sequence[Sequence[int]], plan: Plan, *, learner: Learner, writing: WritingRules):
         self._prompts = prompts
         self._plan = plan
-        self._student = student
+        self._learner = learner
         self._writing = writing
         self.fingerprint = plan.fingerprint
 
     def step(self, number: int) -> list[MicroBatch]:
         """Written by counter: the same weights write the same answers."""
         prompts = [self._prompts[index] for index in self._plan.chosen(number, len(self._prompts))]
-        self._student.eval()
-        written = write_answers(self._student, prompts, self._writing, seed=seed_for(self._plan.seed, "own", number))
+        with self._learner.writer() as student:
+            written = write_answers(student, prompts, self._writing, seed=seed_for(self._plan.seed, "own", number))
         samples = sorted((as_sample(answer) for answer in written), key=lambda sample: len(sample.inputs))
         starts = range(0, len(samples), self._plan.micro_rows)
         return [one_a_row(samples[start : start + self._plan.micro_rows]) for start in starts]

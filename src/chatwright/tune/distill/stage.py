@@ -138,7 +138,7 @@ def _lesson(context: StageContext, teacher: LoadedModel, pupil: _Pupil, data: To
         rules = _writing(config, pupil.tokenizer)
         plan = _plan(context, teacher, storage.digest_json(prompts))
         return _Lesson(
-            OwnSource(prompts, plan, student=student, writing=rules), OnlineTeacher(teacher.network, config.loss)
+            OwnSource(prompts, plan, learner=pupil.learner, writing=rules), OnlineTeacher(teacher.network, config.loss)
         )
     samples = _samples(context, teacher, pupil, data)
     digest = storage.digest_json([samples[number] for number in range(len(samples))])
@@ -219,7 +219,7 @@ def _line(item: Conversation, answer: str) -> str:
 
 def _writing(config: DistillConfig, tokenizer: Tokenizer) -> WritingRules:
     stops = ChatEncoder(tokenizer).stop_ids()
-    return WritingRules(config.max_answer_tokens, config.answer_temperature, stops, tokenizer.end_of_text)
+    return WritingRules(config.max_answer_tokens, config.answer_temperature, stops)
 
 
 def _require_room(prompts: Sequence[Sequence[int]], network: Network, config: DistillConfig) -> None:

@@ -66,7 +66,7 @@ def run(context: StageContext) -> dict[str, Any]:
     lesson = _lesson(config, material, learner, base, encoder, seed=context.seed)
     trainer = _trainer(context, placement, learner, lesson, material.size)
     summary = trainer.run(context.stop, label="align")
-    divergence = _divergence(learner, material.heldout_prompts, _writing(config, encoder, base), seed=context.seed)
+    divergence = _divergence(learner, material.heldout_prompts, _writing(config, encoder), seed=context.seed)
     learner.finish()
     report = {
         **learner.facts(),
@@ -98,8 +98,8 @@ def _trainer(context: StageContext, placement: Placement, learner: Learner, less
     )
 
 
-def _writing(config: AlignConfig, encoder: ChatEncoder, base: LoadedModel) -> WritingRules:
-    return WritingRules(config.max_answer_tokens, config.temperature, encoder.stop_ids(), base.tokenizer.end_of_text)
+def _writing(config: AlignConfig, encoder: ChatEncoder) -> WritingRules:
+    return WritingRules(config.max_answer_tokens, config.temperature, encoder.stop_ids())
 
 
 def _lesson(
@@ -165,7 +165,7 @@ def _policy_lesson(
     seed: int,
     fingerprint: str,
 ) -> _Lesson:
-    writing = _writing(config, encoder, base)
+    writing = _writing(config, encoder)
 
     scorer = Scorer(config.rewards, base.tokenizer, device=learner.network.lm_head.weight.device)
     source = RolloutSource(
@@ -182,7 +182,7 @@ def _policy_lesson(
     def measure() -> dict[str, Any]:
         if not heldout:
             return {}
-        with learner.policy() as network:
+        with learner.writer() as network:
             written = write_answers(network, [task.prompt for task in heldout], writing, seed=seed_for(seed, "measure"))
         rewards = scorer(written, [task.expected for task in heldout])
         mean = sum(rewards) / len(rewards)
@@ -201,9 +201,9 @@ def _divergence(
     if not prompts:
         return None
     rules = writing._replace(temperature=1.0)
+    with learner.writer() as network:
+        written = write_answers(network, prompts[:_MEASURED_PROMPTS], rules, seed=seed_for(seed, "divergence"))
     with learner.policy() as network:
-        chosen = prompts[:_MEASURED_PROMPTS]
-        written = write_answers(network, chosen, rules, seed=seed_for(seed, "divergence"))
         now_N = sums_of(network, written, rows=len(written))
     with learner.reference() as network:
         before_N = sums_of(network, written, rows=len(written))

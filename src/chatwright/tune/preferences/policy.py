@@ -66,7 +66,7 @@ class RolloutSource:
         """Write, judge, compare within each group, score under the reference."""
         first, group = number * self._group.prompts, self._group
         tasks = [self._task(row) for row in range(first, first + group.prompts) for _ in range(group.answers)]
-        with self._learner.policy() as network:
+        with self._learner.writer() as network:
             prompts = [self._prompts[task] for task in tasks]
             written = write_answers(network, prompts, self._writing, seed=seed_for(self._seed, "rollout", number))
         rewards_GR = torch.tensor(self._judge(tasks, written)).view(group.prompts, group.answers)
