@@ -237,8 +237,9 @@ def test_a_missing_recipe_is_told_where_recipes_come_from(tmp_path):
 
 
 def test_a_directory_a_huge_file_and_an_impossible_name_are_refused(tmp_path):
-    with pytest.raises(UsageError, match="not a file"):
+    with pytest.raises(UsageError, match="is a folder") as caught:
         config.read_toml(tmp_path)
+    assert "chatwright new" in caught.value.hint
     huge = tmp_path / "huge.toml"
     huge.write_bytes(b"# " + b"x" * config.MAX_RECIPE_BYTES)
     with pytest.raises(UsageError, match="too large"):

@@ -70,8 +70,9 @@ def test_test_questions_are_split_off_and_no_conversation_is_lost(model, tmp_pat
 
 
 def test_a_test_file_of_ones_own_is_taken_and_few_conversations_are_not_split(model, tmp_path):
-    few = conversations(tmp_path / "few.jsonl", count=20)
-    assert derived(model, few, tmp_path)[1].finetune.test is None
+    few = derived(model, conversations(tmp_path / "few.jsonl", count=20), tmp_path)[1].finetune
+    assert (few.test, few.validation_share, few.keeping.patience) == (None, 0.0, 0)
+    assert few.epochs * 20 / few.batch_rows >= 150  # of a base that was pretrained here
     test = conversations(tmp_path / "test.jsonl", count=5)
     _, recipe = derived(model, conversations(tmp_path / "data.jsonl", count=300), tmp_path, test=test)
     assert recipe.finetune.test == str(test)
@@ -117,7 +118,7 @@ def test_recurring_answers_are_learned_by_openings_that_tell_them_apart(model, t
 def test_answers_of_their_own_are_learned_whole(model, tmp_path):
     config = derived(model, conversations(tmp_path / "data.jsonl", count=300, answers=300), tmp_path)[1].finetune
     assert config.whole_share == 1.0
-    assert config.epochs == 6.0
+    assert 130 < config.epochs * 270 / config.batch_rows < 250  # passes enough for a base that was pretrained here
 
 
 def test_a_base_pretrained_here_gets_a_higher_rank_than_the_same_from_elsewhere(model, tmp_path):

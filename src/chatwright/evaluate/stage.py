@@ -202,5 +202,5 @@ def _baselines(corpus: Path, config: EvaluateConfig) -> dict[str, Any]:
 
     trigram = round(ByteTrigram().learn(training()).bits_per_byte(heldout), 5)
     compressed = round(xz_bits_per_byte(heldout), 5)
-    say(f"  without a network: byte trigrams {trigram:.3f}, xz -9e {compressed:.3f} bits per byte")
+    say(f"  no neural network: byte trigrams {trigram:.3f}, xz -9e {compressed:.3f} bits per byte")
     return {"byte_trigram": trigram, "xz_9e": compressed}

@@ -88,7 +88,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _no_file(path: Path) -> UsageError:
-    """A folder was named: the recipes in it are what was meant."""
+    """Where a folder was named, the recipes in it are what was meant."""
+    if not path.is_dir():
+        return UsageError(f"`{path}` is not a file, a recipe is a TOML file")
     found = sorted(path.glob("*.toml"))[:3]
     hint = f"name {' or '.join(f'`{one}`' for one in found)}" if found else "`chatwright new DIR` writes a recipe"
     return UsageError(f"`{path}` is a folder, a recipe is a TOML file", hint=hint)

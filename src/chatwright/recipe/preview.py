@@ -102,7 +102,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield from _conversation_problems(recipe.finetune.test, "finetune.test")
     yield from device_problems(recipe, {stage.name for stage in stages_of(recipe)})
     if recipe.evaluate is not None:
-        yield from _conversation_problems(recipe.evaluate.answers, "evaluate.answers")
+        if recipe.finetune is None or recipe.evaluate.answers != recipe.finetune.test:  # else it is told above
+            yield from _conversation_problems(recipe.evaluate.answers, "evaluate.answers")
         yield from _conversation_problems(recipe.evaluate.references, "evaluate.references")
 
 

@@ -28,7 +28,7 @@ from chatwright.foundation.stopping import StopFlag, stop_requested
 from chatwright.recipe import interrupted
 from chatwright.recipe.recipe import Recipe, to_toml
 from chatwright.recipe.stages import Stage, stages_of
-from chatwright.train.ranks import Ranks
+from chatwright.train.ranks import BETWEEN_STAGES_S, Ranks
 
 _WORK = ".work"
 _FILES = (
@@ -77,7 +77,8 @@ def run_recipe(
     run_dir, ranks = recipe.run_dir, Ranks()
     stages = _until(stages_of(recipe), until)
     _require_what_is_named(recipe, {stage.name for stage in stages})
-    ranks.join(pick_device("auto" if recipe.pretrain is None else recipe.pretrain.device, local_rank=_local_rank()))
+    device = pick_device("auto" if recipe.pretrain is None else recipe.pretrain.device, local_rank=_local_rank())
+    ranks.join(device, timeout_s=BETWEEN_STAGES_S)
     with stop_requested() as stop:
         if not ranks.is_first:
             return _follow(recipe, stages, stop, ranks)
@@ -88,7 +89,7 @@ def run_recipe(
             outcomes = []
             for stage in stages:
                 outcomes.append(_do(stage, recipe, run_dir, stop))
-                ranks.wait()
+                ranks.wait_for_stage()
             if report is not None and until is None:
                 report(run_dir)
             return outcomes
@@ -195,7 +196,7 @@ def _follow(recipe: Recipe, stages: list[Stage], stop: StopFlag, ranks: Ranks) -
                 work = recipe.run_dir / _WORK / f"{stage.name}-{plan.key[:16]}"
                 work.mkdir(parents=True, exist_ok=True)
                 stage.run(_context(plan, recipe, work, stop))
-        ranks.wait()
+        ranks.wait_for_stage()
     return []
 
 

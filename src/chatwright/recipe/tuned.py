@@ -31,6 +31,8 @@ _YOUNG_RANK = (
     32  # of a base that was pretrained for minutes: at equal steps it learns the more the higher (docs/log.md)
 )
 _RECURRING = 8  # conversations for each different answer
+_FEWEST_TO_SPLIT = 50  # conversations; of fewer, none is held back
+_YOUNG_STEPS = 150  # of a base that was pretrained for minutes, to learn even few answers (docs/log.md)
 _CHOOSING_STEPS = 1_500  # about as many as the demo takes
 _WHOLE_READINGS = 32  # of each recurring answer, over the run; the other times its opening alone is learned
 _TOLD_APART = 0.99  # of the answers, by their openings
@@ -113,7 +115,7 @@ def _sides(data: Path, conversations: list[Conversation], test: Path | None, fol
     """The files to learn and to test with; split by question where only one is given and it is large enough."""
     if test is not None:
         return _Sides(data.resolve(), test.resolve())
-    if len(conversations) < 50:
+    if len(conversations) < _FEWEST_TO_SPLIT:
         return _Sides(data.resolve(), None)
     learned, held = hold_back(conversations, TEST_SHARE, salt="test")
     paths = _Sides((folder / "train.jsonl").resolve(), (folder / "test.jsonl").resolve())
@@ -138,7 +140,7 @@ def _settings(model: Path, conversations: list[Conversation], sides: _Sides) -> 
     numbers, micro_tokens = _fitting(config, rank.value)
     found = [
         Setting("finetune.data", str(sides.train), "what is learned"),
-        *_learning(config, lesson, rank),
+        *_learning(config, lesson, rank, is_young=is_young),
         Setting("finetune.base_numbers", numbers, "as few bits as this machine's free memory asks for"),
         Setting("finetune.micro_tokens", micro_tokens, "as many at once as the memory takes; no result depends on it"),
         *_guards(model, lesson),
@@ -155,7 +157,7 @@ def _settings(model: Path, conversations: list[Conversation], sides: _Sides) -> 
     return found
 
 
-def _learning(config: ModelConfig, lesson: _Lesson, rank: Setting) -> list[Setting]:
+def _learning(config: ModelConfig, lesson: _Lesson, rank: Setting, *, is_young: bool) -> list[Setting]:
     """Method, learning rate, batch and length.
 
     Low-rank updates want about ten times the rate of a full fine-tune, whatever their rank, and a wider network a lower
@@ -166,8 +168,9 @@ def _learning(config: ModelConfig, lesson: _Lesson, rank: Setting) -> list[Setti
     rate = float(f"{min(1e-2, 5e-4 * (2000 / config.width) ** 0.78):.1g}")
     rows = 8 if count < 200 else 16 if count < 2_000 else 32
     epochs = 12.0 if count < 200 else 6.0 if count < 2_000 else 4.0
-    if lesson.recurs:  # passes are short, and choosing among answers takes many steps
-        epochs = float(max(epochs, -(-_CHOOSING_STEPS * rows // count)))
+    # Passes over openings are short, and choosing among answers takes many steps.
+    least = _CHOOSING_STEPS if lesson.recurs else _YOUNG_STEPS if is_young else 1
+    epochs = float(max(epochs, -(-least * rows // count)))
     per_epoch = max(1, count // rows)
     every = max(10, per_epoch if lesson.recurs else per_epoch // 2)  # measuring takes as long as many short steps
     return [
@@ -178,7 +181,7 @@ def _learning(config: ModelConfig, lesson: _Lesson, rank: Setting) -> list[Setti
             "finetune.optimizer.learning_rate", rate, f"5e-4 at a width of 2000, more for this one: {config.width}"
         ),
         Setting("finetune.batch_rows", rows, f"conversations a step, for {count} of them"),
-        Setting("finetune.epochs", epochs, "at most: it ends early where answers held back no longer gain"),
+        Setting("finetune.epochs", epochs, "at most, where answers are held back: it ends when they no longer gain"),
         Setting("finetune.evaluate_every", every, f"steps; {per_epoch} are a pass over the conversations"),
         Setting("finetune.checkpoint_every", every, "a kill loses no more than these steps"),
         *(_openings(lesson, epochs) if lesson.recurs else ()),
@@ -257,10 +260,12 @@ def _fitting(config: ModelConfig, rank: int) -> tuple[Numbers, int]:
 
 def _guards(model: Path, lesson: _Lesson) -> list[Setting]:
     share = 0.2 if lesson.conversations < 200 else 0.05
-    found = [
-        Setting("finetune.validation_share", share, "held back by question: decides where it ends"),
-        Setting("finetune.keeping.patience", 3, "measurements without a better two-sided score"),
-    ]
+    found = []
+    if lesson.conversations >= _FEWEST_TO_SPLIT:
+        found += [
+            Setting("finetune.validation_share", share, "held back by question: decides where it ends"),
+            Setting("finetune.keeping.patience", 3, "measurements without a better two-sided score"),
+        ]
     tokens = model.resolve().parent.parent / "tokens"
     if (tokens / "index.json").is_file() and TokenData(tokens).tokenizer_digest == load_tokenizer(model).digest:
         found += [

@@ -154,7 +154,7 @@ def figure(key: str, content: dict[str, Any], *, caption: str, description: str)
         description: the same in words with its main numbers, for who cannot see it.
     """
     place = html.element("div", class_="plot", id=f"plot-{key}", data_figure=key, data_description=description)
-    return html.element("figure", html.element("figcaption", caption), place, html.data_block(key, content))
+    return html.element("figure", html.element("figcaption", caption), place, html.data_block(f"data-{key}", content))
 
 
 def axis_switch() -> html.Html:

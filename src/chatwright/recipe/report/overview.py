@@ -47,17 +47,27 @@ def _made(run: RunFacts) -> str:
     return "".join(f"{sentence}. " for sentence in sentences).strip() or "Nothing but the first stages is done."
 
 
+def _answer_card(answers: dict[str, Any], best: str) -> list[html.Html]:
+    """Right answers where labels tell which one was meant, else answers that are the reference letter by letter."""
+    name = next((name for name in ("right", "exact") if name in answers[best]), None)
+    if name is None:
+        return []
+    base = answers.get("pretrain", {}).get(name)
+    beside = f"; base model {html.percent(base)}" if best == "finetune" and base is not None else ""
+    has_bleu = name == "exact" and "bleu" in answers[best]
+    bleu = f"; BLEU {html.decimal(answers[best]['bleu'], digits=1)}" if has_bleu else ""
+    meaning = f"of {html.count(answers[best]['questions'])} test questions{beside}{bleu}"
+    return [_card(f"{name.capitalize()} answers", html.percent(answers[best][name]), meaning)]
+
+
 def _cards(run: RunFacts) -> list[html.Html]:
     """Cards in the order of their weight; a run shows the first that it has."""
     figures = key_figures(run)
     answers, bits = figures.get("answers", {}), figures.get("heldout_bits_per_byte", {})
     best = next((name for name in ("finetune", "pretrain") if name in answers), None)
     cards = []
-    if best is not None and "right" in answers[best]:
-        base = answers.get("pretrain", {}).get("right")
-        beside = f"; base model {html.percent(base)}" if best == "finetune" and base is not None else ""
-        meaning = f"of {html.count(answers[best]['questions'])} test questions{beside}"
-        cards.append(_card("Right answers", html.percent(answers[best]["right"]), meaning))
+    if best is not None:
+        cards += _answer_card(answers, best)
     if bits:
         name = next(iter(bits))
         cards.append(
