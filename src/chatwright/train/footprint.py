@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from chatwright.foundation.devices import autocast_dtype
 from chatwright.model.config import ModelConfig
 from chatwright.model.network import Network
 from chatwright.train.batches import MicroBatch
@@ -53,10 +54,9 @@ def _kept(shape: ModelConfig, layers: int, rows: int, precision: str) -> int:
     with FakeTensorMode():
         network = Network(shape.model_copy(update={"layers": layers}))
         ids_BT = torch.zeros(rows, shape.context_length, dtype=torch.long)
-        low = precision != "float32"
-        dtype = getattr(torch, precision) if low else torch.bfloat16
+        dtype = autocast_dtype(precision)  # of float8, too, whose inputs take less: an upper bound
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, give)
-        with hooks, torch.autocast("cpu", dtype=dtype, enabled=low):
+        with hooks, torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             next_token(network, MicroBatch(ids_BT, ids_BT, ids_BT.numel()))
         own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
         return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)

@@ -21,6 +21,7 @@ from chatwright.foundation.devices import Placement, trim_memory
 from chatwright.foundation.errors import ChatwrightError, DivergedError, StorageFailedError, UsageError
 from chatwright.foundation.memory import memory_named
 from chatwright.foundation.stopping import StopFlag
+from chatwright.model.float8 import multiply_in_float8
 from chatwright.model.network import Network
 from chatwright.train.average import TailAverage
 from chatwright.train.batches import BatchSource
@@ -80,6 +81,8 @@ class Trainer:
         identity: dict[str, Any] | None = None,
     ):
         self._network = network.to(placement.device)
+        if placement.precision == "float8":
+            multiply_in_float8(network)
         network.recompute_blocks(is_on=config.recompute)
         self._trained = trained.to(placement.device)
         self._source = source

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from chatwright.foundation.devices import autocast_dtype
 from chatwright.foundation.errors import UsageError
 from chatwright.model.config import ModelConfig
 from chatwright.model.network import Network
@@ -117,7 +118,7 @@ def _extended(two: PerRank, three: PerRank, more: int) -> PerRank:
 def _run(shape: Shape, layers: int) -> PerRank:
     """One step of so many layers on rank 0."""
     mesh = _mesh(shape)
-    low = None if shape.precision == "float32" else getattr(torch, shape.precision)
+    low = autocast_dtype(shape.precision)
     with FakeTensorMode(allow_non_fake_inputs=True):
         network = Network(shape.model.model_copy(update={"layers": layers}))
         network.recompute_blocks(is_on=shape.recompute)
