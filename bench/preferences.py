@@ -47,6 +47,7 @@ CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
         {"optimizer": {"learning_rate": 2e-5}},
         {"beta": 0.3, "optimizer": {"learning_rate": 5e-5}},
         {"optimizer": {"learning_rate": 2e-4}},
+        {"optimizer": {"learning_rate": 4e-4}},
     ),
     # Few thumbs are up: the weight brings both kinds to like shares of the loss (Ethayarajh et al. 2024, section 4.3)
     "kto": (
