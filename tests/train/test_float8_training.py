@@ -49,8 +49,8 @@ def test_fifty_steps_learn_as_in_bfloat16(tmp_path):
     rounded, wanted = losses(tmp_path / "float8", "float8"), losses(tmp_path / "bfloat16", "bfloat16")
     assert rounded != wanted
     assert wanted[-1] < wanted[0] - 1
-    # Nats; the roundings of a product in float8 are some percent, its error in the loss much less.
-    assert max(abs(one - other) for one, other in zip(rounded, wanted, strict=True)) < 0.05
+    # Nats; a product's error is some percent, the loss's much less: 0.004 was measured (docs/log.md).
+    assert max(abs(one - other) for one, other in zip(rounded, wanted, strict=True)) < 0.02
 
 
 def trained(directory, *, flag=None, network=None, **fields):

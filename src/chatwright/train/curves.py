@@ -118,8 +118,8 @@ class _Tracked:
 
 
 def _wandb(directory: Path) -> Curve:
-    """Files in `wandb/`. Its reports of errors go out in its offline mode, too, so they are switched off before it."""
-    os.environ["WANDB_ERROR_REPORTING"] = "false"  # it has no other switch; read when it is imported and started
+    """Files in `wandb/`. Its reports of errors have a switch of their own beside the offline mode."""
+    os.environ["WANDB_ERROR_REPORTING"] = "false"  # read when it is imported and when its service starts
     quiet = {"console": "off", "disable_git": True, "save_code": False}  # our events and nothing else
     return _Tracked(directory, name="wandb", mode="offline", dir=str(directory), settings=quiet)
 
