@@ -53,6 +53,8 @@ CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
     "kto": (
         {"good_weight": 4.0, "optimizer": {"learning_rate": 1e-4}},
         {"good_weight": 4.0, "optimizer": {"learning_rate": 3e-4}},
+        {"good_weight": 4.0, "beta": 0.5, "optimizer": {"learning_rate": 2e-4}},
+        {"good_weight": 8.0, "beta": 0.3, "optimizer": {"learning_rate": 2e-4}},
     ),
     "grpo": ({"optimizer": {"learning_rate": 3e-4}}, {"optimizer": {"learning_rate": 1e-3}}),
 }
