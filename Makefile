@@ -21,10 +21,13 @@ OLD_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast lint bench clean
+.PHONY: help setup demo test test-fast lint bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(RUNTIME) ## only the installation, into .venv
+	@echo "ready: $(BIN)/chatwright --help" >&2
 
 demo: $(RUNTIME) ## the whole life of a model on documents that this machine already has, then the chat page
 	@$(BIN)/chatwright demo $(ARGS)

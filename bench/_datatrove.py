@@ -1,4 +1,4 @@
-"""The peer's side of `data.py`: datatrove's local executor with its own blocks, or calling our functions."""
+"""The peer's side of `data.py`: datatrove's local executor with its own blocks, calling our functions, or others'."""
 
 import json
 import sys
@@ -58,6 +58,46 @@ class OurSteps(PipelineStep):
         np.save(Path(self.output) / f"ids-{rank}.npy", np.array(ids, np.uint16))
 
 
+class FieldSteps(PipelineStep):
+    """The same steps as one of theirs, by the libraries that people take: resiliparse, ftfy, Hugging Face tokenizers.
+
+    Rules and signatures are ours: there is no library whose verdicts would be the same.
+    """
+
+    name = "the field's libraries"
+
+    def __init__(self, tokenizer: str, output: str):
+        super().__init__()
+        self.tokenizer, self.output = tokenizer, output
+
+    def run(self, data, rank: int = 0, world_size: int = 1):  # noqa: ARG002
+        import unicodedata
+
+        import ftfy
+        import numpy as np
+        from resiliparse.extract.html2text import extract_plain_text
+        from tokenizers import Tokenizer
+
+        from chatwright.data.clean import CleanConfig
+        from chatwright.data.duplicates.corpus import bands_of
+        from chatwright.data.duplicates.shingles import word_hashes
+        from chatwright.data.rules import first_verdict
+        from chatwright.data.rules_base import Shape
+
+        config, tokenizer, ids = CleanConfig(), Tokenizer.from_file(self.tokenizer), []
+        for document in data:
+            text = document.text
+            if document.metadata["kind"] == "html":
+                text = extract_plain_text(text, main_content=True, alt_texts=False)
+            text = unicodedata.normalize("NFC", ftfy.fix_text(text)).strip()
+            if text and first_verdict(Shape(text), config.rules) is None:
+                document.text = text
+                document.metadata["bands"] = bands_of(word_hashes(text), config.duplicates)
+                ids += tokenizer.encode(text, add_special_tokens=False).ids
+                yield document
+        np.save(Path(self.output) / f"ids-{rank}.npy", np.array(ids, np.uint16))
+
+
 def main() -> None:
     folder, extractor, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     output = folder / f"datatrove-{kind}"
@@ -66,6 +106,8 @@ def main() -> None:
     if kind == "steps":
         steps = [OurSteps(extractor, str(folder / "tokenizer"), str(output)), ParquetWriter(str(output / "kept"))]
         run(folder / "documents", steps, output)
+    elif kind == "field":
+        run(folder / "documents", [FieldSteps(tokenizer, str(output)), ParquetWriter(str(output / "kept"))], output)
     else:
         steps = [
             Trafilatura(),

@@ -25,9 +25,7 @@ class Result(NamedTuple):
     """One extractor's scores."""
 
     name: str
-    precision: float
-    recall: float
-    f1: float
+    score: "Score"
     pages_per_s: float
 
 
@@ -51,9 +49,7 @@ def main() -> None:
     slowest = next(row.pages_per_s for row in rows if row.name == "trafilatura")
     for row in rows:
         ratio = row.pages_per_s / slowest
-        print(
-            f"{row.name:34}{row.precision:>10.3f}{row.recall:>8.3f}{row.f1:>8.3f}{row.pages_per_s:>9.0f}{ratio:>15.1f}"
-        )
+        print(f"{row.name:34}{row.score}{row.pages_per_s:>9.0f}{ratio:>15.1f}")
 
 
 def extractors() -> dict[str, Callable[[str], str]]:
@@ -83,22 +79,38 @@ def read_pages(folder: Path) -> list[Page]:
     return pages
 
 
+class Score(NamedTuple):
+    """How much of what must be in the texts is, and how much of what must not."""
+
+    precision: float
+    recall: float
+    f1: float
+
+    def __str__(self) -> str:
+        return f"{self.precision:>10.3f}{self.recall:>8.3f}{self.f1:>8.3f}"
+
+
+def score_of(texts: list[tuple[Page, str]]) -> Score:
+    """Over pages with what was found of them, white space made uniform."""
+    found = lost = wrong = 0
+    for page, text in texts:
+        held = sum(uniform(passage) in text for passage in page.wanted)
+        found, lost = found + held, lost + len(page.wanted) - held
+        wrong += sum(uniform(passage) in text for passage in page.unwanted)
+    precision, recall = found / max(1, found + wrong), found / max(1, found + lost)
+    return Score(precision, recall, 2 * found / max(1, 2 * found + wrong + lost))
+
+
 def measure(name: str, extract: Callable[[str], str], pages: list[Page]) -> Result:
     extract(pages[0].html)  # imports are no work on a page
     began = time.process_time()
     texts = [extract(page.html) for page in pages]
     seconds = time.process_time() - began
-    found = lost = wrong = 0
-    for page, text in zip(pages, texts, strict=True):
-        uniform = _uniform(text)
-        held = sum(_uniform(passage) in uniform for passage in page.wanted)
-        found, lost = found + held, lost + len(page.wanted) - held
-        wrong += sum(_uniform(passage) in uniform for passage in page.unwanted)
-    precision, recall = found / max(1, found + wrong), found / max(1, found + lost)
-    return Result(name, precision, recall, 2 * found / (2 * found + wrong + lost), len(pages) / seconds)
+    score = score_of([(page, uniform(text)) for page, text in zip(pages, texts, strict=True)])
+    return Result(name, score, len(pages) / seconds)
 
 
-def _uniform(text: str) -> str:
+def uniform(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 

@@ -43,11 +43,16 @@ _COMMON = {"method": "all", "device": "cpu", "precision": "float32", "threads": 
 _COMMON |= {"evaluate_every": 10_000, "max_answer_tokens": ANSWER_TOKENS}
 # Each tried on the validation questions with the first seed; the best wins.
 CANDIDATES: dict[str, tuple[dict[str, Any], ...]] = {
-    "dpo": ({"optimizer": {"learning_rate": 2e-5}}, {"beta": 0.3, "optimizer": {"learning_rate": 5e-5}}),
+    "dpo": (
+        {"optimizer": {"learning_rate": 2e-5}},
+        {"beta": 0.3, "optimizer": {"learning_rate": 5e-5}},
+        {"optimizer": {"learning_rate": 2e-4}},
+        {"optimizer": {"learning_rate": 4e-4}},
+    ),
     # Few thumbs are up: the weight brings both kinds to like shares of the loss (Ethayarajh et al. 2024, section 4.3)
     "kto": (
-        {"good_weight": 4.0, "optimizer": {"learning_rate": 2e-5}},
         {"good_weight": 4.0, "optimizer": {"learning_rate": 1e-4}},
+        {"good_weight": 4.0, "optimizer": {"learning_rate": 3e-4}},
     ),
     "grpo": ({"optimizer": {"learning_rate": 3e-4}}, {"optimizer": {"learning_rate": 1e-3}}),
 }

@@ -1,6 +1,7 @@
-"""Training on a CPU against nanoGPT: time to its README's loss, and tokens per second at ten million parameters.
+"""Training on a CPU against nanoGPT (time to its loss, tokens a second) and nanochat (bits per byte at equal time).
 
 Call: python bench/train_cpu.py --nanogpt PATH_TO_CHECKOUT --text shakespeare.txt [--part reach|speed|all]
+      python bench/train_cpu.py --part nanochat --nanochat CHECKOUT --nanochat-python PYTHON --text shakespeare.txt
 
 `reach`: nanoGPT's own `train.py` on a text's characters with the settings that its README gives for a CPU; then ours,
 with no more parameters, a preset number of steps and the text as bytes, which in ASCII are its characters. Wall time
@@ -10,6 +11,12 @@ is the whole process, start-up and saving included. Both models then read the sa
 Muon costs the same for any batch. Ours runs as it does unasked (bfloat16 where the processor multiplies it, which
 nanoGPT does not use on a CPU) and in float32. The ceiling is a float32 matrix product of the model's own shapes,
 measured between.
+
+`nanochat`: the text cut into documents of some speeches, the last tenth held out, a tokenizer of the same size on each
+side, learned from the rest. Ours trains for preset steps; nanochat's `base_train` then gets as many iterations as fit
+the wall seconds that ours took, start-up included on both sides, eager and compiled, with the settings of its own
+script for CPUs but for depth, context and batch, of which several are tried: the best counts. Both read the same
+held-out documents, each whole, from its beginning.
 """
 
 import argparse
@@ -27,13 +34,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import _nanochat
 import _nanogpt
 from chatwright.foundation.devices import PrecisionName
 from chatwright.foundation.stage import StageContext
 from chatwright.model.config import ModelConfig
 from chatwright.model.directory import load_model
-from chatwright.tokens.shards import ShardWriter, write_index
+from chatwright.tokens.shards import ShardWriter, TokenData, write_index
 from chatwright.tokens.tokenizer import TokenizerConfig, train_tokenizer
+from chatwright.train.heldout import by_domain, document_losses
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.pretrain import PretrainConfig, PretrainInputs
 from chatwright.train.pretrain import run as pretrain
@@ -60,6 +69,16 @@ REACH = {"steps": 128, "batch_rows": 32, "micro_rows": 32, "heldout_tokens": 15_
 HELDOUT_PIECE = 1024  # characters: a training looks at whole documents
 REACH_RATE, REACH_MUON_RATE = 6e-3, 0.02
 
+CHAT_MODEL = ModelConfig(width=256, layers=4, heads=4, key_heads=4, head_width=64, mlp_width=704, context_length=512)
+CHAT = {"steps": 120, "batch_rows": 8, "micro_rows": 8}
+CHAT_VOCABULARY = 2048
+CHAT_TRIES = [  # the depth that gives our width; our batch and a smaller one
+    _nanochat.Try(depth=4, context=512, rows=rows, is_compiled=is_compiled)
+    for rows in (8, 2)
+    for is_compiled in (False, True)
+]
+DOCUMENT_CHARACTERS = 900  # at most: fewer tokens than a context on either side
+
 SPEED_MODEL = ModelConfig(width=384, layers=6, heads=6, key_heads=6, head_width=64, mlp_width=1024, context_length=256)
 SPEED_ROWS = 16  # nanoGPT's batch, and our micro-batch
 SPEEDS: dict[str, PrecisionName] = {"chatwright": "auto", "chatwright float32": "float32"}
@@ -68,9 +87,12 @@ SPEED_STEPS = 4  # of ours, each as long as four iterations of nanoGPT
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nanogpt", type=Path, required=True, help="a checkout of nanoGPT")
+    parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
+    parser.add_argument("--nanochat", type=Path, help="a checkout of nanochat, for its part")
+    parser.add_argument("--nanochat-python", type=Path, help="a Python with nanochat's packages")
+    parser.add_argument("--chat-steps", type=int, default=CHAT["steps"], help="our steps in `nanochat`")
     parser.add_argument("--text", type=Path, required=True, help="an ASCII text, such as nanoGPT's Shakespeare")
-    parser.add_argument("--part", choices=["reach", "speed", "all"], default="all")
+    parser.add_argument("--part", choices=["reach", "speed", "all", "nanochat"], default="all")
     parser.add_argument("--rounds", type=int, default=3, help="of `speed`, in turns")
     parser.add_argument("--compiled", action="store_true", help="`speed` also against nanoGPT compiled")
     parser.add_argument("--steps", type=int, default=REACH["steps"], help="our steps in `reach`")
@@ -79,6 +101,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         train_ours(options.child[0], Path(options.child[1]), Path(options.child[2]), steps=options.steps)
+        return
+    if options.part == "nanochat":
+        with tempfile.TemporaryDirectory() as scratch:
+            compare_nanochat(options, Path(scratch))
         return
     with tempfile.TemporaryDirectory() as scratch:
         train, heldout = read_characters(options.text)
@@ -128,6 +154,11 @@ def train_ours(part: str, data: Path, output: Path, *, steps: int) -> None:
             optimizer=OptimizerConfig(learning_rate=REACH_RATE, muon_learning_rate=REACH_MUON_RATE),
         )
         model = REACH_MODEL
+    elif part == "nanochat":
+        settings = PretrainConfig(
+            **CHAT | {"steps": steps}, evaluate_every=steps, checkpoint_every=steps, precision="float32"
+        )
+        model = CHAT_MODEL
     else:
         settings = PretrainConfig(
             steps=SPEED_STEPS, batch_rows=4 * SPEED_ROWS, micro_rows=SPEED_ROWS, log_every=1, precision=SPEEDS[part]
@@ -141,7 +172,8 @@ def train_ours(part: str, data: Path, output: Path, *, steps: int) -> None:
 def call_ours(options: argparse.Namespace, part: str, scratch: Path, output: Path) -> float:
     """Run our side; returns its wall seconds."""
     output.mkdir()
-    command = [__file__, "--nanogpt", options.nanogpt, "--text", options.text, "--steps", options.steps]
+    steps = options.chat_steps if part == "nanochat" else options.steps
+    command = [__file__, "--text", options.text, "--steps", steps]
     began = time.monotonic()
     subprocess.run(
         [sys.executable, *map(str, command), "--child", part, str(scratch / "ours"), str(output)], check=True
@@ -168,6 +200,66 @@ def compare_reach(options: argparse.Namespace, scratch: Path, heldout: NDArray[A
     tokens = options.iterations * README["batch_size"] * README["block_size"]
     print(f"{'nanoGPT README':18}{parameters:>12,}{wall_theirs:>9.1f}{tokens:>12,}{loss_theirs:>15.4f}")
     print(f"wall time, ours over nanoGPT's: {wall / wall_theirs:.3f}; loss below nanoGPT's: {loss <= loss_theirs}")
+
+
+def compare_nanochat(options: argparse.Namespace, scratch: Path) -> None:
+    train, heldout = documents_of(options.text)
+    write_documents(scratch / "ours", train, heldout)
+    wall = call_ours(options, "nanochat", scratch, scratch / "trained")
+    ours = load_model(scratch / "trained" / "model")
+    losses = document_losses(
+        ours.network.eval(),
+        TokenData(scratch / "ours" / "tokens").split("heldout").documents(),
+        begin=ours.tokenizer.begin_of_text,
+        stride=CHAT_MODEL.context_length,
+    )
+    assert len(losses) == len(heldout)
+    bits = by_domain(losses)["all"]["bits_per_byte"]
+    head = f"\n{'':34}{'parameters':>12}{'wall s':>9}{'steps':>8}{'bits/byte':>11}"
+    lines = [
+        f"{'chatwright':34}{ours.network.config.num_parameters():>12,}{wall:>9.1f}{options.chat_steps:>8}{bits:>11.4f}"
+    ]
+    peer = _nanochat.Peer(options.nanochat.resolve(), options.nanochat_python.absolute(), scratch / "nanochat")
+    peer.prepare(train, heldout, vocabulary=CHAT_VOCABULARY)
+    found = []
+    for one in CHAT_TRIES:
+        theirs = _nanochat.train_for(peer, one, wall_s=wall, heldout=heldout)
+        found.append(theirs.bits_per_byte)
+        figures = f"{theirs.parameters:>12,}{theirs.wall_s:>9.1f}{theirs.iterations:>8}{theirs.bits_per_byte:>11.4f}"
+        lines.append(f"{one.name:34}{figures}")
+        print(lines[-1], flush=True)
+    print("\n".join([head, *lines]))
+    print(f"bits per byte, ours over nanochat's best: {bits / min(found):.4f}")
+
+
+def documents_of(text: Path) -> tuple[list[str], list[str]]:
+    """Speeches that follow one another, joined up to a length; the last tenth of the documents is held out."""
+    documents: list[str] = [""]
+    for speech in text.read_bytes().decode("ascii").split("\n\n"):
+        pieces = [speech[start : start + DOCUMENT_CHARACTERS] for start in range(0, len(speech), DOCUMENT_CHARACTERS)]
+        for piece in pieces:
+            joined = f"{documents[-1]}\n\n{piece}".strip()
+            if len(joined) <= DOCUMENT_CHARACTERS:
+                documents[-1] = joined
+            else:
+                documents.append(piece)
+    cut = int(0.9 * len(documents))
+    return documents[:cut], documents[cut:]
+
+
+def write_documents(place: Path, train: list[str], heldout: list[str]) -> None:
+    """The documents in our shards, with a tokenizer of our own learned from the first part."""
+    tokenizer = train_tokenizer(train, TokenizerConfig(vocabulary_size=CHAT_VOCABULARY))
+    (place / "tokenizer").mkdir(parents=True)
+    tokenizer.save(place / "tokenizer")
+    (place / "tokens").mkdir()
+    shards = {}
+    for name, documents in (("train", train), ("heldout", heldout)):
+        writer = ShardWriter(vocabulary_size=tokenizer.size, end_of_text=tokenizer.end_of_text)
+        for document in documents:
+            writer.add(tokenizer.encode(document), domain=0, num_bytes=len(document.encode()))
+        shards[name] = [writer.save(place / "tokens" / f"{name}-00000")]
+    write_index(place / "tokens", shards, tokenizer=tokenizer.digest, vocabulary=tokenizer.size, domains=["speeches"])
 
 
 def compare_speed(options: argparse.Namespace, scratch: Path) -> None:

@@ -105,6 +105,20 @@ def direct_requirements() -> list[Requirement]:
     return [Requirement(text) for text in [*project["dependencies"], *extras["dev"]]]
 
 
+def packages() -> set[str]:
+    """Every package of the source but the outermost, by its path."""
+    return {path.parent.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*/__init__.py")} - {"."}
+
+
+def test_the_architecture_names_every_package_once_and_no_file_that_is_gone():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z/]+)` \|", text, flags=re.MULTILINE)
+    assert sorted(rows) == sorted(packages())
+    named = set(re.findall(r"`([a-z_/]+/[a-z_]*(?:\.[a-z]+)?)`", text)) - set(rows)
+    gone = [one for one in named if not any((place / one).exists() for place in (SOURCE, ROOT))]
+    assert gone == []
+
+
 def test_every_source_file_opens_with_a_docstring():
     without = [shown(path) for path in source_files() if not ast.get_docstring(parse(path))]
     assert without == []

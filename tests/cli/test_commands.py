@@ -2,14 +2,17 @@
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
 import pytest
+import torch
 from tiny_recipe import STAGES, text_of, write_recipe
 
+from chatwright.cli.main import app
 from chatwright.foundation import storage
-from chatwright.foundation.errors import ExitCode
+from chatwright.foundation.errors import ChatwrightError, ExitCode
 
 pytestmark = pytest.mark.slow
 
@@ -115,7 +118,8 @@ def test_a_signal_stops_with_code_three_and_the_same_command_goes_on(tmp_path):
     command = [sys.executable, "-m", "chatwright", "pretrain", str(path), *settings]
     code, told = stopped_at(command, "step 0: held-out bits per byte", signal.SIGINT, cwd=tmp_path)
     assert code == ExitCode.STOPPED, told
-    assert "error: stopped on request" in told
+    assert "stopped on request\n  kept:" in told
+    assert "error" not in told
     assert "kept:  step " in told
     code, told = stopped_at(command, "goes on at step", signal.SIGTERM, cwd=tmp_path)
     assert code == ExitCode.STOPPED, told
@@ -171,3 +175,44 @@ def test_a_document_more_is_collected_by_the_next_call(tmp_path, call):
     (tmp_path / "documents" / "new.txt").write_text(text_of(500))
     assert call("collect", path, cwd=tmp_path).returncode == ExitCode.DONE
     assert storage.read_manifest(tmp_path / "runs" / "tiny" / "documents").facts["summary"]["documents"] == 13
+
+
+MISTAKES = [
+    (("run", "{folder}"), "is a folder, a recipe is a TOML file", "name `{folder}/recipe.toml`"),
+    (("run", "{folder}/recipe.toml", "--set", "pretrain.width=3"), "`pretrain.width` is not a known key; there is `model.width`", "--set"),
+    (("run", "{folder}/recipe.toml", "--set", "finetune.device=cuda"), "`finetune.device`: there is no GPU here", "--set"),
+    (("run", "{folder}/recipe.toml", "--set", "pretrain.device=cuda", "--dry-run"), "`pretrain.device`: there is no GPU", "--set"),
+    (("chat", "{run}"), "is not a model directory", "name `{run}/finetune/model` or `{run}/pretrain/model`"),
+    (("generate", "{folder}/nowhere", "It was"), "there is no such folder", "finetune/model"),
+    (("plan", "--documents", "{folder}/nowhere"), "there is no folder", "documents lie in"),
+    (("finetune", "{folder}", "data.csv"), "is not a model directory", "name"),
+    (("finetune", "{run}/pretrain/model", "{folder}/gone.csv"), "there is no file", "CSV"),
+    (("finetune", "{folder}/nowhere", "data.csv"), "there is no model directory", "pretrain/model"),
+    (("compare", "{folder}", "{run}/pretrain/model"), "is not a model directory", "name"),
+    (("rate", "{folder}/nowhere"), "neither a run nor a file of items", "runs/demo"),
+    (("report", "{folder}"), "is not a run", "chatwright run RECIPE"),
+    (("pairs", "{folder}/nowhere", "--out", "{folder}/pairs.jsonl"), "there is no folder", "Markdown"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "what", "then"), MISTAKES)
+def test_a_common_mistake_is_told_with_its_place_and_the_next_step(finished, capsys, arguments, what, then):
+    if torch.cuda.is_available() and "no GPU" in what:
+        pytest.skip("there is a GPU here")
+    folder, run_dir = finished[0].parent, finished[1]
+    with pytest.raises(ChatwrightError) as caught:
+        app([argument.format(folder=folder, run=run_dir) for argument in arguments], standalone_mode=False)
+    assert caught.value.exit_code in (ExitCode.USAGE, ExitCode.REFUSED)
+    assert what in str(caught.value)
+    assert then.format(folder=folder, run=run_dir) in caught.value.hint
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "")  # nothing was begun
+
+
+def test_a_port_that_is_taken_is_told_with_the_way_out(finished, call):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        told = call("serve", finished[1] / "finetune" / "model", "--port", port, cwd=finished[0].parent)
+    assert told.returncode == ExitCode.USAGE
+    assert f"port {port} of `127.0.0.1` is taken by another program" in told.stderr
+    assert "`--port 0`" in told.stderr

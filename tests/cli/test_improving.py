@@ -84,3 +84,21 @@ def test_a_teacher_a_size_and_a_folder_make_a_student(finished, tmp_path, call):
     assert student.tokenizer.digest == load_model(teacher).tokenizer.digest
     refused = call("distill", teacher, "--params", "30k")
     assert refused.returncode == ExitCode.USAGE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [("stats",), ("export",), ("forget", "Ada")])
+def test_feedback_that_is_not_there_is_told_and_no_empty_store_made(tmp_path, call, command):
+    told = call("feedback", *command, cwd=tmp_path)
+    assert told.returncode == ExitCode.USAGE
+    assert "there is no feedback store `chatwright-feedback.db`" in told.stderr
+    assert "`chatwright serve` makes one" in told.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_store_without_answers_says_so(tmp_path, call):
+    FeedbackStore(tmp_path / "chatwright-feedback.db").close()
+    told = call("feedback", "stats", cwd=tmp_path)
+    assert told.returncode == ExitCode.DONE
+    assert "no answers yet" in told.stderr

@@ -1,6 +1,6 @@
 import pytest
 
-from chatwright.data import clean_stage, limits
+from chatwright.data import clean_phases, clean_stage, limits
 from chatwright.data.clean import CleanConfig
 from chatwright.data.document import DOCUMENTS_SCHEMA, PartWriter, iter_documents
 from chatwright.data.duplicates.config import DuplicatesConfig
@@ -83,14 +83,14 @@ def test_the_number_of_workers_changes_no_byte(raw, stage):
 def test_a_stopped_run_goes_on_where_it_was(raw, stage, monkeypatch):
     context = stage(CleanConfig(duplicates=EXACT_ONLY), name="stopped", documents=raw)
     worked = []
-    original = clean_stage.clean_partition
+    original = clean_phases.clean_partition
 
     def stop_after_two(payload, path):
         original(payload, path)
         worked.append((payload.part, payload.groups))
         context.stop.requested = len(worked) == 2
 
-    monkeypatch.setattr(clean_stage, "clean_partition", stop_after_two)
+    monkeypatch.setattr(clean_phases, "clean_partition", stop_after_two)
     with pytest.raises(StoppedError):
         clean_stage.run(context)
     context.stop.requested = False

@@ -1,5 +1,6 @@
 """Partitions are done once, tried again where they fail, set aside where they go on failing, wherever they run."""
 
+import json
 import os
 import random
 import signal
@@ -96,27 +97,32 @@ import sys
 from pathlib import Path
 from chatwright.data import clean_stage, limits
 from chatwright.data.clean import CleanConfig
+from chatwright.data.duplicates.passages import ParagraphsConfig, SiteLinesConfig
 from chatwright.foundation.stage import StageContext
 limits.PARTITION_BYTES = 1
+config = CleanConfig(site_lines=SiteLinesConfig(remove=True), paragraphs=ParagraphsConfig(remove_repeats=True))
 output = Path(sys.argv[2])
 output.mkdir(exist_ok=True)
-clean_stage.run(StageContext(config=CleanConfig(), inputs={"documents": Path(sys.argv[1])}, output=output, seed=0,
+clean_stage.run(StageContext(config=config, inputs={"documents": Path(sys.argv[1])}, output=output, seed=0,
                              workers=int(sys.argv[3]), engine=sys.argv[4]))
 """
 
 
 @pytest.fixture
 def many_documents(tmp_path, prose):
-    """Raw documents in twelve row groups, some of them near copies."""
+    """Raw documents in four parts: some near copies, all with a line of their site, some with a paragraph."""
     directory = tmp_path / "documents"
     directory.mkdir()
     generator = random.Random(3)
     words = prose.split()
-    for part in range(12):
+    known = [" ".join(generator.choices(words, k=12)) for _ in range(20)]
+    for part in range(4):
         with PartWriter(directory / f"part-{part:05d}.parquet", DOCUMENTS_SCHEMA) as writer:
-            for number in range(60):
+            for number in range(30):
                 text = " ".join(generator.choices(words, k=200)) if number % 3 else f"{prose} {part} {number}"
-                writer.add(Document(id=f"{part}-{number}", text=text, source="s", path=f"{part}/{number}", domain="d"))
+                text = f"The pages of this site\n\n{text}" + (f"\n\n{generator.choice(known)}" if number % 4 else "")
+                where = {"path": f"{part}/{number}", "url": f"https://site{part % 2}.org/{part}/{number}"}
+                writer.add(Document(id=f"{part}-{number}", text=text, source="s", domain="d", **where))
     return directory
 
 
@@ -149,6 +155,9 @@ def test_twenty_kills_and_a_resume_give_the_same_corpus(tmp_path, many_documents
     assert stage(many_documents, killed).wait() == 0
     assert kills > 0
     assert files_in(killed) == files_in(whole)
+    report = json.loads((whole / "report.json").read_bytes())
+    assert report["changed"]["site_lines"]["documents"] > 100
+    assert report["changed"]["repeated_paragraphs"]["documents"] > 40
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+import gzip
+import json
 import socket
 
 import fsspec
@@ -8,6 +10,7 @@ import pytest
 from chatwright.data.report import Tally
 from chatwright.data.sources import hub
 from chatwright.data.sources.hub import Hub, documents_in, fingerprint, partitions_in
+from chatwright.data.sources.limited import Cap
 from chatwright.foundation.config import validate
 from chatwright.foundation.errors import ConfigError, DataError
 
@@ -72,3 +75,56 @@ def test_all_mistakes_of_a_source_are_reported_at_once():
 
 def test_the_fingerprint_asks_no_network():
     assert fingerprint(Hub(dataset="a/b")) != fingerprint(Hub(dataset="a/b", revision="1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("rows.jsonl", bytes),
+        ("rows.jsonl.gz", gzip.compress),
+        ("rows.jsonl.zst", lambda data: pa.Codec("zstd").compress(data, asbytes=True)),
+        ("rows.csv", bytes),
+        ("rows.csv.gz", gzip.compress),
+    ],
+)
+def test_lines_and_tables_of_text_are_streamed_packed_or_not(tmp_path, name, pack):
+    (tmp_path / "data").mkdir()
+    if "jsonl" in name:
+        lines = [json.dumps({"text": f"line {n}", "url": f"https://example.org/{n}"}) for n in range(3)]
+        content = "\n".join([*lines, "[1]"])
+    else:
+        content = "url,text\n" + "".join(f"https://example.org/{n},line {n}\n" for n in range(3))
+    (tmp_path / "data" / name).write_bytes(pack(content.encode()))
+    documents, tally = read(tmp_path, files=f"data/{name}")
+    assert [d.text for d in documents] == ["line 0", "line 1", "line 2"]
+    assert [d.url for d in documents] == [f"https://example.org/{n}" for n in range(3)]
+    assert len({d.path for d in documents}) == len({d.id for d in documents}) == 3
+    assert all(d.path.startswith(f"data/{name}#") for d in documents)
+    if "jsonl" in name:
+        assert tally.dropped["not_an_object"]["examples"][0]["path"] == f"data/{name}:4"
+
+
+def test_a_damaged_packed_file_is_counted_and_the_rest_goes_on(tmp_path):
+    whole = gzip.compress(b'{"text": "whole"}\n')
+    (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip at all")
+    (tmp_path / "b.jsonl.gz").write_bytes(whole)
+    documents, tally = read(tmp_path, files="*.jsonl.gz")
+    assert [d.text for d in documents] == ["whole"]
+    assert [entry["count"] for entry in tally.dropped.values()] == [1]
+
+
+def test_a_cap_holds_over_files_whose_rows_nobody_knows(tmp_path, stage):
+    for name in "ab":
+        lines = "".join(json.dumps({"text": f"{name}{n}"}) + "\n" for n in range(5))
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    config = Hub(dataset="someone/books", files="*.jsonl", max_documents=7)
+    system, cap = fsspec.filesystem("file"), Cap(config)
+    partitions = partitions_in(system, str(tmp_path), config)
+    found = (d for one in partitions for d in documents_in(system, config, one, Tally()))
+    assert [d.text for d in cap.through(found, Tally())] == ["a0", "a1", "a2", "a3", "a4", "b0", "b1"]
+
+
+def test_a_format_that_the_hub_source_does_not_read_is_an_error(tmp_path):
+    (tmp_path / "book.epub").write_bytes(b"x")
+    with pytest.raises(DataError, match="Parquet, JSON Lines, CSV"):
+        read(tmp_path, files="*.epub")

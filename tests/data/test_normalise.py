@@ -107,3 +107,14 @@ def test_a_megabyte_of_the_worst_is_normalised_in_seconds(name):
     began = time.process_time()
     normalise(WORST[name])
     assert time.process_time() - began < 5.0
+
+
+def test_no_combining_mark_stands_where_none_is_looked_for():
+    assert not any(unicodedata.combining(chr(code)) for code in range(0x20000, 0x110000))
+
+
+@given(st.lists(st.sampled_from([*"ab \t\n\r\0\f", "  ", "\n\n\n", "\x1c", "\x7f"]), max_size=30).map("".join))
+def test_one_round_is_enough_for_ascii(text):
+    once = normalise(text).text
+    assert normalise(once).text == once
+    assert not set(once) - set("ab \t\n")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from chatwright.data import rules
 from chatwright.data.rules import RuleConfig, first_verdict
-from chatwright.data.rules_base import Shape
+from chatwright.data.rules_base import Shape, num_words
 from chatwright.data.rules_web import WebRuleConfig
 from chatwright.foundation.config import validate
 from chatwright.foundation.errors import ConfigError
@@ -101,3 +101,9 @@ def test_each_pattern_takes_linear_time_on_its_worst_case(text):
         began = time.process_time()
         pattern.findall(text)
         assert time.process_time() - began < 1.0
+
+
+@given(st.lists(st.sampled_from(["a", "bc", " ", "  ", "\t", "é", "\u2009", "-"]), min_size=1, max_size=12))
+def test_words_of_a_line_are_counted_as_they_are_cut(pieces):
+    line = "".join(pieces).strip()
+    assert num_words(line) == len(line.split()) or not line

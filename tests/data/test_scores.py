@@ -3,8 +3,10 @@
 import zlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from chatwright.data.scores import flesch, mtld, score, syllable_count
+from chatwright.data.scores import _factor_length, flesch, mtld, score, syllable_count
 
 WORDS = {"the": 1, "cake": 1, "table": 2, "harbour": 2, "reading": 2, "Apple": 2, "whole": 1, "since": 1, "b": 0, "": 0}
 
@@ -46,3 +48,23 @@ def test_scores_of_a_text_are_stored_together():
     assert found.flesch > 90
     assert found.mtld < 10
     assert score("", []) == (0, 0.0, 0.0, 0.0)
+
+
+def factor_length_word_by_word(words):
+    """The definition of MTLD as it is written: the share is looked at after every word."""
+    factors, seen, count = 0.0, set(), 0
+    for word in words:
+        seen.add(word)
+        count += 1
+        if len(seen) <= 0.72 * count:
+            factors += 1
+            seen.clear()
+            count = 0
+    if count:
+        factors += (1 - len(seen) / count) / (1 - 0.72)
+    return len(words) / factors if factors else float(len(words))
+
+
+@given(st.lists(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), min_size=1, max_size=300))
+def test_taking_many_words_at_once_gives_the_same_factors(words):
+    assert _factor_length(words) == factor_length_word_by_word(words)

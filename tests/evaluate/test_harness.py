@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("lm_eval", reason="the extra `tasks` (lm-evaluation-harness) is not installed")
 
-from chatwright.evaluate.harness import HarnessModel, harness_figures, run_tasks  # noqa: E402
+from chatwright.evaluate.harness import HarnessModel, TaskOptions, harness_figures, run_tasks  # noqa: E402
 from chatwright.foundation.errors import UsageError  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -106,7 +106,10 @@ def test_results_equal_their_own_model_to_the_last_item(tiny_model, tiny_directo
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     names = ["pairs", "rolling", "writing"]
-    ours, other = run_tasks(tiny_model, names, include=folder), theirs(tiny_directory, names, folder)
+    ours, other = (
+        run_tasks(tiny_model, names, options=TaskOptions(include=folder)),
+        theirs(tiny_directory, names, folder),
+    )
     for name in names:
         mine, expected = by_document(ours, name), by_document(other, name)
         assert len(mine) == len(expected) == 60
@@ -126,6 +129,6 @@ def test_results_equal_their_own_model_to_the_last_item(tiny_model, tiny_directo
 
 def test_an_unknown_task_and_a_chat_template_are_refused(tiny_model, folder):
     with pytest.raises(UsageError, match="`nothing` is no task here"):
-        run_tasks(tiny_model, ["nothing"], include=folder)
+        run_tasks(tiny_model, ["nothing"], options=TaskOptions(include=folder))
     with pytest.raises(UsageError, match="chat template"):
         HarnessModel(tiny_model).apply_chat_template([{"role": "user", "content": "x"}])

@@ -62,6 +62,20 @@ def test_an_alpaca_input_follows_its_instruction(tmp_path: Path) -> None:
     assert talk.messages[0].content == "Shorten.\n\nA long text."
 
 
+def test_csv_of_a_spreadsheet_with_semicolons_and_capitals(tmp_path: Path) -> None:
+    path = tmp_path / "tickets.csv"
+    path.write_text('Question;Answer;Label\n"Where, please; is it?";Here, at last.;place\n', encoding="utf-8")
+    (found,) = read_conversations(path)
+    assert [message.content for message in found.messages] == ["Where, please; is it?", "Here, at last."]
+    assert found.label == "place"
+
+
+def test_csv_may_call_its_columns_prompt_and_completion(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("prompt,completion\nHow?,So.\n", encoding="utf-8")
+    assert [message.content for message in read_conversations(path)[0].messages] == ["How?", "So."]
+
+
 def test_csv_with_a_byte_order_mark_quotes_and_line_breaks(tmp_path: Path) -> None:
     header = b"\xef\xbb\xbfQuestion,Answer,policy\r\n"
     data = header + b'Hi?,Hello.,greet\r\n"Two\r\nlines, one comma","He said ""yes"".",\r\n\r\n'
@@ -178,7 +192,7 @@ def test_nesting_that_would_exhaust_the_stack_is_a_problem_of_its_line(tmp_path:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"question;answer\na;b\n", ":1: expected a header with the columns `question` and `answer`"),
+        (b"question|answer\na|b\n", ":1: expected a header with the columns `question` and `answer`"),
         (b"question,answer,answer\na,b,c\n", ":1: expected a header"),
         (b"question,answer\na,b\nc\n", ":3: expected 2 columns, met 1"),
         (b"question,answer\n,b\n", ":2: expected text for `question`"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from chatwright.foundation import config
-from chatwright.foundation.config import Config
+from chatwright.foundation.config import Config, Habit
 from chatwright.foundation.errors import ConfigError, ExitCode, UsageError
 
 
@@ -22,6 +22,7 @@ class Files(Config):
 class Web(Config):
     kind: Literal["web"] = "web"
     address: str
+    patience_s: Habit[float] = 1.0
     pages: int = Field(default=10, ge=1)
 
 
@@ -41,6 +42,7 @@ class Outer(Config):
     method: Literal["lora", "all"] = "lora"
     inner: Inner = Inner()
     maybe: Inner | None = None
+    log_every: Habit[int] = Field(default=3, ge=1)
     sources: tuple[Annotated[Files | Web, Field(discriminator="kind")], ...] = ()
 
 
@@ -113,6 +115,19 @@ def test_keys_in_a_list_of_kinds_are_named_as_the_command_line_takes_them():
     assert "`sources.0.pathh` is not a known key; did you mean `path`?" in found
     assert "`sources.1.kind` is not a known kind: wep; did you mean `web`?" in found
     assert any(text.startswith("`sources.2.kind` is required") for text in found)
+
+
+def test_a_habit_is_checked_like_any_field():
+    assert problems({"name": "x", "log_every": 0}) == ["`log_every` should be greater than or equal to 1, not 0"]
+
+
+def test_what_a_result_depends_on_is_everything_but_the_habits_at_any_depth():
+    data = {"name": "x", "log_every": 7, "sources": [{"kind": "web", "address": "a", "patience_s": 2.0}]}
+    left = config.without_habits(check(data))
+    assert left["sources"] == [{"kind": "web", "address": "a", "pages": 10}]
+    assert left["inner"] == {"rank": 4, "alpha": 1.0, "targets": ["a", "b"]}
+    assert "log_every" not in left
+    assert left == config.without_habits(check(data | {"log_every": 1}))
 
 
 def test_a_config_is_frozen():
@@ -222,8 +237,9 @@ def test_a_missing_recipe_is_told_where_recipes_come_from(tmp_path):
 
 
 def test_a_directory_a_huge_file_and_an_impossible_name_are_refused(tmp_path):
-    with pytest.raises(UsageError, match="not a file"):
+    with pytest.raises(UsageError, match="is a folder") as caught:
         config.read_toml(tmp_path)
+    assert "chatwright new" in caught.value.hint
     huge = tmp_path / "huge.toml"
     huge.write_bytes(b"# " + b"x" * config.MAX_RECIPE_BYTES)
     with pytest.raises(UsageError, match="too large"):

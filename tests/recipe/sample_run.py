@@ -83,9 +83,24 @@ def _corpus(place: Path) -> dict[str, Any]:
         "documents_in": 100,
         "documents_out": 85,
         "bytes_out": 75_000,
-        "dropped": {"too_few_words": _drop(15)},
-        "changed": {"newlines": {"documents": 2, "places": 3}},
+        "dropped": {"too_few_words": _drop(9), "near_duplicate": _drop(4), "exact_duplicate": _drop(2)},
+        "changed": {
+            "newlines": {"documents": 2, "places": 3},
+            "pii_email": {"documents": 3, "places": 41},
+            "site_lines": {
+                "documents": 6,
+                "places": 7,
+                "examples": [{"path": HOSTILE, "detail": f"on 9 of 9: {HOSTILE}"}],
+            },
+        },
         "by_domain": {"books": books, HOSTILE: odd},
+        "by_language": {"en": {"documents": 80, "bytes": 60_000}, HOSTILE: {"documents": 5, "bytes": 15_000}},
+        "near_duplicates": {
+            **{"near": "drop", "threshold": 0.7, "shingle_words": 5},
+            **{"copies": 4, "candidate_pairs": 30, "compared_pairs": 12},
+        },
+        "site_lines": {"sites": 1, "pages": 9, "lines": 1},
+        "repeated_paragraphs": {"paragraphs": 900, "distinct": 850, "repeated": 11},
     }
     storage.write_json(place / "report.json", report)
     pq.write_table(pa.table({"licence": ["MIT"] * 60 + [HOSTILE] * 25}), place / "part-00000.parquet")
@@ -100,7 +115,8 @@ def _tokenizer(place: Path) -> dict[str, Any]:
 def _tokens(place: Path) -> dict[str, Any]:
     (place / "index.json").write_text("{}")
     train = {"tokens": 20_000, "documents": 80, "bytes": 71_000}
-    return {"train": train, "heldout": {"tokens": 1_200, "documents": 5, "bytes": 4_000}}
+    by_domain = {"books": 19_000, HOSTILE: 1_000}
+    return {"train": train, "heldout": {"tokens": 1_200, "documents": 5, "bytes": 4_000}, "by_domain": by_domain}
 
 
 def _pretrain(place: Path) -> dict[str, Any]:

@@ -6,9 +6,8 @@ import pytest
 
 from chatwright.foundation.errors import UsageError
 from chatwright.recipe.plan import Budget, choose, fleet_of, machine_of, slurm_script, torchrun_script
-from chatwright.recipe.plan.accelerators import ACCELERATORS, Fleet, sharding_of, sky_task
+from chatwright.recipe.plan.accelerators import ACCELERATORS, Fleet, sky_task
 from chatwright.recipe.plan.corpus import CorpusSize
-from chatwright.recipe.plan.cost import Memory
 
 CORPUS = CorpusSize(10**10, 4.5, 32_768, "the test's", "planned", {})
 
@@ -69,15 +68,3 @@ def test_a_sky_task_asks_for_the_fleet_and_runs_the_recipe_on_every_machine(name
     (tmp_path / "run.sh").write_text(command)
     assert subprocess.run(["bash", "-n", tmp_path / "run.sh"], check=False).returncode == 0
     assert command.rstrip().endswith("-m chatwright run planned.toml")
-
-
-@pytest.mark.parametrize(
-    ("weights", "name", "said"),
-    [(1e9, "h100x8", "none needed"), (20e9, "h100x8", "FSDP2"), (400e9, "h100x2", "not enough")],
-)
-def test_sharding_is_advised_where_a_device_cannot_hold_the_model(weights, name, said):
-    memory = Memory(int(weights), int(weights), int(2 * weights), 10**9, 10**8, 0)
-    found = sharding_of(fleet_of(name), memory, layers=32)
-    assert said in found.advice
-    static = 4 * weights
-    assert found.sharded_bytes == pytest.approx(1.1e9 + static / fleet_of(name).num_devices + 4 * weights / 32)

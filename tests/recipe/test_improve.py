@@ -14,7 +14,7 @@ from chatwright.feedback.conversations import Message
 from chatwright.feedback.store import Answer, Choice, FeedbackStore, Rating
 from chatwright.foundation import storage
 from chatwright.foundation.config import validate
-from chatwright.foundation.errors import ConfigError, DataError, ExitCode, RefusedError, UsageError
+from chatwright.foundation.errors import ConfigError, ExitCode, RefusedError, UsageError
 from chatwright.model.directory import digest_of, save_model
 from chatwright.recipe.improve import judging, rounds, service
 from chatwright.recipe.improve.gather import Gathered, gather, read_frozen, write
@@ -164,7 +164,7 @@ def test_what_is_no_run_is_refused(tmp_path):
 
 
 def test_a_store_that_is_not_there_is_told_and_not_made(run_dir, tmp_path):
-    with pytest.raises(DataError, match="no feedback store"):
+    with pytest.raises(UsageError, match="no feedback store"):
         rounds.improve(run_dir, store=str(tmp_path / "none.db"))
     assert not (tmp_path / "none.db").exists()
 

@@ -48,6 +48,23 @@ def test_all_problems_of_a_recipe_are_told_at_once_with_their_places(tmp_path):
     assert '`model.width` should be a valid integer, not "wide"' in told
 
 
+def test_the_evaluation_asks_what_the_fine_tune_tests_with_unless_it_says_otherwise(tmp_path):
+    tuned = BASE + '[finetune]\ndata = "x"\ntest = "asked.csv"\n[evaluate]\n'
+    assert load(tmp_path, tuned).evaluate.answers == str(tmp_path / "asked.csv")
+    assert load(tmp_path, tuned + 'answers = "other.csv"\n').evaluate.answers == str(tmp_path / "other.csv")
+    assert load(tmp_path, tuned + 'answers = ""\n').evaluate.answers == ""
+    assert load(tmp_path, tuned.replace('test = "asked.csv"\n', "")).evaluate.answers is None
+
+
+def test_former_keys_of_resolved_recipes_are_read_and_meant_ones_are_told_what_to_set(tmp_path):
+    tuned = BASE + '[finetune]\ndata = "x"\n'
+    assert load(tmp_path, tuned + "patience = 0\nkeep_best = false\n").finetune.keeping.patience == 0
+    with pytest.raises(ConfigError, match="`finetune.patience` is a key no more: `finetune.keeping.patience` ends"):
+        load(tmp_path, tuned + "patience = 2\n")
+    with pytest.raises(ConfigError, match="`improve.learn.keep_best` is a key no more: a round is judged"):
+        load(tmp_path, BASE, "improve.learn.keep_best=true")
+
+
 @pytest.mark.parametrize("name", ["../up", "", "a/b", ".hidden", "a" * 65, "a b"])
 def test_a_name_that_is_no_plain_folder_is_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="`name`"):

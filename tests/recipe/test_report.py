@@ -4,17 +4,20 @@ import contextlib
 import dataclasses
 import json
 import re
+from functools import partial
 from html.parser import HTMLParser
 
 import pytest
 from sample_run import HOSTILE, STAGES, answered, write_run
 
+from chatwright.evaluate.records import FOLDER, keep, new_record
 from chatwright.feedback.ratings import Study, make_study
 from chatwright.feedback.study import Judgement, StudyItem, StudyPlan
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError, UsageError
-from chatwright.recipe.report import write_comparison, write_report
+from chatwright.recipe.report import overview, write_comparison, write_report
 from chatwright.recipe.report.answering import Verdict, choose
+from chatwright.recipe.report.corpus_pictures import fate_figure, mix_figures
 from chatwright.recipe.report.facts import RATINGS, STAGE_NAMES, key_figures, read_run
 from chatwright.recipe.report.figures import curve_of
 from chatwright.recipe.report.markup import Html, data_block, element, table
@@ -38,18 +41,19 @@ class Page(HTMLParser):
     def __init__(self, source: str):
         super().__init__()
         self.text, self.sections, self.addresses = "", [], []
-        self.scripts, self.data = 0, {}
+        self.scripts, self.data, self.ids = 0, {}, []
         self._inside = None
         self.feed(source)
         self.close()
 
     def handle_starttag(self, tag, attributes):
         named = dict(attributes)
+        self.ids += [named["id"]] if "id" in named else []
         if tag == "section":
             self.sections.append(named["id"])
         self.addresses += [named[key] for key in ("src", "href", "action", "data") if key in named]
         if tag in ("script", "style"):
-            self._inside = named.get("id", tag)
+            self._inside = named.get("id", tag).removeprefix("data-")
             self.scripts += tag == "script" and "type" not in named
 
     def handle_endtag(self, tag):
@@ -94,6 +98,35 @@ def test_the_report_has_every_part_of_a_whole_run(page):
 )
 def test_the_report_shows(page, shown):
     assert shown in page.text
+
+
+def measured_again(run_dir):
+    """Two evaluations of the run's base, a day apart."""
+    model = {"name": "one-pretrain", "path": "pretrain/model", "digest": "d", "parameters": 1}
+    for day, bits in enumerate((2.0, 1.5)):
+        result = {"heldout": {"all": {"bits_per_byte": bits}}}
+        when = partial(float, day * 86_400)
+        keep(
+            new_record("run", model=model, data={"path": "x"}, settings={}, result=result, clock=when), run_dir / FOLDER
+        )
+
+
+def test_without_labels_the_summary_has_exact_answers():
+    answers = {"pretrain": {"questions": 3, "exact": 0.0}, "finetune": {"questions": 3, "exact": 1.0, "bleu": 100.0}}
+    (card,) = overview._answer_card(answers, "finetune")
+    assert "Exact answers" in card
+    assert "of 3 test questions; base model 0.0%; BLEU 100.0" in card
+    labelled = {name: values | {"right": 0.5} for name, values in answers.items()}
+    assert "Right answers" in overview._answer_card(labelled, "finetune")[0]
+
+
+def test_no_two_parts_of_the_page_have_the_same_name(tmp_path):
+    run_dir = write_run(tmp_path)
+    measured_again(run_dir)
+    page = Page(write_report(run_dir).read_text(encoding="utf-8"))
+    assert "history" in page.sections
+    assert page.data["history"]["series"]
+    assert sorted(page.ids) == sorted(set(page.ids))
 
 
 def test_the_curves_can_be_put_over_steps_or_seconds(page):
@@ -266,7 +299,8 @@ def browser():
 @pytest.mark.parametrize("width", [320, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_draws_the_figures_and_fetches_nothing(tmp_path, browser, width, scheme):
-    path = write_report(write_run(tmp_path))
+    measured_again(write_run(tmp_path))
+    path = write_report(tmp_path)
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page.set_default_timeout(120_000)
     requests, complaints = [], []
@@ -277,7 +311,7 @@ def test_a_browser_draws_the_figures_and_fetches_nothing(tmp_path, browser, widt
     page.wait_for_selector(".frame svg")
     page.click("#training button[data-axis=seconds]")
     assert page.text_content("#training .frame .title") == "seconds of training"
-    assert page.locator(".frame svg path[data-name]").count() == 1 + 3 + 1 + 1
+    assert page.locator(".frame svg path[data-name]").count() == 1 + 1 + 3 + 1 + 1
     assert page.locator(".map rect").count() == len(STAGES)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert requests == [path.as_uri()]
@@ -374,3 +408,36 @@ def test_a_single_run_is_not_compared_and_none_is_named_twice(tmp_path):
         write_comparison([run_dir], tmp_path / "both.html")
     with pytest.raises(UsageError, match="twice"):
         write_comparison([run_dir, run_dir], tmp_path / "both.html")
+
+
+def test_the_data_are_drawn_with_their_numbers_in_words(tmp_path):
+    page = Page(write_report(write_run(tmp_path / "run")).read_text(encoding="utf-8"))
+    for words in (
+        "Where the documents went",
+        "\N{MINUS SIGN} near duplicate",
+        "Copies of whole documents",
+        "Of 30 pairs that might, 12 were compared and 4 were copies",
+        "11 stood more than once",
+        "Taken out: 7 places on 6 pages",
+        "Personal data and keys replaced, places",
+        "Mix by domain",
+        "Mix by language",
+        f"on 9 of 9: {HOSTILE}",
+    ):
+        assert words in page.text, words
+
+
+def test_a_picture_of_many_reasons_keeps_the_largest_and_adds_up(tmp_path):
+    reasons = {f"reason_{n}": {"count": n + 1, "characters": 0, "examples": []} for n in range(30)}
+    run = write_run(tmp_path / "run")
+    cleaned = {"documents_in": 1000, "documents_out": 535, "dropped": reasons}
+    drawn = str(fate_figure(read_run(run), {"documents": 1000, "dropped": {}}, cleaned))
+    assert "reason 29" in drawn
+    assert "reason 3<" not in drawn
+    assert f"18 others: {sum(range(1, 19))}" in drawn
+
+
+def test_one_domain_alone_is_no_mix(tmp_path):
+    run = read_run(write_run(tmp_path / "run"))
+    run.stages.pop("tokens")
+    assert mix_figures(run, {"by_domain": {"a": {"bytes": 5}}}, {"by_domain": {"a": {"bytes": 4}}}) is None

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import tiny_recipe
 from tiny_recipe import STAGES, text_of, write_recipe
 
+from chatwright.data.document import iter_documents
 from chatwright.foundation import storage
 from chatwright.foundation.errors import (
     BusyError,
@@ -105,6 +107,59 @@ def test_another_lora_rank_redoes_fine_tuning_and_what_follows(copied):
 
 def test_another_setting_of_the_evaluation_redoes_it_alone(copied):
     assert copied("evaluate.sample_tokens=3") == states(evaluate="done")
+
+
+HABITS = (
+    "pretrain.checkpoint_every=5",
+    "pretrain.log_every=2",
+    "pretrain.keep_every=3",
+    "pretrain.save_in_background=false",
+    "pretrain.faults.policy=rollback",
+    "finetune.log_every=1",
+    "finetune.faults.maximum_skips=2",
+    "finetune.recompute=true",
+)
+
+
+def test_habits_of_a_training_redo_nothing_and_are_told(copied, capsys):
+    assert copied(*HABITS) == states()
+    said = capsys.readouterr().err
+    assert "pretrain: unchanged (`pretrain.checkpoint_every`, `pretrain.faults.policy`" in said
+    assert "finetune: unchanged (`faults.maximum_skips`, `log_every`, `recompute`: for the next training)" in said
+
+
+def test_what_a_training_does_with_other_habits_is_the_same_to_the_bit(finished, copied):
+    weights = [run / "pretrain" / "model" / "model.safetensors" for run in (finished[1], copied.directory)]
+    shutil.rmtree(copied.directory / "pretrain")
+    assert copied(*HABITS, "pretrain.recompute=true", until="pretrain")["pretrain"] == "done"
+    assert storage.digest_file(weights[0]) == storage.digest_file(weights[1])
+
+
+def test_what_decides_which_steps_are_trusted_redoes_the_training(copied):
+    assert copied("pretrain.faults.spike_sigmas=6.0", until="pretrain")["pretrain"] == "done"
+
+
+def test_a_stopped_training_goes_on_with_other_habits(copied, monkeypatch):
+    shutil.rmtree(copied.directory / "pretrain")
+    pretrained = recipe_stages.STAGES[4]
+
+    def stopping(context):
+        context.stop.requested = True
+        return pretrained.run(context)
+
+    with monkeypatch.context() as patch:
+        changed = [
+            stage._replace(run=stopping) if stage.name == "pretrain" else stage for stage in recipe_stages.STAGES
+        ]
+        patch.setattr(recipe_stages, "STAGES", tuple(changed))
+        with pytest.raises(StoppedError):
+            copied("pretrain.faults.policy=stop", until="pretrain")
+    (work,) = (copied.directory / ".work").glob("pretrain-*")
+    assert any((work / "checkpoints").iterdir())
+    assert copied(*HABITS, until="pretrain")["pretrain"] == "done"
+    steps = [line["step"] for line in storage.read_lines(copied.directory / "pretrain" / "metrics.jsonl")]
+    assert steps == sorted(steps)
+    assert not work.exists()
 
 
 @contextlib.contextmanager
@@ -222,6 +277,40 @@ def test_a_stop_between_stages_keeps_them_and_the_next_call_goes_on(copied, monk
 
 
 PROGRAM = Path(tiny_recipe.__file__)
+
+
+def stop_once_saved(run_dir):
+    """Ask this process to stop as soon as a pretraining has a checkpoint."""
+
+    def wait():
+        ends = time.monotonic() + 60
+        while not list((run_dir / ".work").glob("pretrain-*/checkpoints/step-*")) and time.monotonic() < ends:
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+LONG = ("pretrain.steps=120", "pretrain.evaluate_every=120")
+
+
+def test_an_interrupted_pretraining_whose_documents_changed_is_refused_and_goes_on_once_they_are_back(finished, copied):
+    learned = min(Path(one.path).name for one in iter_documents(copied.directory / "corpus", split="train"))
+    document = finished[0].parent / "documents" / learned
+    stop_once_saved(copied.directory)
+    with pytest.raises(StoppedError):
+        copied(*LONG, until="pretrain")
+    with edited(document, document.read_text() + "Something else.\n"):
+        with pytest.raises(
+            RefusedError, match="`pretrain` was interrupted at step .* documents have changed"
+        ) as caught:
+            copied(*LONG, until="pretrain")
+        assert caught.value.exit_code == ExitCode.REFUSED
+        assert "training tokens was" in caught.value.cause
+        assert "delete" in caught.value.hint
+        assert copied(until="pretrain")["pretrain"] == "done"  # another recipe is another matter
+    assert copied(*LONG, until="pretrain")["pretrain"] == "done"
+    assert list((copied.directory / ".work").glob(".pretrain-*")) == []
 
 
 def start(path, runs, *overrides):

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from chatwright.foundation.errors import UsageError
+from chatwright.recipe.plan.accelerators import fleet_of
+from chatwright.recipe.plan.cost import Memory
 from chatwright.recipe.plan.shapes import shape_of
-from chatwright.recipe.plan.sharded import Shape, count, model_of
+from chatwright.recipe.plan.sharded import Shape, advise, count, model_of
 
 PROGRAM = Path(__file__).with_name("step_memory.py")
 SMALL = shape_of(128, 3, vocabulary_size=512, context_length=64)
@@ -54,6 +56,32 @@ def test_replicas_of_shards_sum_between_machines():
 def test_recomputed_blocks_keep_little_more_than_their_inputs():
     kept, again = (counted("fsdp", 8, recompute=recompute).activations for recompute in (False, True))
     assert again < kept / 3
+
+
+GIGABYTE = 10**9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("held", "name", "said"),
+    [
+        (Memory(GIGABYTE, GIGABYTE, GIGABYTE, GIGABYTE, 0, 0), "h100x8", "none needed"),
+        (Memory(90 * GIGABYTE, 0, 0, GIGABYTE, 0, 0), "h100x8", 'parallel = "fsdp"'),
+        (Memory(0, 0, 0, 90 * GIGABYTE, 0, 0), "h100x2", "not enough"),  # activations are each device's own
+    ],
+)
+def test_shards_are_advised_where_a_device_cannot_hold_the_model(held, name, said):
+    found = advise(fleet_of(name), SMALL, held, micro_rows=2)
+    assert said in found.advice
+    counted_there = counted("fsdp", fleet_of(name).num_devices)
+    parts = (counted_there.weights, counted_there.gradients, counted_there.moments)
+    assert found.replicated_bytes == held.total
+    assert found.sharded_bytes == Memory(*parts, held.activations, 0, 0).total + counted_there.gathered
+
+
+def test_one_device_is_nothing_to_spread_over():
+    held = Memory(GIGABYTE, GIGABYTE, GIGABYTE, GIGABYTE, 0, 0)
+    assert advise(fleet_of("h100"), SMALL, held, micro_rows=2)[:2] == (held.total, held.total)
 
 
 def test_an_unknown_size_names_the_known_ones():

@@ -1,6 +1,7 @@
 """A recipe from nothing but a model and conversations: its numbers follow their rules, and the same call goes on."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from chatwright.model.network import Network
 from chatwright.recipe import tuned
 from chatwright.recipe.recipe import load_recipe
 from chatwright.recipe.tuned import derived_recipe
+from chatwright.tokens.tokenizer import load_tokenizer
 from chatwright.tune.memory import foretold
 
 
@@ -68,8 +70,9 @@ def test_test_questions_are_split_off_and_no_conversation_is_lost(model, tmp_pat
 
 
 def test_a_test_file_of_ones_own_is_taken_and_few_conversations_are_not_split(model, tmp_path):
-    few = conversations(tmp_path / "few.jsonl", count=20)
-    assert derived(model, few, tmp_path)[1].finetune.test is None
+    few = derived(model, conversations(tmp_path / "few.jsonl", count=20), tmp_path)[1].finetune
+    assert (few.test, few.validation_share, few.keeping.patience) == (None, 0.0, 0)
+    assert few.epochs * 20 / few.batch_rows >= 150  # of a base that was pretrained here
     test = conversations(tmp_path / "test.jsonl", count=5)
     _, recipe = derived(model, conversations(tmp_path / "data.jsonl", count=300), tmp_path, test=test)
     assert recipe.finetune.test == str(test)
@@ -98,6 +101,32 @@ def test_more_to_learn_gets_a_higher_rank_and_a_wider_network_a_lower_rate(make_
         ranks.append(recipe.finetune.lora.rank)
     assert rates[0] > rates[1]
     assert ranks[0] < ranks[1]
+
+
+def test_recurring_answers_are_learned_by_openings_that_tell_them_apart(model, tmp_path):
+    data = conversations(tmp_path / "data.jsonl", count=700, answers=7)
+    config = derived(model, data, tmp_path)[1].finetune
+    tokenizer = load_tokenizer(model)
+    openings = {tuple(tokenizer.encode(f"Kind {number} of it.")[: config.opening_tokens]) for number in range(7)}
+    assert len(openings) == 7
+    steps = config.epochs * 700 / config.batch_rows
+    assert steps >= 1_400
+    assert 16 <= config.whole_share * config.epochs * 700 / 7 <= 64  # times that each is read to its end
+    assert config.replay_from is None
+
+
+def test_answers_of_their_own_are_learned_whole(model, tmp_path):
+    config = derived(model, conversations(tmp_path / "data.jsonl", count=300, answers=300), tmp_path)[1].finetune
+    assert config.whole_share == 1.0
+    assert 130 < config.epochs * 270 / config.batch_rows < 250  # passes enough for a base that was pretrained here
+
+
+def test_a_base_pretrained_here_gets_a_higher_rank_than_the_same_from_elsewhere(model, tmp_path):
+    data = conversations(tmp_path / "data.jsonl", count=60, answers=60)
+    shutil.copytree(model, tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "chatwright.json").unlink()
+    young, old = (derived(place, data, tmp_path)[1].finetune.lora.rank for place in (model, tmp_path / "elsewhere"))
+    assert young > old
 
 
 @pytest.mark.parametrize("numbers", ["float32", "int8", "nf4"])

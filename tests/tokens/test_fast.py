@@ -2,13 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HfTokenizer
 
 from chatwright.foundation.errors import DataError
-from chatwright.tokens.fast import fast_encoder
+from chatwright.tokens import fast
+from chatwright.tokens.fast import _BulkEncoder, fast_encoder
 from chatwright.tokens.statistics import Text, as_lines, measure, sample_texts
 from chatwright.tokens.tokenizer import LLAMA3_PATTERN
 
@@ -87,3 +89,41 @@ def test_a_file_is_one_text_and_an_empty_one_is_refused(tmp_path):
     path.write_text("")
     with pytest.raises(DataError, match="no text"):
         sample_texts(path, documents=1)
+
+
+@pytest.fixture(scope="module")
+def bulk(tiny_tokenizer):
+    pytest.importorskip("gigatoken", reason="the extra `fast` is not installed")
+    encoder = _BulkEncoder.of(tiny_tokenizer._backend)
+    assert encoder is not None
+    return encoder
+
+
+@given(st.lists(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=9).map("".join), max_size=6))
+def test_the_encoder_for_a_corpus_gives_the_same_ids(tiny_tokenizer, bulk, texts):
+    expected = [item.ids for item in tiny_tokenizer._backend.encode_batch(texts, add_special_tokens=False)]
+    assert [ids.tolist() for ids in bulk.encode(texts)] == expected
+
+
+def test_what_it_remembers_is_dropped_now_and_then(tiny_tokenizer, bulk, monkeypatch):
+    monkeypatch.setattr(fast, "_BULK_RENEWED", 10)
+    encoder = _BulkEncoder.of(tiny_tokenizer._backend)
+    first = encoder.encode(["a text of more than ten characters"])
+    before = encoder._tokenizer
+    assert np.array_equal(encoder.encode(["a text of more than ten characters"])[0], first[0])
+    assert encoder._tokenizer is not before
+
+
+def test_one_that_gives_other_ids_is_left_after_the_first_texts(tiny_tokenizer, bulk):
+    """Its vocabulary is real and sound, and another's: merges are missing."""
+
+    def without_merges(value):
+        value["model"]["merges"] = value["model"]["merges"][:2]
+
+    wrong = _BulkEncoder.of(changed(tiny_tokenizer, without_merges))
+    encoder = fast_encoder(tiny_tokenizer._backend, pattern=LLAMA3_PATTERN)
+    encoder._bulk = wrong
+    texts = ["the ferry leaves the harbour", "and the gulls follow"]
+    for _ in range(2):
+        assert [ids.tolist() for ids in encoder.encode_arrays(texts)] == encoder.encode_batch(texts)
+    assert encoder._bulk is None

@@ -33,7 +33,7 @@ def split(tmp_path_factory):
 
 def order_of(split, weights, *, seed=1, batch_rows=4, **settings):
     config = validate(MixtureConfig, {"weights": weights, **settings}, where="x")
-    return MixtureOrder(split, length=LENGTH, seed=seed, config=config, batch_rows=batch_rows)
+    return MixtureOrder(split, length=LENGTH, seed=seed, config=config, first_row=lambda step: step * batch_rows)
 
 
 def domain_of(window):

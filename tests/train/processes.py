@@ -21,6 +21,7 @@ from tiny_training import DrawnSource, Poison, digest, new_network, new_trainer
 from chatwright.foundation.errors import ChatwrightError
 from chatwright.foundation.stopping import stop_requested
 from chatwright.train.objectives import next_token
+from chatwright.train.optimizers import OptimizerConfig
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["chatwright.train.loop"])
@@ -143,6 +144,8 @@ def _train(
     stop_after: int | None = None,
     poison: dict[str, Any] | None = None,
     damage: dict[str, int] | None = None,
+    flip: dict[str, int] | None = None,
+    odd_rank: int | None = None,
     slow_step_s: float = 0.0,
     slow_micro_batch_s: float = 0.0,
     **loop: Any,
@@ -153,14 +156,24 @@ def _train(
         print("ready")
         objective = _Slow(objective, slow_micro_batch_s) if slow_micro_batch_s else objective
         source = _Watched(source, stop, stop_after, slow_step_s)
-        trainer = new_trainer(directory, network=network, steps=steps, source=source, objective=objective, **loop)
+        here = int(os.environ.get("RANK", "0"))
+        rate = 3e-3 if here != odd_rank else 3.001e-3
+        fields = {"source": source, "objective": objective, "optimizer": OptimizerConfig(learning_rate=rate), **loop}
+        trainer = new_trainer(directory, network=network, steps=steps, **fields)
         before = digest(network)
         with contextlib.ExitStack() as after:
             after.callback(lambda: print("changed" if digest(network) != before else "unchanged"))
             if damage is not None and os.environ.get("RANK", "0") == str(damage["rank"]):
                 source.at(damage["step"], lambda: _spoil(trainer))
+            if flip is not None and here == flip["rank"]:
+                source.at(flip["step"], lambda: flip_bit(network.lm_head.weight, bit=flip["bit"]))
             trainer.run(stop)
     print("digest", digest(network))
+
+
+def flip_bit(tensor: torch.Tensor, *, bit: int, place: int = 7) -> None:
+    """One bit of one number, in place."""
+    tensor.detach().view(-1).view(torch.int32)[place] ^= 1 << bit if bit < 31 else -(1 << 31)
 
 
 def _spoil(trainer) -> None:

@@ -11,6 +11,7 @@ from tiny_training import DrawnSource, new_network, new_trainer
 
 from chatwright.foundation.errors import StoppedError
 from chatwright.foundation.stopping import StopFlag
+from chatwright.train.average import AverageConfig
 from chatwright.train.objectives import next_token
 from chatwright.train.ranks import Ranks
 from chatwright.train.sharding import whole_network
@@ -43,6 +44,7 @@ def main() -> None:
         evaluate=lambda: {"nats": float(next_token(network, batch))},
         parallel=parallel,
         checkpoint_every=99,
+        average=AverageConfig(share=0.7),  # saved beside the weights; not measured to be better, so not used
     )
     try:
         trainer.run(flag)

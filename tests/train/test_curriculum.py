@@ -10,16 +10,8 @@ from tiny_training import VOCABULARY, new_network, new_trainer
 from chatwright.foundation.errors import StoppedError
 from chatwright.foundation.stopping import StopFlag
 from chatwright.tokens.shards import ShardWriter, TokenData, write_index
-from chatwright.train.batches import WindowSource
-from chatwright.train.curriculum import (
-    Curriculum,
-    CurriculumConfig,
-    CurriculumOrder,
-    GrowingSource,
-    LengthConfig,
-    open_share,
-    window_scores,
-)
+from chatwright.train.curriculum import Curriculum, CurriculumConfig, CurriculumOrder, open_share, window_scores
+from chatwright.train.growth import BatchPlan, GrowingSource, LengthConfig
 
 
 @pytest.mark.parametrize("pacing", ["linear", "root", "steps"])
@@ -91,19 +83,6 @@ def test_a_step_depends_on_its_number_alone():
     assert curriculum.windows(7, ranking) != curriculum.windows(8, ranking)
 
 
-@given(step=st.integers(0, 200), start=st.integers(8, 60), full=st.integers(64, 300))
-def test_lengths_double_until_windows_are_whole(step, start, full):
-    growth = LengthConfig(start=start, warmup_share=0.5)
-    length = growth.length(step, steps=100, full=full)
-    assert length in {full >> halvings for halvings in range(6)}
-    assert start <= length <= full
-    assert length <= growth.length(step + 1, steps=100, full=full)
-    if step >= 50:
-        assert length == full
-    if step == 0:
-        assert length < 2 * start
-
-
 def order_of(split, *, length=16, scores=None, **fields):
     config = CurriculumConfig(score="length", **{"warmup_share": 0.5} | fields)
     scores = list(range(12)) if scores is None else scores
@@ -113,24 +92,8 @@ def order_of(split, *, length=16, scores=None, **fields):
 def growing(split, *, start=8, order=None, fingerprint="growing"):
     growth = LengthConfig(start=start, warmup_share=0.5)
     order = order or order_of(split)
-    return GrowingSource(order=order, rows=4, micro_rows=2, growth=growth, full=16, steps=12, fingerprint=fingerprint)
-
-
-def test_short_windows_are_the_whole_ones_cut_so_that_each_step_has_the_same_targets(split):
-    source = growing(split)
-    whole = WindowSource(order=order_of(split), rows=4, micro_rows=2, fingerprint="whole")
-    for number in (0, 3, 11):
-        cut, uncut = source.step(number), whole.step(number)
-        assert sum(batch.num_targets for batch in cut) == sum(batch.num_targets for batch in uncut)
-        assert torch.equal(
-            torch.cat([batch.ids_BT.flatten() for batch in cut]), torch.cat([batch.ids_BT.flatten() for batch in uncut])
-        )
-        assert torch.equal(
-            torch.cat([batch.targets_BT.flatten() for batch in cut]),
-            torch.cat([batch.targets_BT.flatten() for batch in uncut]),
-        )
-    assert source.step(0)[0].ids_BT.shape == (4, 8)
-    assert source.step(11)[0].ids_BT.shape == (2, 16)
+    batches = BatchPlan(full=4, steps=12)
+    return GrowingSource(order=order, batches=batches, micro_rows=2, growth=growth, full=16, fingerprint=fingerprint)
 
 
 def test_rows_are_the_same_whether_asked_for_at_once_or_one_by_one(split):

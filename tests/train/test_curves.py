@@ -1,6 +1,11 @@
 """Curves in other programs say what `metrics.jsonl` says, also after a resume; one that is not there is named."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,6 +56,27 @@ def test_without_the_setting_nothing_is_drawn(tmp_path):
 def test_numbers_are_named_by_their_place_and_texts_are_left_out():
     event = {"event": "evaluation", "step": 4, "bits_per_byte": {"all": 1.5, "web": 2}, "summary": "x", "best": True}
     assert scalars_of(event) == {"evaluation/bits_per_byte/all": 1.5, "evaluation/bits_per_byte/web": 2.0}
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_trackers_read_back_what_the_log_says(tmp_path, name):
+    pytest.importorskip(name)
+    run = tmp_path / "run"
+    command = [sys.executable, str(Path(__file__).with_name("tracked_training.py")), name, str(run)]
+    settings = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    stored = json.loads(done.stdout)  # and nothing else: what they print goes to stderr
+    for event, figure in (("step", "loss"), ("step", "norm"), ("evaluation", "weights")):
+        logged = {str(line["step"]): line[figure] for line in metrics(run) if line["event"] == event}
+        assert stored[f"{event}/{figure}"] == pytest.approx(logged, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"])
+def test_trackio_is_refused_where_it_would_send(tmp_path, monkeypatch, name):
+    monkeypatch.setenv(name, "somewhere")
+    with pytest.raises(UsageError, match=f"`{name}` would have it send"):
+        open_curves(["trackio"], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

@@ -1,5 +1,6 @@
 """How much is computed at once: what is found is kept, nothing else changes, and running out of memory costs no run."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from tiny_training import VOCABULARY, DrawnSource, digest, metrics, new_network, new_trainer
 
-from chatwright.foundation.errors import OutOfMemoryError, RefusedError
+from chatwright.foundation.errors import ExitCode, OutOfMemoryError, RefusedError
 from chatwright.train import fitting
 from chatwright.train.batches import MicroBatch
 from chatwright.train.objectives import next_token
@@ -190,14 +191,45 @@ def test_a_resumed_run_keeps_the_size_that_was_lowered(tmp_path):
     assert digest(resumed) == digest(network)
 
 
-@pytest.mark.slow
-def test_a_real_limit_of_memory_lowers_the_size_and_loses_no_step(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
-    )
+LIMITS_MIB = [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30, 37, 46, 58, 73, 91, 114, 142]
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory):
+    """What became of a run under each of twenty limits, and where it stands."""
+    directory = tmp_path_factory.mktemp("limits")
+    command = [sys.executable, str(PROGRAM), str(directory), *map(str, LIMITS_MIB)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    lowered = [line for line in metrics(tmp_path) if line["event"] == "out_of_memory"]
-    assert lowered, done.stderr
-    assert lowered[0]["now"] < lowered[0]["positions"]
-    assert [line["step"] for line in metrics(tmp_path) if line["event"] == "step"] == [3, 4]
-    assert not any(line["event"] == "skipped" for line in metrics(tmp_path))
+    return directory, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_under_each_of_twenty_limits_of_memory_a_run_ends_well_or_says_what_is_lacking_and_goes_on_without_it(limited):
+    _, results = limited
+    assert [result["mebibytes"] for result in results] == LIMITS_MIB
+    for result in results:
+        assert result["code"] in (ExitCode.DONE, ExitCode.FAILED), result
+        if result["code"] == ExitCode.FAILED:
+            assert result["seconds"] < 5, result
+            assert "memory ran out" in result["told"], result
+            assert "this process may take" in result["told"] or "cannot be split further" in result["told"], result
+            assert "next:" in result["told"]
+        assert result["again"] == ExitCode.DONE, result
+    codes = [result["code"] for result in results]
+    print([(result["mebibytes"], result["code"], round(result["seconds"], 2)) for result in results])
+    assert {ExitCode.DONE, ExitCode.FAILED} <= set(codes)
+
+
+@pytest.mark.slow
+def test_a_real_limit_of_memory_lowers_the_size_and_loses_no_step(limited):
+    directory, results = limited
+    lowered = 0
+    for result in results:
+        log = metrics(directory / str(result["mebibytes"]))
+        events = [line for line in log if line["event"] == "out_of_memory"]
+        lowered += bool(events)
+        assert all(event["now"] < event["positions"] for event in events)
+        assert [line["step"] for line in log if line["event"] == "step"] == [3, 4]
+        assert not any(line["event"] == "skipped" for line in log)
+    assert lowered

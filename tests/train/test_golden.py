@@ -6,6 +6,7 @@ What changes no result must leave them as they are. A change that is meant to al
 
 import json
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,18 +50,23 @@ class Recorder:
         return loss
 
 
-def losses(directory, *, micro_rows=4, threads=1, **fields):
-    """Mean loss of each of fifty steps."""
+def new_golden_network():
+    """The network of the golden steps, before the first."""
     shape = {"width": 64, "layers": 2, "heads": 4, "key_heads": 2, "head_width": 16, "mlp_width": 128}
     network = Network(ModelConfig(**shape, context_length=LENGTH, vocabulary_size=VOCABULARY))
     network.initialise(torch.Generator().manual_seed(0))
+    return network
+
+
+def losses(directory, *, network=None, micro_rows=4, threads=1, **fields):
+    """Mean loss of each of fifty steps."""
     recorder = Recorder(ROWS // micro_rows)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         new_trainer(
             directory,
-            network=network,
+            network=network or new_golden_network(),
             steps=STEPS,
             source=Counting(micro_rows=micro_rows),
             objective=recorder,
@@ -121,14 +127,28 @@ CLASSES = {
     "exact sums": ({"reduction": "exact"}, 0.0, 0.0),
     "two threads": ({"threads": 2}, 1e-5, 1e-6),
     "saves in the foreground": ({"save_in_background": False}, 0.0, 0.0),
+    "blocks computed again": ({"recompute": True}, 0.0, 0.0),
 }
+COMPILED = (1e-4, 1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_an_equivalence_class_holds_by_largest_and_by_mean_drift(tmp_path, measured, name):
     fields, largest, mean = CLASSES[name]
-    drift = [abs(a - b) for a, b in zip(losses(tmp_path, **fields), measured, strict=True)]
+    require_drift(name, losses(tmp_path, **fields), measured, largest=largest, mean=mean)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_hold_their_class_by_largest_and_by_mean_drift(tmp_path, measured):
+    command = [sys.executable, str(Path(__file__).with_name("compiled_training.py")), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    require_drift("compiled", json.loads(done.stdout), measured, largest=COMPILED[0], mean=COMPILED[1])
+
+
+def require_drift(name, found, expected, *, largest, mean):
+    drift = [abs(a - b) for a, b in zip(found, expected, strict=True)]
     print(f"{name}: largest {max(drift):.2e}, mean {sum(drift) / len(drift):.2e}")
     assert max(drift) <= largest
     assert sum(drift) / len(drift) <= mean

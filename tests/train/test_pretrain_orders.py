@@ -1,5 +1,7 @@
 """The stage `pretrain` with a curriculum or growing windows: by stored scores, by a model's loss, and with its past kept."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from chatwright.model.directory import load_model
 from chatwright.tokens.shards import ShardWriter, TextScores, TokenData, write_index
 from chatwright.tokens.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from chatwright.train import pretrain
+from chatwright.train.checkpoints import Checkpoints
 from chatwright.train.curriculum import CurriculumConfig
 from chatwright.train.document_scores import document_scores
 from chatwright.train.pretrain import PretrainInputs
@@ -122,6 +125,8 @@ def test_every_order_sees_the_same_number_of_targets(material, tmp_path, directi
         {"curriculum": {"score": "flesch", "direction": "reverse"}},
         {"curriculum": {"score": "length"}},
         {"curriculum": {"score": "flesch"}, "growth": {"start": 8}},
+        {"curriculum": {"score": "flesch"}, "batch_growth": {"start": 2}},
+        {"curriculum": {"score": "flesch"}, "separate_documents": True},
         {"mixture": {"weights": {"even": 1}, "stages": [{"from_step": 2, "weights": {"odd": 1}}]}},
         {},
     ],
@@ -166,3 +171,56 @@ def test_settings_without_effect_are_refused(material, tmp_path, section, told):
 def test_windows_that_begin_as_long_as_they_end_do_not_grow(material, tmp_path):
     with pytest.raises(UsageError, match="below the context of 16"):
         pretrain.run(context_of(material, tmp_path, growth={"start": 16}))
+
+
+GROWN = {
+    "batch_growth": {"start": 1, "warmup_share": 0.6},
+    "separate_documents": True,
+    "average": {"share": 0.5, "use": "always"},
+}
+
+
+def test_a_stage_whose_batch_grows_reads_separated_documents_and_leaves_its_average(material, tmp_path):
+    grown = pretrain.run(context_of(material, tmp_path / "grown", **GROWN))
+    assert grown["target_tokens"] == (1 + 1 + 2 + 2 + 4 + 4) * 16
+    plain = pretrain.run(context_of(material, tmp_path / "plain", **{**GROWN, "average": None}))
+    assert grown["model_digest"] != plain["model_digest"]
+    saved = Checkpoints(tmp_path / "grown" / "checkpoints").load(6)
+    network = load_model(tmp_path / "grown" / "model").network
+    assert all(torch.equal(network.get_parameter(name), value) for name, value in saved.average.items())
+
+
+def test_such_a_stage_stopped_within_its_tail_ends_with_the_same_model(material, tmp_path):
+    straight = pretrain.run(context_of(material, tmp_path / "straight", **GROWN))
+    stopping = context_of(material, tmp_path / "halves", **GROWN, checkpoint_every=4, save_in_background=False)
+    with pytest.raises(StoppedError):
+        pretrain.run(
+            dataclasses.replace(stopping, stop=StopAfter(tmp_path / "halves" / "checkpoints" / "step-00000004"))
+        )
+    resumed = pretrain.run(context_of(material, tmp_path / "halves", **GROWN))
+    assert resumed["model_digest"] == straight["model_digest"]
+
+
+class StopAfter(StopFlag):
+    """Somebody asks for a stop once a checkpoint is there."""
+
+    def __init__(self, path):
+        self._path = path
+
+    @property
+    def requested(self):
+        return self._path.exists()
+
+    @requested.setter
+    def requested(self, value):
+        pass
+
+
+def test_stages_of_a_mixture_begin_at_their_step_where_the_batch_grows(material, tmp_path):
+    stages = [{"from_step": 3, "weights": {"odd": 1}}]
+    mixture = {"weights": {"even": 1}, "max_epochs": 99, "stages": stages}
+    summary = pretrain.run(
+        context_of(material, tmp_path, mixture=mixture, batch_growth={"start": 1, "warmup_share": 0.6})
+    )
+    tokens = {domain: share["tokens"] for domain, share in summary["mixture"].items()}
+    assert tokens == {"even": (1 + 1 + 2) * 16, "odd": (2 + 4 + 4) * 16}

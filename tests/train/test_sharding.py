@@ -44,7 +44,8 @@ def train(directory, parallel, *, ranks=1, per_machine=0, stop=False):
 
 def saved(directory, step=STEPS):
     place = directory / "checkpoints" / f"step-{step:08d}"
-    return load_file(place / "weights.safetensors") | load_file(place / "optimizer.safetensors")
+    average = {f"average.{name}": tensor for name, tensor in load_file(place / "average.safetensors").items()}
+    return load_file(place / "weights.safetensors") | load_file(place / "optimizer.safetensors") | average
 
 
 def drift(one, other):

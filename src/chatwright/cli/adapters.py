@@ -19,7 +19,7 @@ adapter_app = typer.Typer(help="Adapters: merge, take out, stack, PEFT's format.
 @adapter_app.command()
 def merge(
     base: BasePath,
-    adapters: Annotated[list[Path], typer.Argument(help="one or more, ours or PEFT's", metavar="ADAPTER...")],
+    adapters: Annotated[list[Path], typer.Argument(help="one or more, ours or PEFT's", metavar="ADAPTER")],
     out: Out,
     weights: Annotated[
         list[float] | None, typer.Option("--weight", help="of each adapter, in their order; 1 if none is given")

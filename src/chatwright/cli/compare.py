@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def compare(  # noqa: PLR0917 - the library calls it by keyword
-        models: Annotated[list[Path], typer.Argument(help="model directories; the others are set against the first")],
+        models: Annotated[list[Path], typer.Argument(help="the others are set against the first", metavar="MODEL")],
         texts: Annotated[Path | None, typer.Option(help="file, folder or corpus to compare the loss on")] = None,
         answers: Annotated[Path | None, typer.Option(help="conversations whose last answer is to be given")] = None,
         tasks: Annotated[str | None, typer.Option(help="own task files `.jsonl`, with commas")] = None,
@@ -33,9 +33,9 @@ def register(app: typer.Typer) -> None:
         from chatwright.foundation.devices import place
         from chatwright.model.chat import load
 
-        folder = folder_for(models[0], records)
         device = place(precision="float32").device
         loaded = [Compared(_name(path, models), load(path, device=device), path) for path in models]
+        folder = folder_for(models[0], records)
         own_tasks = tuple(Path(name) for name in (tasks or "").split(",") if name)
         on = _or_of_the_run(CompareOn(texts, answers, own_tasks, max_tokens, beams), models[0])
         record = compare_models(loaded, on)

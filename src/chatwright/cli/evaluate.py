@@ -208,7 +208,8 @@ def _on_answers(opened: _Opened, answers: Path, *, beams: int, max_tokens: int) 
 
 
 def _on_tasks(opened: _Opened, names: list[str], asked: _Asked) -> dict[str, Any]:
-    from chatwright.evaluate.measure import TaskOptions, measure_tasks
+    from chatwright.evaluate.harness import TaskOptions
+    from chatwright.evaluate.measure import measure_tasks
 
     _, include, limit, num_fewshot, cache, online = asked.tasks
     options = TaskOptions(asked.max_tokens, include, limit, num_fewshot, cache, uses_network=online)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from chatwright.feedback.importing import Imported
     from chatwright.feedback.store import FeedbackStore
 
-STORE_HELP = "the feedback database: an SQLAlchemy URL"
+STORE_HELP = "the feedback database: a file, or an SQLAlchemy URL"
 AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
 
 
@@ -30,9 +30,12 @@ def register(app: typer.Typer, *, default_store: str) -> None:
 
 
 @contextlib.contextmanager
-def _opened(place: str) -> "Iterator[FeedbackStore]":
+def _opened(place: str, *, may_be_new: bool = False) -> "Iterator[FeedbackStore]":
+    from chatwright.feedback.database import require_store
     from chatwright.feedback.store import FeedbackStore
 
+    if not may_be_new:
+        require_store(place)
     with contextlib.closing(FeedbackStore(place)) as store:
         yield store
 
@@ -63,6 +66,8 @@ def _add_stats(group: typer.Typer, default_store: str) -> None:
         if as_json:
             typer.echo(json.dumps(counts, indent=2))
             return
+        if not counts:
+            say("no answers yet: they come from the chat page, `chatwright serve MODEL`")
         for model, count in counts.items():
             typer.echo(f"{model}: {count['answers']} answers, {count['up']} thumbs up, {count['down']} down")
 
@@ -77,7 +82,7 @@ def _add_import(group: typer.Typer, default_store: str) -> None:
         """Feedback of another store, or of the page for raters, into the store. Again: adds nothing."""
         if not source.is_file():
             raise UsageError(f"there is no file `{source}`", hint="give a file of `feedback export` or a study")
-        with _opened(store) as opened:
+        with _opened(store, may_be_new=True) as opened:
             found = _imported(opened, source)
         typer.echo(
             json.dumps(found._asdict(), indent=2)

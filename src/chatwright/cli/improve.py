@@ -18,9 +18,7 @@ def register(app: typer.Typer, *, default_store: str) -> None:
     @app.command()
     def improve(  # noqa: PLR0917 - the library calls it by keyword
         run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")],
-        store: Annotated[
-            str, typer.Option(help="the feedback database, where the recipe names none: an SQLAlchemy URL")
-        ] = default_store,
+        store: Annotated[str, typer.Option(help="the feedback database, where the recipe names none")] = default_store,
         rollback: Annotated[bool, typer.Option("--rollback", help="serve the model before again")] = False,
         status: Annotated[bool, typer.Option("--status", help="the rounds so far and what is in service")] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="say what a round would learn from")] = False,

@@ -127,6 +127,7 @@ def _distill(recipe: dict[str, Any], overrides: list[str] | None, *, as_json: bo
 
 def _harvest(store: str, directory: Path, tests: Path | None, overrides: list[str]) -> dict[str, Any]:
     from chatwright.feedback.conversations import read_conversations
+    from chatwright.feedback.database import require_store
     from chatwright.feedback.store import FeedbackStore
     from chatwright.foundation import config as configuration
     from chatwright.foundation import storage
@@ -135,8 +136,7 @@ def _harvest(store: str, directory: Path, tests: Path | None, overrides: list[st
     from chatwright.tune.preferences.pairs import write_preferences
 
     config = configuration.validate(HarvestConfig, configuration.apply_overrides({}, overrides), where="`--set`")
-    if "://" not in store and not Path(store).is_file():
-        raise UsageError(f"there is no feedback store `{store}`", hint="give the file or URL of the server's `--store`")
+    require_store(store)
     questions = questions_of(item.messages for item in read_conversations(tests)) if tests else frozenset()
     with contextlib.closing(FeedbackStore(store)) as opened:
         found = harvest(opened.export(), config, test_prompts=questions)

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from typer.core import TyperGroup
 
+import chatwright
 from chatwright.cli import (
     adapters,
     cards,
@@ -32,28 +32,17 @@ from chatwright.cli import (
     weak,
 )
 from chatwright.cli import plan as plan_command
+from chatwright.cli.overview import Commands, put_in_order
 from chatwright.foundation.console import duration, say
-from chatwright.foundation.errors import ChatwrightError, ExitCode, UsageError
+from chatwright.foundation.errors import ChatwrightError, StoppedError, UsageError
 
 if TYPE_CHECKING:
     from chatwright.model.engine.engine import EngineSettings
 
 
-class _Commands(TyperGroup):
-    """All commands. The library alone would end a Ctrl-C with the code of a failure."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command of this call."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            say("stopped")
-            raise typer.Exit(ExitCode.STOPPED) from None
-
-
 app = typer.Typer(
-    cls=_Commands,
-    help="From raw documents to a chat model of your own, and better from the people who use it.",
+    cls=Commands,
+    epilog="New here: `chatwright demo` shows everything; `chatwright new DIR` begins with your documents.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -64,7 +53,23 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="override a key of the recipe: a.b=c", metavar="KEY=VALUE")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
-DEFAULT_STORE = "sqlite:///chatwright-feedback.db"
+DEFAULT_STORE = "chatwright-feedback.db"
+
+
+def _tell_version(is_asked: bool) -> None:  # noqa: FBT001 - the library calls it by position
+    if is_asked:
+        typer.echo(f"chatwright {chatwright.__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="print the version and end", callback=_tell_version, is_eager=True)
+]
+
+
+@app.callback()
+def everything(version: Version = False) -> None:  # noqa: ARG001, FBT002 - answered by its callback
+    """From raw documents to a chat model of your own, and better from the people who use it."""
 
 
 @app.command()
@@ -113,7 +118,16 @@ def run(
         planned = preview(load_recipe(recipe, overrides or ()))
         typer.echo(json.dumps(planned, indent=2) if as_json else as_text(planned))
         return
-    _run(recipe, overrides, as_json=as_json)
+    _tell_what_next(_run(recipe, overrides, as_json=as_json))
+
+
+def _tell_what_next(run_dir: Path) -> None:
+    """How to meet the model that was made."""
+    tuned, base = (run_dir / stage / "model" for stage in ("finetune", "pretrain"))
+    if tuned.is_dir():
+        say(f"To talk with it:  chatwright chat {tuned}     (or `serve`, for a page)")
+    elif base.is_dir():
+        say(f'To read what it writes:  chatwright generate {base} "It was"')
 
 
 def _run(recipe: Path, overrides: list[str] | None, *, as_json: bool, until: str | None = None) -> Path:
@@ -176,6 +190,8 @@ def _above_zero(value: float) -> float:
     return value
 
 
+Temperature = Annotated[float, typer.Option(min=0.0, max=2.0, help="0: always the likeliest token; more: more varied")]
+MaxTokens = Annotated[int, typer.Option(min=1, max=32768, help="at most so many are written")]
 Quantize = Annotated[
     Literal["int8"] | None,
     typer.Option(help="matrices as whole numbers of 8 bits: a quarter of the reading, for small losses (CPU)"),
@@ -185,8 +201,8 @@ Quantize = Annotated[
 @app.command()
 def chat(
     model: ModelPath,
-    temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.0,
-    max_tokens: Annotated[int, typer.Option(min=1, max=32768)] = 256,
+    temperature: Temperature = 0.0,
+    max_tokens: MaxTokens = 256,
     seed: Annotated[int | None, typer.Option(help="for answers that can be repeated")] = None,
     quantize: Quantize = None,
 ) -> None:
@@ -204,10 +220,12 @@ def chat(
 @app.command()
 def generate(  # noqa: PLR0917 - the library calls it by keyword
     model: ModelPath,
-    prompt: Annotated[str, typer.Argument(help="the beginning of a text")],
-    temperature: Annotated[float, typer.Option(min=0.0, max=2.0)] = 0.7,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, callback=_above_zero)] = 0.95,
-    max_tokens: Annotated[int, typer.Option(min=1, max=32768)] = 128,
+    prompt: Annotated[str, typer.Argument(help="the beginning of a text", metavar="PROMPT")],
+    temperature: Temperature = 0.7,
+    top_p: Annotated[
+        float, typer.Option(min=0.0, max=1.0, callback=_above_zero, help="only the likeliest tokens of so much share")
+    ] = 0.95,
+    max_tokens: MaxTokens = 128,
     seed: Annotated[int | None, typer.Option(help="for text that can be repeated")] = None,
     quantize: Quantize = None,
     as_json: AsJson = False,
@@ -231,8 +249,10 @@ def serve(  # noqa: PLR0917 - the library calls it by keyword
         Path | None, typer.Option("--with", help="a second model, for blind comparisons side by side", metavar="OTHER")
     ] = None,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    store: Annotated[str, typer.Option(help="where answers and ratings are kept: an SQLAlchemy URL")] = DEFAULT_STORE,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8000,
+    store: Annotated[
+        str, typer.Option(help="where answers and ratings are kept: a file or database URL")
+    ] = DEFAULT_STORE,
     allowed_hosts: Annotated[
         list[str] | None, typer.Option("--allow-host", help="a further name under which this server is called")
     ] = None,
@@ -333,12 +353,13 @@ feedback.register(app, default_store=DEFAULT_STORE)
 watch.register(app)
 sharded.register(app)
 report.register(app)
+put_in_order(app)
 
 
 def main() -> None:
     """Run a command; errors a person can mend are shown without a traceback, with the exit code of their class."""
     try:
-        app()
+        app(prog_name="chatwright")
     except ChatwrightError as error:
-        say(f"error: {error}")
+        say(f"{error}" if isinstance(error, StoppedError) else f"error: {error}")
         sys.exit(error.exit_code)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from chatwright.foundation import storage
-from chatwright.foundation.console import say
+from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import UsageError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -41,10 +41,10 @@ def plan(  # noqa: PLR0917 - the library calls it by keyword
 
     fleet = None if on is None else planning.fleet_of(on)
     _require_sense(documents, run, fleet=fleet, fit=fit, scripts=scripts, write=write)
-    spent = _budget(budget, tokens, money=spend, price=price, devices=1 if fleet is None else fleet.num_devices)
+    spent = _budget(budget, tokens, money=spend, price=price, devices=_devices(fleet))
     counted = None if run is None else planning.size_of_run(run)
     if fleet is None:
-        say("measuring this machine")
+        say("measuring this machine by training steps of small models, for up to a minute")
         machine = planning.measure_machine(device=device)
     else:
         machine = planning.machine_of(fleet)
@@ -59,13 +59,25 @@ def plan(  # noqa: PLR0917 - the library calls it by keyword
         made = planning.plan_for(
             target, law=law, corpus=corpus, plan_of=lambda tried: planning.choose(machine, corpus, tried, law=law)
         )
-    result = planning.as_json(made)
-    result["cost"] = _cost(result, price, 1 if fleet is None else fleet.num_devices)
-    if fleet is not None:
-        result["fleet"] = _fleet(fleet, result, made)
+    result = _told(made, fleet, price)
     _show(result, write=write, as_json=as_json)
     if fleet is not None and scripts is not None and write is not None:
         _write_scripts(scripts, fleet, write, result)
+
+
+def _devices(fleet: Any) -> int:
+    return 1 if fleet is None else int(fleet.num_devices)
+
+
+def _told(made: Any, fleet: Any, price: float | None) -> dict[str, Any]:
+    """The plan as JSON, with its cost and what it means for a fleet."""
+    from chatwright.recipe.plan import as_json
+
+    result: dict[str, Any] = as_json(made)
+    result["cost"] = _cost(result, price, _devices(fleet))
+    if fleet is not None:
+        result["fleet"] = _fleet(fleet, result, made)
+    return result
 
 
 def _require_sense(
@@ -74,6 +86,8 @@ def _require_sense(
     """Options that cannot go together are told before anything is measured."""
     if (documents is None) == (run is None):
         raise UsageError("name the text to train on: `--documents DIR`, or `--run RUN` for one that has its tokens")
+    if documents is not None and not documents.expanduser().is_dir():
+        raise UsageError(f"there is no folder `{documents}`", hint="name the folder that your documents lie in")
     if fit and run is None:
         raise UsageError("`--fit` trains on counted tokens: name a run", hint="`chatwright tokenize RECIPE` makes them")
     if fit and fleet is not None:
@@ -108,15 +122,16 @@ def _cost(result: dict[str, Any], price: float | None, devices: int) -> float | 
 def _fleet(fleet: Any, result: dict[str, Any], made: Any) -> dict[str, Any]:
     """Hours and memory, said too: they are the question that `--on` asks."""
     from chatwright.recipe import plan as planning
+    from chatwright.recipe.plan import sharded
 
     hours = result["predicted"]["seconds"] / 3600
     device_hours = hours * fleet.num_devices
-    shared = planning.sharding_of(fleet, made.memory, made.chosen.shape.layers)
+    shared = sharded.advise(fleet, made.chosen.shape, made.memory, micro_rows=made.chosen.micro_rows)
     watts = planning.ACCELERATORS[fleet.name].watts * fleet.num_devices
     say(
         f"{fleet.name} x {fleet.num_devices}: {hours:.3g} hours, {device_hours:.3g} device hours, at most "
         f"{watts * hours / 1000:.3g} kWh of the devices; {shared.replicated_bytes / 1e9:.3g} GB on each device, "
-        f"{shared.sharded_bytes / 1e9:.3g} GB sharded; sharding: {shared.advice}"
+        f"{shared.sharded_bytes / 1e9:.3g} GB in shards; shards: {shared.advice}"
     )
     return {
         "device": fleet.name,
@@ -152,11 +167,23 @@ def _show(result: dict[str, Any], *, write: Path | None, as_json: bool) -> None:
             raise UsageError(f"`{write}` is there already", kept="everything in it", hint="name another file")
         with storage.publish_file(write) as scratch:
             scratch.write_text(result["recipe"], encoding="utf-8")
-        say(f"`{write}`: look through it, then `chatwright run {write}`")
+        _tell_choice(result)
+        say(f"`{write}`: its comments say why; look through it, then `chatwright run {write}`")
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     elif write is None:
         typer.echo(result["recipe"], nl=False)
+
+
+def _tell_choice(result: dict[str, Any]) -> None:
+    """The chosen model and what it takes, in a line, and what warns of it."""
+    chosen, predicted = result["chosen"], result["predicted"]
+    low, high = predicted["seconds_interval"]
+    size = f"{chosen['parameters']:,} parameters, {chosen['tokens']:,} tokens"
+    memory = predicted["memory_bytes"]["total"] / 1e9
+    say(f"chosen: {size}; {duration(low)} to {duration(high)} and about {memory:.1f} GB where nothing else runs")
+    for warning in result["warnings"]:
+        say(f"warning: {warning}")
 
 
 def _budget(text: str | None, tokens: int | None, *, money: float | None, price: float | None, devices: int) -> Any:

@@ -16,46 +16,45 @@ STORE = "ratings.sqlite"
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
+    app.command()(rate)
 
-    @app.command()
-    def rate(  # noqa: PLR0917 - the library calls it by keyword
-        source: Annotated[Path, typer.Argument(help="a run, a file of items, or a study that is there", metavar="RUN")],
-        pairs: Annotated[bool, typer.Option("--pairs", help="two answers side by side, blind")] = False,
-        items: Annotated[int, typer.Option(min=1, help="items at most")] = 100,
-        checks: Annotated[int, typer.Option(min=0, help="attention checks among them")] = 3,
-        raters: Annotated[int, typer.Option(min=1, help="people expected")] = 3,
-        shared: Annotated[float, typer.Option(min=0.0, max=1.0, help="share of items that all of them judge")] = 1.0,
-        repeats: Annotated[float, typer.Option(min=0.0, max=1.0, help="share that comes a second time")] = 0.1,
-        title: Annotated[str, typer.Option(help="of the page")] = "Rate answers",
-        invited: Annotated[bool, typer.Option("--invited", help="nobody joins without an invitation")] = False,
-        invite: Annotated[list[str] | None, typer.Option(help="make a link: NAME or NAME:expert")] = None,
-        store: Annotated[Path | None, typer.Option(help="the study's file; default: ratings.sqlite in the run")] = None,
-        stats: Annotated[bool, typer.Option("--stats", help="what the ratings say, instead of the page")] = False,
-        export: Annotated[bool, typer.Option("--export", help="the ratings as JSON Lines instead")] = False,
-        as_json: Annotated[bool, typer.Option("--json", help="print the result for machines")] = False,
-        host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-        port: Annotated[int, typer.Option(min=0, max=65535)] = 8001,
-    ) -> None:
-        """Have people judge answers: fluency, coherence, relevance; or two answers, blind. Again: goes on."""
-        from chatwright.feedback.ratings import Study
-        from chatwright.feedback.study import StudyPlan
 
-        place = _place(source, store)
-        if not place.exists():
-            if stats or export:
-                raise UsageError(f"there is no study in `{place}`", hint="open the page first")
-            plan = StudyPlan(
-                title=title, raters=raters, shared_share=shared, repeat_share=repeats, open_names=not invited
-            )
-            _make(source, place, plan, pairs=pairs, items=items, checks=checks)
-        with contextlib.closing(Study(place)) as study:
-            if export:
-                for entry in study.export():
-                    typer.echo(json.dumps(entry, ensure_ascii=False))
-            elif stats:
-                _tell(list(study.export()), as_json=as_json)
-            else:
-                _serve(study, host=host, port=port, invite=invite or [])
+def rate(  # noqa: PLR0917 - the library calls it by keyword
+    source: Annotated[Path, typer.Argument(help="a run, a file of items, or a study that is there", metavar="RUN")],
+    pairs: Annotated[bool, typer.Option("--pairs", help="two answers side by side, blind")] = False,
+    items: Annotated[int, typer.Option(min=1, help="items at most")] = 100,
+    checks: Annotated[int, typer.Option(min=0, help="attention checks among them")] = 3,
+    raters: Annotated[int, typer.Option(min=1, help="people expected")] = 3,
+    shared: Annotated[float, typer.Option(min=0.0, max=1.0, help="share of items that all of them judge")] = 1.0,
+    repeats: Annotated[float, typer.Option(min=0.0, max=1.0, help="share that comes a second time")] = 0.1,
+    title: Annotated[str, typer.Option(help="of the page")] = "Rate answers",
+    invited: Annotated[bool, typer.Option("--invited", help="nobody joins without an invitation")] = False,
+    invite: Annotated[list[str] | None, typer.Option(help="make a link: NAME or NAME:expert")] = None,
+    store: Annotated[Path | None, typer.Option(help="the study's file; default: ratings.sqlite in the run")] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="what the ratings say, instead of the page")] = False,
+    export: Annotated[bool, typer.Option("--export", help="the ratings as JSON Lines instead")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result for machines")] = False,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8001,
+) -> None:
+    """Have people judge answers: fluency, coherence, relevance; or two answers, blind. Again: goes on."""
+    from chatwright.feedback.ratings import Study
+    from chatwright.feedback.study import StudyPlan
+
+    place = _place(source, store)
+    if not place.exists():
+        if stats or export:
+            raise UsageError(f"there is no study in `{place}`", hint="open the page first")
+        plan = StudyPlan(title=title, raters=raters, shared_share=shared, repeat_share=repeats, open_names=not invited)
+        _make(source, place, plan, pairs=pairs, items=items, checks=checks)
+    with contextlib.closing(Study(place)) as study:
+        if export:
+            for entry in study.export():
+                typer.echo(json.dumps(entry, ensure_ascii=False))
+        elif stats:
+            _tell(list(study.export()), as_json=as_json)
+        else:
+            _serve(study, host=host, port=port, invite=invite or [])
 
 
 def _place(source: Path, store: Path | None) -> Path:
@@ -71,7 +70,9 @@ def _make(source: Path, place: Path, plan: Any, *, pairs: bool, items: int, chec
     from chatwright.feedback.ratings import make_study
 
     if not source.exists():
-        raise UsageError(f"there is neither a run nor a file of items `{source}`")
+        raise UsageError(
+            f"there is neither a run nor a file of items `{source}`", hint="name a run such as `runs/demo`"
+        )
     found = items_of_run(source, count=items, as_pairs=pairs) if source.is_dir() else items_of_file(source)[:items]
     made = with_checks(found, count=checks)
     make_study(place, made, plan)

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="a run's folder, or several")],
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN", help="a run's folder, or several")],
     out: Annotated[
         Path | None, typer.Option(help=f"with several runs: the page's file; default: {_COMPARISON} here")
     ] = None,

@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def shards(  # noqa: PLR0917 - the library calls it by keyword
-    size: Annotated[str, typer.Argument(help="124m, 1b, 7b or 70b; or a recipe with [model]")],
+    size: Annotated[str, typer.Argument(help="124m, 1b, 7b or 70b; or a recipe file", metavar="SIZE")],
     on: Annotated[str, typer.Option(help="machines: h100x8, h200x64, l4x2")],
     parallel: Annotated[Literal["ddp", "fsdp", "hsdp"], typer.Option(help="what each device holds")] = "fsdp",
     micro_rows: Annotated[int, typer.Option(min=1, help="rows at once on each device")] = 1,

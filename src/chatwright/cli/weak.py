@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def weak(  # noqa: PLR0917 - the library calls it by keyword
         run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder")],
-        feedback: Annotated[str | None, typer.Option(help="feedback database with thumbs: an SQLAlchemy URL")] = None,
+        feedback: Annotated[str | None, typer.Option(help="the feedback database, for thumbs")] = None,
         topics: Annotated[int, typer.Option(min=1, help="for questions that carry no label")] = 12,
         accept: Annotated[list[int] | None, typer.Option(help="number of a proposal to accept")] = None,
         html: Annotated[
@@ -68,7 +68,9 @@ def _ratings(run_dir: Path) -> list[dict[str, Any]]:
 def _thumbs(place: str | None) -> list[dict[str, Any]]:
     if place is None:
         return []
+    from chatwright.feedback.database import require_store
     from chatwright.feedback.store import FeedbackStore
 
+    require_store(place)
     with contextlib.closing(FeedbackStore(place)) as store:
         return list(store.export(rated_only=True))

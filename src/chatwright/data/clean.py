@@ -15,11 +15,12 @@ from chatwright.data.document import Document
 from chatwright.data.duplicates.config import DuplicatesConfig
 from chatwright.data.duplicates.corpus import cluster_id
 from chatwright.data.duplicates.decontaminate import DecontaminateConfig
+from chatwright.data.duplicates.passages import ParagraphsConfig, SiteLinesConfig
 from chatwright.data.language import LanguageConfig, is_wanted, language_of
 from chatwright.data.normalise import normalise, strip_punctuation, strip_symbols
 from chatwright.data.pii import PiiConfig, redact
-from chatwright.data.rules import RuleConfig, first_verdict
-from chatwright.data.rules_base import Shape, Verdict
+from chatwright.data.rules import RuleConfig, first_verdict, word_count
+from chatwright.data.rules_base import Shape, Verdict, num_words
 from chatwright.data.scores import score
 from chatwright.foundation.config import Config
 
@@ -44,6 +45,8 @@ class CleanConfig(Config):
     language: LanguageConfig = LanguageConfig()
     rules: RuleConfig = RuleConfig()
     pii: PiiConfig = PiiConfig()
+    site_lines: SiteLinesConfig = SiteLinesConfig()
+    paragraphs: ParagraphsConfig = ParagraphsConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()
     decontaminate: DecontaminateConfig = DecontaminateConfig()
 
@@ -53,6 +56,8 @@ class CleanConfig(Config):
             yield f"`heldout_share` must lie between 0 and 1: {self.heldout_share}"
         if self.html_time_limit_s <= 0:
             yield f"`html_time_limit_s` must be positive: {self.html_time_limit_s}"
+        if self.paragraphs.remove_repeats and self.duplicates.near == "mark":
+            yield '`paragraphs.remove_repeats` would take apart the copies that `duplicates.near = "mark"` keeps'
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class Keep:
 
     document: Document
     changes: dict[str, int]
+    content: bytes = b""  # `text_hash` of the text, once it is judged
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,17 +84,30 @@ def clean_document(document: Document, config: CleanConfig) -> Keep | Drop:
         document: of media "text".
         config: thresholds and options.
     """
+    outcome = sound_document(document, config)
+    return outcome if isinstance(outcome, Drop) else judged(outcome, config)
+
+
+def sound_document(document: Document, config: CleanConfig) -> Keep | Drop:
+    """The steps before any judgement: licence, size, sound Unicode."""
     if not _is_licensed(document.licence, config.licences):
         return Drop("licence", document.licence)
     if len(document.text) > limits.MAX_DOCUMENT_CHARACTERS:
         return Drop("too_large", f"{len(document.text)} characters")
     text, changes = normalise(document.text, repair=config.repair)
-    return _judged(dataclasses.replace(document, text=text), changes, config) if text else Drop("no_text")
+    return Keep(dataclasses.replace(document, text=text), changes) if text else Drop("no_text")
 
 
-def _judged(document: Document, changes: dict[str, int], config: CleanConfig) -> Keep | Drop:
-    """What follows on a sound text: language, rules, personal data, options, scores."""
-    text = document.text
+def judged(sound: Keep, config: CleanConfig, *, whole: str | None = None) -> Keep | Drop:
+    """What follows on a sound text: language, rules, personal data, options, scores.
+
+    Args:
+        sound: what `sound_document` gave.
+        config: thresholds and options.
+        whole: the text before lines of its site were taken out, if some were: it decides the split, which what other
+            pages say must not move.
+    """
+    document, text = sound.document, sound.document.text
     language = language_of(text, document.language, config.language)
     shape = Shape(text)
     if is_wanted(language, config.language):
@@ -108,11 +127,22 @@ def _judged(document: Document, changes: dict[str, int], config: CleanConfig) ->
         text=text,
         language=language,
         quality=quality,
-        split=split_of(content, heldout_share=config.heldout_share),
+        split=split_of(content if whole is None else text_hash(whole), heldout_share=config.heldout_share),
         cluster=cluster_id(content),
-        **score(text, text.split())._asdict(),
+        **score(text, shape.words if text is shape.text else text.split())._asdict(),
     )
-    return Keep(judged, changes | places)
+    return Keep(judged, sound.changes | places, content)
+
+
+def shortened(document: Document, text: str, config: CleanConfig) -> Keep | Drop:
+    """A judged document with less text: only its length is judged again, and its scores are made anew.
+
+    Split, cluster and quality stay those of the whole.
+    """
+    verdict = word_count(Shape(text), config.rules)
+    if verdict is not None:
+        return Drop(verdict.reason, f"{verdict.detail} without paragraphs that stood before")
+    return Keep(dataclasses.replace(document, text=text, **score(text, text.split())._asdict()), {})
 
 
 def _is_licensed(licence: str, wanted: tuple[str, ...]) -> bool:
@@ -160,7 +190,7 @@ def quality_of(shape: Shape) -> float:
     if not words:
         return 0.0
     variety = min(1.0, len(set(words)) / math.sqrt(2 * len(words)) / _VARIETY_SCALE)
-    lengths = [len(line.split()) for line in shape.prose]
+    lengths = [num_words(line) for line in shape.prose]
     in_prose = sum(length for length in lengths if length >= _PROSE_WORDS) / len(words)
     parts = (shape.alphabetic_share, 1 - shape.repeated_lines.character_share, variety, min(1.0, in_prose))
     return round(sum(parts) / len(parts), 4)

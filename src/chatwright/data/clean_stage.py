@@ -5,27 +5,23 @@ The steps themselves are `extract`'s, `clean`'s and `duplicates`'.
 
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from chatwright.data import limits
 from chatwright.data.clean import HELDOUT, CleanConfig
-from chatwright.data.clean_partition import Payload, clean_partition
+from chatwright.data.clean_phases import Evaluation, clean_partitions, without_repeated_paragraphs
 from chatwright.data.collect import REPORT
-from chatwright.data.document import CORPUS_SCHEMA, open_part, part_files
+from chatwright.data.document import CORPUS_SCHEMA
 from chatwright.data.duplicates.corpus import Resolution, resolve
-from chatwright.data.duplicates.decontaminate import DecontaminateConfig, EvaluationCounts, collect_runs
-from chatwright.data.engine import Job, count_failed, discard_work, read_tally, run_jobs, work_directory
+from chatwright.data.duplicates.decontaminate import DecontaminateConfig, collect_runs
+from chatwright.data.engine import discard_work, work_directory
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import DataError
 from chatwright.foundation.stage import StageContext
-
-# Raise it when the same documents and settings give another corpus than before.
-_VERSION = 2
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -37,17 +33,15 @@ def run(context: StageContext) -> dict[str, Any]:
     """
     config: CleanConfig = context.config
     evaluation = _prepare_evaluation(context)
-    jobs = _jobs(config, context.inputs["documents"], evaluation)
-    paths, failed = run_jobs(clean_partition, jobs, context=context, label="clean")
-    tally = Tally()
-    for path in paths:
-        tally.merge(read_tally(path))
-    count_failed(failed, tally)
-    copies = resolve(paths, config.duplicates, scratch=work_directory(context))
-    _count_copies(paths, copies, tally)
+    cleaned = clean_partitions(context, evaluation)
+    tally = cleaned.tally
+    copies = resolve(cleaned.paths, config.duplicates, scratch=work_directory(context))
+    _count_copies(cleaned.paths, copies, tally)
+    rest = without_repeated_paragraphs(context, cleaned.paths, copies.removed)
+    tally.merge(rest.tally)
     totals, by_source = Totals(), Totals()
     documents = kept_documents(
-        paths, totals=totals, by_source=by_source, without=copies.removed, clusters=copies.marked
+        rest.paths, totals=totals, by_source=by_source, without=rest.removed, clusters=copies.marked
     )
     counted = _Counted()
     written = write_parts(counted.through(documents), context.output, CORPUS_SCHEMA)
@@ -58,6 +52,7 @@ def run(context: StageContext) -> dict[str, Any]:
     if evaluation is not None:
         report["decontamination"] = evaluation.counts._asdict()
     report["by_language"] = counted.languages.to_json()
+    report |= cleaned.facts | rest.facts
     report["near_duplicates"] = config.duplicates.model_dump(mode="json") | copies.counts()
     storage.write_json(context.output / REPORT, report)
     discard_work(context)
@@ -67,15 +62,7 @@ def run(context: StageContext) -> dict[str, Any]:
     return summary | {"dropped": {reason: entry["count"] for reason, entry in report["dropped"].items()}}
 
 
-class _Evaluation(NamedTuple):
-    """The evaluation sets' runs as files, and what they were made of."""
-
-    directory: Path
-    counts: EvaluationCounts
-    digest: str
-
-
-def _prepare_evaluation(context: StageContext) -> _Evaluation | None:
+def _prepare_evaluation(context: StageContext) -> Evaluation | None:
     config: DecontaminateConfig = context.config.decontaminate
     if not config.sets:
         return None
@@ -85,34 +72,7 @@ def _prepare_evaluation(context: StageContext) -> _Evaluation | None:
     directory.mkdir()
     runs.save(directory)
     digest = storage.digest_json([storage.digest_file(path) for path in sorted(directory.iterdir())])
-    return _Evaluation(directory, counts, digest)
-
-
-def _jobs(config: CleanConfig, documents: Path, evaluation: _Evaluation | None) -> list[Job]:
-    """Row groups of each part in order, a bounded number of bytes together."""
-    settings = config.model_dump(mode="json")
-    jobs = []
-    for part in part_files(documents):
-        with open_part(part) as file:
-            sizes = [file.metadata.row_group(index).total_byte_size for index in range(file.num_row_groups)]
-        for groups in _grouped(sizes):
-            identity = [_VERSION, settings, part.name, part.stat().st_size, groups, evaluation and evaluation.digest]
-            payload = Payload(config, str(part), tuple(groups), evaluation and str(evaluation.directory))
-            label = f"{part.name} from row group {groups[0]}"
-            jobs.append(Job(storage.digest_json(identity)[:32], label, payload))
-    return jobs
-
-
-def _grouped(sizes: list[int]) -> list[list[int]]:
-    groups: list[list[int]] = []
-    filled = limits.PARTITION_BYTES
-    for index, size in enumerate(sizes):
-        if filled + size > limits.PARTITION_BYTES:
-            groups.append([])
-            filled = 0
-        groups[-1].append(index)
-        filled += size
-    return groups
+    return Evaluation(directory, counts, digest)
 
 
 def _count_copies(paths: list[Path], resolution: Resolution, tally: Tally) -> None:

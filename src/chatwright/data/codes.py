@@ -10,7 +10,7 @@ import unicodedata
 import numpy as np
 from numpy.typing import NDArray
 
-Codes = NDArray[np.uint32]
+Codes = NDArray[np.uint8] | NDArray[np.uint32]
 Kinds = NDArray[np.uint16]
 
 SPACE = 1  # white space, as `str.split` sees it
@@ -23,16 +23,21 @@ COMMON = 64  # the same, but a frequent letter of Greek or Cyrillic: a pair of t
 ALONE = 128  # may show wrong decoding by itself
 
 _BMP = 1 << 16
+_ASCII = 128
 
 
 def codes_of(text: str) -> Codes:
-    """Code points of a text."""
+    """Code points of a text; those of ASCII take a byte each."""
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
 def kinds_of(codes: Codes) -> Kinds:
     """What each code point is."""
     table = _table()
+    if codes.dtype == np.uint8:
+        return table[:_ASCII][codes]
     if len(codes) and int(codes.max()) >= _BMP:
         return table[np.minimum(codes, _BMP)]
     return table[codes]

@@ -5,7 +5,7 @@ Readers stream by row group, so memory is bounded by a group and never by a corp
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -162,6 +162,28 @@ def iter_documents(directory: Path, *, split: str | None = None) -> Iterator[Doc
         with open_part(path) as file:
             for group in range(file.num_row_groups):
                 yield from read_row_group(file, group, split=split)
+
+
+def iter_rows(directory: Path, columns: Sequence[str], *, split: str | None = None) -> Iterator[dict[str, Any]]:
+    """Some columns of every document, in stored order; what is not asked for is not read.
+
+    Raises:
+        RefusedError: the directory is missing, or a part is damaged or lacks a column.
+    """
+    wanted = list(dict.fromkeys([*columns, *(["split"] if split is not None else [])]))
+    for path in part_files(directory):
+        with open_part(path) as file:
+            for group in range(file.num_row_groups):
+                try:
+                    table = file.read_row_group(group, columns=wanted)
+                    if split is not None:
+                        table = table.filter(pc.equal(table["split"], split))
+                    rows = table.select(list(columns)).to_pylist()
+                except (pa.ArrowInvalid, OSError, KeyError, UnicodeDecodeError) as error:
+                    raise RefusedError(
+                        f"row group {group} of `{path}` is damaged: {error}", hint="make the directory again"
+                    ) from error
+                yield from rows
 
 
 def read_row_group(file: pq.ParquetFile, group: int, *, split: str | None = None) -> Iterator[Document]:

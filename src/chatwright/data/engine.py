@@ -26,7 +26,7 @@ from chatwright.foundation.errors import DataError
 from chatwright.foundation.stage import StageContext
 
 _WORK = "work"
-_TALLY = "chatwright.tally"
+TALLY = "chatwright.tally"
 
 
 class Job(NamedTuple):
@@ -140,12 +140,12 @@ def work_file(path: Path, schema: pa.Schema, tally: Tally) -> Iterator[PartWrite
     """Write a work file that carries its tally in its footer: both exist, or neither."""
     with PartWriter(path, schema) as writer:
         yield writer
-        writer.close({_TALLY: json.dumps(dataclasses.asdict(tally), ensure_ascii=True)})
+        writer.close({TALLY: json.dumps(dataclasses.asdict(tally), ensure_ascii=True)})
 
 
 def read_tally(path: Path) -> Tally:
     """The tally in a work file's footer."""
-    return Tally(**json.loads(pq.read_metadata(path).metadata[_TALLY.encode()]))
+    return Tally(**json.loads(pq.read_metadata(path).metadata[TALLY.encode()]))
 
 
 def count_failed(failed: dict[str, str], tally: Tally) -> None:

@@ -54,23 +54,24 @@ class HtmlExtractor:
 def extract_with_trafilatura(html: str) -> dict[str, Any]:
     """Main text by trafilatura's fast mode, by resiliparse if that finds nothing."""
     import trafilatura
+    from resiliparse.parse.html import HTMLTree
 
     text = trafilatura.extract(html, fast=True, include_comments=False, output_format="txt") or ""
-    return {"text": text, "title": _title(html)} if text.strip() else extract_with_resiliparse(html)
+    return {"text": text, "title": _title(HTMLTree.parse(html))} if text.strip() else extract_with_resiliparse(html)
 
 
 def extract_with_resiliparse(html: str) -> dict[str, Any]:
     """Main text by resiliparse; all of a page's text if it sees no main part."""
     from resiliparse.extract.html2text import extract_plain_text
-
-    text = extract_plain_text(html, main_content=True, alt_texts=False)
-    return {"text": text if text.strip() else extract_plain_text(html, alt_texts=False), "title": _title(html)}
-
-
-def _title(html: str) -> str:
     from resiliparse.parse.html import HTMLTree
 
-    return " ".join((HTMLTree.parse(html).title or "").split())
+    tree = HTMLTree.parse(html)
+    text = extract_plain_text(tree, main_content=True, alt_texts=False)
+    return {"text": text if text.strip() else extract_plain_text(tree, alt_texts=False), "title": _title(tree)}
+
+
+def _title(tree: Any) -> str:
+    return " ".join((tree.title or "").split())
 
 
 EXTRACTORS = {"trafilatura": extract_with_trafilatura, "resiliparse": extract_with_resiliparse}

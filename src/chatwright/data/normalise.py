@@ -21,9 +21,12 @@ _MAX_ROUNDS = 8
 # no writing system needs more, and canonical ordering of a run takes time with the square of its length.
 _MAX_COMBINING_MARKS = 30
 
+_MARKS_END = 0x20000  # planes beyond the second hold no combining mark; looking through them all takes half a second
+
 _NEWLINE = re.compile(r"\r\n|[\r\v\f\x85\u2028\u2029]")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _SPACES = re.compile(r"[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+_ODD_ASCII = bytes(code for code in (*range(0x20), 0x7F) if chr(code) not in "\n\t")
 _INVISIBLE = {
     "control_characters": re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufff9-\ufffb\ufdd0-\ufdef\ufffe\uffff]"),
     # Joiners carry meaning after letters of Persian or Indic scripts and within emoji, so only stray ones go.
@@ -52,13 +55,27 @@ def normalise(text: str, *, repair: bool = True) -> Normalised:
     changes: Counter[str] = Counter()
     for _ in range(_MAX_ROUNDS):
         before = text
-        text = _one_round(text, repair=repair, changes=changes)
-        if text == before:
+        text, is_settled = _one_round(text, repair=repair, changes=changes)
+        if is_settled or text == before:
             break
     return Normalised(text, {name: count for name, count in changes.items() if count})
 
 
-def _one_round(text: str, *, repair: bool, changes: Counter[str]) -> str:
+def _has_odd_ascii(text: str) -> bool:
+    """Whether ASCII text holds what normalising removes or exchanges."""
+    data = text.encode("ascii")
+    return len(data.translate(None, _ODD_ASCII)) != len(data)
+
+
+class _Round(NamedTuple):
+    text: str
+    is_settled: bool  # another round cannot change anything, told without making it
+
+
+def _one_round(text: str, *, repair: bool, changes: Counter[str]) -> _Round:
+    if text.isascii():  # nothing to repair or compose, and lines that are tidy stay so
+        return _Round(tidy_lines(_without_odd_characters(text, changes) if _has_odd_ascii(text) else text), True)
+    before = text
     kinds = kinds_of(codes_of(text))
     present = int(np.bitwise_or.reduce(kinds)) if len(kinds) else 0
     if repair and present & (SUSPECT | ALONE):
@@ -73,7 +90,7 @@ def _one_round(text: str, *, repair: bool, changes: Counter[str]) -> str:
     if not text.isascii() and not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)
         changes["composed"] += 1
-    return _tidy_lines(text)
+    return _Round(tidy_lines(text), text == before and not present & ALONE)
 
 
 def _without_odd_characters(text: str, changes: Counter[str]) -> str:
@@ -112,7 +129,7 @@ def _repair_lines(text: str, kinds: Kinds, changes: Counter[str]) -> str:
     return "\n".join(lines)
 
 
-def _tidy_lines(text: str) -> str:
+def tidy_lines(text: str) -> str:
     """No spaces at line ends, at most one blank line in a row, none at the ends."""
     # A pattern for trailing spaces would be quadratic on long runs of them: `rstrip` is not.
     if " \n" in text or "\t\n" in text or text[-1:] in {" ", "\t"}:
@@ -124,7 +141,7 @@ def _tidy_lines(text: str) -> str:
 
 @functools.cache
 def _long_combining_runs() -> "re.Pattern[str]":
-    marks = [code for code in range(0x300, sys.maxunicode + 1) if unicodedata.combining(chr(code))]
+    marks = [code for code in range(0x300, _MARKS_END) if unicodedata.combining(chr(code))]
     ranges = []
     start = previous = marks[0]
     for code in [*marks[1:], sys.maxunicode + 2]:

@@ -19,7 +19,7 @@ class Tally:
     documents: int = 0
     characters: int = 0
     dropped: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    changed: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    changed: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def seen(self, characters: int) -> None:
         """Count one document that came in."""
@@ -41,6 +41,13 @@ class Tally:
         entry["documents"] += 1
         entry["places"] += count
 
+    def show_change(self, name: str, *, path: str, detail: str) -> None:
+        """Keep a place that was changed as an example, unless there are enough, or the same words are one already."""
+        examples = self.changed[name].setdefault("examples", [])
+        shown = {"path": _printable(path), "detail": _printable(detail)[:_MAX_DETAIL_CHARACTERS]}
+        if len(examples) < MAX_EXAMPLES and all(shown["detail"] != other["detail"] for other in examples):
+            examples.append(shown)
+
     def merge(self, other: "Tally") -> None:
         """Add what another tally counted after this one."""
         self.documents += other.documents
@@ -52,8 +59,10 @@ class Tally:
             entry["examples"] = [*entry["examples"], *theirs["examples"]][:MAX_EXAMPLES]
         for name, counts in other.changed.items():
             mine = self.changed.setdefault(name, {"documents": 0, "places": 0})
-            for key, value in counts.items():
-                mine[key] += value
+            for key in ("documents", "places"):
+                mine[key] += counts[key]
+            for example in counts.get("examples", ()):
+                self.show_change(name, **example)
 
     def drops_by_count(self) -> dict[str, dict[str, Any]]:
         """Drops with the most frequent reason first."""

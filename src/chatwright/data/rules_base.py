@@ -81,6 +81,13 @@ class Verdict(NamedTuple):
     detail: str
 
 
+def num_words(line: str) -> int:
+    """Words of a line that is not empty and has no outer spaces; nearly always told without cutting it."""
+    if line.isascii() and "  " not in line and line.isprintable():
+        return line.count(" ") + 1
+    return len(line.split())
+
+
 def share_of(part: float, whole: int) -> float:
     """A share, 0 of nothing."""
     return part / whole if whole else 0.0

@@ -51,7 +51,7 @@ class Sandbox:
         """
         connection = self._connection or self._start()
         try:
-            connection.send_bytes(json.dumps(argument).encode())
+            connection.send_bytes(_packed(argument))
             if not connection.poll(self._time_limit_s + limits.SANDBOX_GRACE_S):
                 raise EOFError
             reply = json.loads(connection.recv_bytes())
@@ -124,7 +124,12 @@ def _serve(
         signal.setitimer(signal.ITIMER_REAL, time_limit_s)
         reply = _answer(function, argument)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send_bytes(json.dumps(reply).encode())
+        connection.send_bytes(_packed(reply))
+
+
+def _packed(value: Any) -> bytes:
+    """JSON with its letters as they are, since escapes would be most of the work; a text may hold lone surrogates."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def _answer(function: Callable[[Any], Any], argument: Any) -> dict[str, Any]:

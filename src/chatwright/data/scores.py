@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MTLD_WORDS = 4096
+MTLD_WORDS = 1024
 _MTLD_FACTOR = 0.72
 _ZLIB_LEVEL = 1
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f\u0964](?=\s|$)")
@@ -84,18 +84,24 @@ def mtld(words: Sequence[str]) -> float:
 
 
 def _factor_length(words: Sequence[str]) -> float:
+    """Mean words of a factor in one direction.
+
+    A factor ends where the share of distinct words has fallen to the limit. With d distinct words so far that cannot be
+    before d over the limit words, so all words up to there are taken at once.
+    """
     factors = 0.0
     seen: set[str] = set()
-    count = 0
-    for word in words:
-        seen.add(word)
-        count += 1
-        if len(seen) <= _MTLD_FACTOR * count:
+    start = here = 0
+    while here < len(words):
+        stop = max(here + 1, start + int(len(seen) / _MTLD_FACTOR))
+        seen.update(words[here:stop])
+        here = min(stop, len(words))
+        if len(seen) <= _MTLD_FACTOR * (here - start):
             factors += 1
             seen.clear()
-            count = 0
-    if count:
-        factors += (1 - len(seen) / count) / (1 - _MTLD_FACTOR)
+            start = here
+    if here > start:
+        factors += (1 - len(seen) / (here - start)) / (1 - _MTLD_FACTOR)
     return len(words) / factors if factors else float(len(words))
 
 

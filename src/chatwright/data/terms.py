@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chatwright.data.codes import LETTER, SPACE, WORD, codes_of, kinds_of
+from chatwright.data.codes import LETTER, SPACE, WORD, Codes, codes_of, kinds_of
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _PHRASE_BASE = np.uint64(0xD6E8FEB86659FD93)
@@ -45,12 +45,11 @@ class Terms:
         if count < 1:
             return TopNgram(0, 0, 0)
         keys = self._runs(size)
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
+        ordered = np.sort(keys)
         runs = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
         sizes = np.diff(np.r_[runs, count])
         most = int(sizes.max())
-        first = int(order[runs[sizes == most]].min())  # a stable sort keeps the first place first in its run
+        first = int(np.argmax(np.isin(keys, ordered[runs[sizes == most]]))) if most > 1 else 0
         lengths = self._ends[first : first + size] - self._starts[first : first + size]
         return TopNgram(most, int(lengths.sum()), first)
 
@@ -98,7 +97,7 @@ def terms_of(text: str) -> Terms:
     return Terms(starts[is_term], ends[is_term], hashes, int(np.count_nonzero(held[is_term] & LETTER)))
 
 
-def _hashes(codes: NDArray[np.uint32], kinds: NDArray[np.uint16], starts: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _hashes(codes: Codes, kinds: NDArray[np.uint16], starts: NDArray[np.int64]) -> NDArray[np.uint64]:
     """A polynomial of each word's code points modulo 2**64."""
     sizes = np.diff(np.r_[0, starts, len(codes)])
     place = np.arange(len(codes)) - np.repeat(np.r_[0, starts], sizes)

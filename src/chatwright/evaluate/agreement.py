@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from chatwright.foundation.errors import UsageError
 
 Floats = NDArray[np.float64]
+Z95 = 1.959963984540054  # standard deviations either way of an interval for 19 of 20
 
 
 def krippendorff_alpha(ratings: NDArray[np.floating]) -> float | None:
@@ -114,7 +115,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> Correla
         return None
     rho = float(np.corrcoef(one, other)[0, 1])
     bound = min(max(rho, -0.999999), 0.999999)
-    half = 1.959963984540054 * math.sqrt((1 + rho**2 / 2) / (len(one) - 3))
+    half = Z95 * math.sqrt((1 + rho**2 / 2) / (len(one) - 3))
     return Correlation(rho, math.tanh(math.atanh(bound) - half), math.tanh(math.atanh(bound) + half), len(one))
 
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from chatwright.evaluate.likelihood import Row, score_rows
 from chatwright.foundation.errors import RefusedError, UsageError
@@ -24,6 +24,17 @@ except ModuleNotFoundError:  # the extra is not installed; `run_tasks` says so
     get_rolling_token_windows = make_disjoint_window = None
 
 _DEFAULT_NEW_TOKENS = 256  # the harness's own, where a task says nothing
+
+
+class TaskOptions(NamedTuple):
+    """How tasks are run."""
+
+    max_tokens: int = 64  # of an answer, in tasks of one's own
+    include: Path | None = None  # folder with the harness's task files; only these are then known
+    limit: int | None = None  # items of each of the harness's tasks
+    num_fewshot: int | None = None  # solved examples before each item; None: the task's own number
+    cache: Path | None = None  # file for answers already given, so that a call that was stopped goes on
+    uses_network: bool = False  # the harness may fetch data sets; otherwise only local files and its cache are read
 
 
 def is_installed() -> bool:
@@ -173,32 +184,20 @@ def _cut(text: str, until: Any) -> str:
     return text
 
 
-def run_tasks(
-    model: ChatModel,
-    names: Sequence[str],
-    *,
-    include: Path | None = None,
-    limit: int | None = None,
-    num_fewshot: int | None = None,
-    cache: Path | None = None,
-    uses_network: bool = False,
-) -> dict[str, Any]:
+def run_tasks(model: ChatModel, names: Sequence[str], *, options: TaskOptions | None = None) -> dict[str, Any]:
     """Run tasks of the harness.
 
     Args:
         model: what is measured.
         names: tasks or groups.
-        include: folder with task files of your own; only these are then known.
-        limit: items of each task.
-        num_fewshot: solved examples before each item; None: the task's own number.
-        cache: file for answers already given, so that a call that was stopped goes on.
-        uses_network: let the harness fetch data sets; otherwise only local files and its cache are read.
+        options: how; `max_tokens` is the tasks' own affair here.
 
     Raises:
         UsageError: the extra is missing, or a task is not known.
         RefusedError: a task's data is not here.
     """
-    manager = _tasks_known(names, include=include, uses_network=uses_network)
+    asked = options or TaskOptions()
+    manager = _tasks_known(names, include=asked.include, uses_network=asked.uses_network)
     from lm_eval import simple_evaluate
 
     with _missing_data_named():
@@ -206,9 +205,9 @@ def run_tasks(
             model=HarnessModel(model),
             tasks=list(names),
             task_manager=manager,
-            limit=limit,
-            num_fewshot=num_fewshot,
-            use_cache=None if cache is None else str(cache),
+            limit=asked.limit,
+            num_fewshot=asked.num_fewshot,
+            use_cache=None if asked.cache is None else str(asked.cache),
             bootstrap_iters=1_000,
             log_samples=True,
         )

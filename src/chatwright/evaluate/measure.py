@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from chatwright.evaluate import perplexity
 from chatwright.evaluate.answers import Answered, ask, references_by_label, score
-from chatwright.evaluate.harness import harness_figures, run_tasks
+from chatwright.evaluate.harness import TaskOptions, harness_figures, run_tasks
 from chatwright.evaluate.perplexity import TextLoss, Windows
 from chatwright.evaluate.records import model_facts, new_record
 from chatwright.evaluate.tasks import read_task, run_task, task_figures
@@ -19,15 +19,12 @@ from chatwright.model.chat import ChatModel
 _SAMPLES = 20  # items answered wrongly that a record keeps
 
 
-class TaskOptions(NamedTuple):
-    """How tasks are run."""
+class _Tasks(NamedTuple):
+    """What came of some tasks, each under its name."""
 
-    max_tokens: int = 64  # of an answer
-    include: Path | None = None  # folder with the harness's task files
-    limit: int | None = None  # items of each of the harness's tasks
-    num_fewshot: int | None = None
-    cache: Path | None = None
-    uses_network: bool = False
+    figures: dict[str, Any]
+    digests: dict[str, str]
+    wrong: dict[str, list[dict[str, Any]]]
 
 
 class MeasuredTexts(NamedTuple):
@@ -65,17 +62,16 @@ def measure_texts(
     """
     texts = read_texts(path, text_key=text_key, split=split)
     losses = perplexity.text_losses(model, texts.texts, windows=windows)
-    result = {
-        "domains": perplexity.by_domain(losses, seed=seed),
-        "worst_documents": perplexity.worst_documents(losses, count=num_worst),
-        "worst_spans": perplexity.worst_spans(losses, model.tokenizer, count=num_worst),
-    }
     record = new_record(
         "texts",
         model=model_facts(model, model_path),
         data={"path": str(path), "digest": texts.digest, "split": split, "empty_documents": texts.num_empty},
         settings={**windows._asdict(), "seed": seed, "resamples": perplexity.RESAMPLES, "text_key": text_key},
-        result=result,
+        result={
+            "domains": perplexity.by_domain(losses, seed=seed),
+            "worst_documents": perplexity.worst_documents(losses, count=num_worst),
+            "worst_spans": perplexity.worst_spans(losses, model.tokenizer, count=num_worst),
+        },
     )
     return MeasuredTexts(record, losses)
 
@@ -98,34 +94,42 @@ def measure_tasks(
     if not names:
         raise UsageError("no task was named", hint="for example `--tasks questions.jsonl`")
     asked = options or TaskOptions()
-    own = [name for name in names if name.endswith(".jsonl")]
-    shared = [name for name in names if not name.endswith(".jsonl")]
-    figures: dict[str, Any] = {}
-    samples: dict[str, Any] = {}
-    digests: dict[str, str] = {}
-    for name in own:
-        task = read_task(Path(name))
-        if task.name in figures:
-            raise UsageError(f"two task files are called `{task.name}`", hint="rename one")
-        outcomes = run_task(model, task, max_tokens=asked.max_tokens)
-        figures[task.name], digests[task.name] = task_figures(outcomes), task.digest
-        wrong = [outcome for outcome in outcomes if outcome.score < 1][:_SAMPLES]
-        samples[task.name] = [
-            {"asked": outcome.item.asked, "answer": outcome.answer, "score": outcome.score} for outcome in wrong
-        ]
-    if shared:
-        found = run_tasks(model, shared, include=asked.include, limit=asked.limit, num_fewshot=asked.num_fewshot,
-                          cache=asked.cache, uses_network=asked.uses_network)  # fmt: skip
-        figures |= harness_figures(found)
-        digests |= {name: str(value) for name, value in (found.get("task_hashes") or {}).items()}
-    settings = {**{key: str(value) if isinstance(value, Path) else value for key, value in asked._asdict().items()}}
+    own = _own_tasks(model, [name for name in names if name.endswith(".jsonl")], asked)
+    shared = _shared_tasks(model, [name for name in names if not name.endswith(".jsonl")], asked)
+    digests = own.digests | shared.digests
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asked._asdict().items()}
     return new_record(
         "tasks",
         model=model_facts(model, model_path),
         data={"path": ",".join(names), "digest": digest_json(digests), "tasks": digests},
         settings={**settings, "generation": {"temperature": 0, "max_tokens": asked.max_tokens}},
-        result={"tasks": figures, "wrong": samples},
+        result={"tasks": own.figures | shared.figures, "wrong": own.wrong},
     )
+
+
+def _own_tasks(model: ChatModel, files: Sequence[str], options: TaskOptions) -> _Tasks:
+    """Tasks of files, and the first items of each that were answered wrongly."""
+    done = _Tasks({}, {}, {})
+    for file in files:
+        task = read_task(Path(file))
+        if task.name in done.figures:
+            raise UsageError(f"two task files are called `{task.name}`", hint="rename one")
+        outcomes = run_task(model, task, max_tokens=options.max_tokens)
+        wrong = [outcome for outcome in outcomes if outcome.score < 1][:_SAMPLES]
+        done.figures[task.name], done.digests[task.name] = task_figures(outcomes), task.digest
+        done.wrong[task.name] = [
+            {"asked": outcome.item.asked, "answer": outcome.answer, "score": outcome.score} for outcome in wrong
+        ]
+    return done
+
+
+def _shared_tasks(model: ChatModel, names: Sequence[str], options: TaskOptions) -> _Tasks:
+    """Tasks of lm-evaluation-harness."""
+    if not names:
+        return _Tasks({}, {}, {})
+    found = run_tasks(model, names, options=options)
+    digests = {name: str(value) for name, value in (found.get("task_hashes") or {}).items()}
+    return _Tasks(harness_figures(found), digests, {})
 
 
 def measure_answers(

@@ -13,7 +13,7 @@ import sacrebleu
 
 from chatwright.evaluate import agreement
 from chatwright.evaluate.metrics import rouge_l, token_f1
-from chatwright.evaluate.strengths import FIRST, SECOND, TIE, comparisons, fit
+from chatwright.evaluate.strengths import FIRST, SECOND, TIE, Strengths, comparisons, fit
 from chatwright.feedback.study import DIMENSIONS
 from chatwright.foundation.errors import UsageError
 
@@ -106,8 +106,22 @@ def pair_strengths(pairs: Sequence[Entry]) -> dict[str, Any]:
             return {"choices": len(pairs), "not_fitted": "fewer than two items"}
         prior = _WEAK_PRIOR
         fitted = fit(met, outcomes, prior=prior)
+    return {
+        "choices": len(pairs),
+        "ties": int((outcomes == TIE).sum()),
+        "both_bad": sum(entry["choice"] == "both_bad" for entry in pairs),
+        "tie_parameter": round(float(fitted.tie[0]), 4),
+        "prior": prior,
+        "models": _strengths_of(models, fitted),
+        "differences": _differences_of(models, fitted),
+        "choices_needed": {str(rate): agreement.choices_for_win_rate(rate) for rate in (0.55, 0.6, 0.65, 0.7, 0.75)},
+    }
+
+
+def _strengths_of(models: Sequence[str], fitted: Strengths) -> dict[str, dict[str, float]]:
+    """Each model's strength with its interval."""
     ends = fitted.intervals()[0]
-    table = {
+    return {
         model: {
             "strength": round(float(fitted.theta[0, place]), 4),
             "low": round(float(ends[place, 0]), 4),
@@ -115,25 +129,20 @@ def pair_strengths(pairs: Sequence[Entry]) -> dict[str, Any]:
         }
         for place, model in enumerate(models)
     }
+
+
+def _differences_of(models: Sequence[str], fitted: Strengths) -> dict[str, dict[str, float]]:
+    """Of every two models, with its interval and the share of choices that it means."""
     differences = {}
     for one, other in combinations(range(len(models)), 2):
         estimate, error = fitted.difference(one, other)[0]
         differences[f"{models[one]} - {models[other]}"] = {
             "difference": round(float(estimate), 4),
-            "low": round(float(estimate - 1.959964 * error), 4),
-            "high": round(float(estimate + 1.959964 * error), 4),
+            "low": round(float(estimate - agreement.Z95 * error), 4),
+            "high": round(float(estimate + agreement.Z95 * error), 4),
             "win_rate": round(float(1 / (1 + np.exp(-estimate))), 4),
         }
-    return {
-        "choices": len(pairs),
-        "ties": int((outcomes == TIE).sum()),
-        "both_bad": sum(entry["choice"] == "both_bad" for entry in pairs),
-        "tie_parameter": round(float(fitted.tie[0]), 4),
-        "prior": prior,
-        "models": table,
-        "differences": differences,
-        "choices_needed": {str(rate): agreement.choices_for_win_rate(rate) for rate in (0.55, 0.6, 0.65, 0.7, 0.75)},
-    }
+    return differences
 
 
 def raters_table(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:

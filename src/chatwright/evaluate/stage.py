@@ -30,7 +30,7 @@ _MODELS = ("pretrain", "finetune")
 class EvaluateConfig(Config):
     """What is measured."""
 
-    answers: str | None = None  # test conversations whose last answer is to be given
+    answers: str | None = None  # test conversations whose last answer is to be given; absent: `finetune.test`; "": none
     references: str | None = None  # conversations whose labels name the possible answers; default: the fine-tuning data
     max_answer_tokens: int = Field(default=96, ge=1)
     beams: int = Field(default=1, ge=1)  # of the search for answers; 1 is greedy
@@ -202,5 +202,5 @@ def _baselines(corpus: Path, config: EvaluateConfig) -> dict[str, Any]:
 
     trigram = round(ByteTrigram().learn(training()).bits_per_byte(heldout), 5)
     compressed = round(xz_bits_per_byte(heldout), 5)
-    say(f"  without a network: byte trigrams {trigram:.3f}, xz -9e {compressed:.3f} bits per byte")
+    say(f"  no neural network: byte trigrams {trigram:.3f}, xz -9e {compressed:.3f} bits per byte")
     return {"byte_trigram": trigram, "xz_9e": compressed}

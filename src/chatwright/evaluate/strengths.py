@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from chatwright.evaluate.agreement import Z95
 from chatwright.foundation.errors import UsageError
 
 FIRST, SECOND, TIE = 0, 1, 2
-_Z95 = 1.959963984540054
 _STEPS = 60
 _CLOSE = 1e-10
 
@@ -42,7 +42,7 @@ class Strengths:
 
     def intervals(self) -> Floats:
         """(S, M, 2): 95 % Wald intervals."""
-        half = _Z95 * np.sqrt(np.maximum(0.0, np.einsum("smm->sm", self.covariance)))
+        half = Z95 * np.sqrt(np.maximum(0.0, np.einsum("smm->sm", self.covariance)))
         return np.stack([self.theta - half, self.theta + half], axis=-1)
 
     def difference(self, one: int, other: int) -> Floats:

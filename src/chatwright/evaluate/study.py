@@ -24,42 +24,61 @@ def items_of_run(run: Path, *, count: int, as_pairs: bool, seed: int = 1) -> lis
     Raises:
         UsageError: the run has no answers, or pairs are asked for and only one model answered.
     """
-    path = run / "evaluate" / "samples.json"
-    if not path.is_file():
-        raise UsageError(f"`{run}` has no answers to rate", hint="run its stage `evaluate` with test questions first")
-    told = storage.read_json(path)
-    answered = {name: value["answers"] for name, value in told.items() if value.get("answers")}
-    if not answered or (as_pairs and len(answered) < 2):
-        raise UsageError(f"`{run}` has answers of {len(answered)} models", hint="pairs need two, scales one")
+    answered = _answers_of_run(run, least=2 if as_pairs else 1)
     size = min(len(answers) for answers in answered.values())
     order = Permutation(size, seed_for(seed, "rated questions"))
     items: list[StudyItem] = []
-    names = list(answered)
     for position in range(size):
         number = order[position]
-        given = [answered[name][number] for name in names]
-        asked = "\n\n".join(message["content"] for message in given[0]["messages"])
-        topic = str(given[0].get("expected") or "")
-        if as_pairs:
-            answers = (given[0]["answer"], given[1]["answer"])
-            if answers[0] != answers[1]:
-                models = (names[0], names[1])
-                items.append(StudyItem(id=f"q{number}", asked=asked, answers=answers, models=models, topic=topic))
-        else:
-            items += [
-                StudyItem(
-                    id=f"q{number}-{place}",
-                    asked=asked,
-                    answers=(item["answer"],),
-                    models=(name,),
-                    topic=topic,
-                    reference=str(item.get("reference", "")),
-                )
-                for place, (name, item) in enumerate(zip(names, given, strict=True))
-            ]
+        given = {name: answers[number] for name, answers in answered.items()}
+        items += _pair(number, given) if as_pairs else _singles(number, given)
         if len(items) >= count:
             break
     return items[:count]
+
+
+def _answers_of_run(run: Path, *, least: int) -> dict[str, list[dict[str, Any]]]:
+    """The answers of each model, all to the same questions."""
+    path = run / "evaluate" / "samples.json"
+    if not path.is_file():
+        raise UsageError(f"`{run}` has no answers to rate", hint="run its stage `evaluate` with test questions first")
+    answered = {name: value["answers"] for name, value in storage.read_json(path).items() if value.get("answers")}
+    if len(answered) < least:
+        raise UsageError(f"`{run}` has answers of {len(answered)} models", hint="pairs need two, scales one")
+    return answered
+
+
+def _pair(number: int, given: dict[str, dict[str, Any]]) -> list[StudyItem]:
+    """The first two models' answers side by side; none where they are the same."""
+    (one, first), (other, second) = list(given.items())[:2]
+    if first["answer"] == second["answer"]:
+        return []
+    answers, models = (first["answer"], second["answer"]), (one, other)
+    return [StudyItem(id=f"q{number}", asked=_asked(first), answers=answers, models=models, topic=_topic(first))]
+
+
+def _singles(number: int, given: dict[str, dict[str, Any]]) -> list[StudyItem]:
+    """Each model's answer by itself."""
+    first = next(iter(given.values()))
+    return [
+        StudyItem(
+            id=f"q{number}-{place}",
+            asked=_asked(first),
+            answers=(item["answer"],),
+            models=(name,),
+            topic=_topic(first),
+            reference=str(item.get("reference", "")),
+        )
+        for place, (name, item) in enumerate(given.items())
+    ]
+
+
+def _asked(item: dict[str, Any]) -> str:
+    return "\n\n".join(message["content"] for message in item["messages"])
+
+
+def _topic(item: dict[str, Any]) -> str:
+    return str(item.get("expected") or "")
 
 
 def items_of_file(path: Path) -> list[StudyItem]:

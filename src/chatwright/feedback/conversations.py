@@ -5,6 +5,7 @@ Not for ratings, which `store` keeps, and not for turning turns into token ids, 
 
 import csv
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -95,7 +96,7 @@ def read_conversations(path: Path, *, max_conversations: int = MAX_CONVERSATIONS
     JSON Lines hold one object a line in one of these shapes, the same for the whole file: `messages` with `role` and
     `content` (OpenAI), `conversations` with `from` and `value` (ShareGPT), `instruction`, `input`, `output` (Alpaca),
     `prompt` and `completion`, `question` and `answer`, `source` and `target` (sentence pairs). CSV and TSV have a
-    header with the columns `question` and `answer`, or `source` and `target`; TSV knows no quotes.
+    header with the columns of one of the last three; CSV's may be parted by semicolons, TSV knows no quotes.
     `system` beside them becomes the first turn; `label` or `policy` becomes the label; other keys are passed over.
     Several right answers stand in a list in the answer's place, or in columns `answer2`, `answer3` (`target2` and so
     on): the first becomes the last turn.
@@ -148,7 +149,8 @@ def _text_lines(path: Path, problems: _Problems) -> Iterator[str]:
             try:
                 yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                problems.add(number, f"expected UTF-8, met {error.reason} at byte {error.start + 1} of the line")
+                met = f"met {error.reason} at byte {error.start + 1} of the line"
+                problems.add(number, f"expected UTF-8 (as which spreadsheets and editors can save), {met}")
                 yield "\n"
 
 
@@ -183,7 +185,12 @@ def _table_records(
     lines: Iterator[str], problems: _Problems, *, is_tsv: bool
 ) -> Iterator[tuple[int, dict[str, Any], _Shape]]:
     """Rows with the number of the line on which each begins; a field in quotes may run over several lines."""
-    reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if is_tsv else csv.reader(lines, strict=True)
+    first = next(lines, "")
+    lines = itertools.chain([first], lines)
+    if is_tsv:
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:  # spreadsheets of countries with a decimal comma part their columns by semicolons
+        reader = csv.reader(lines, delimiter=";" if first.count(";") > first.count(",") else ",", strict=True)
     shape = _QUESTION_ANSWER
     header: list[str] | None = None
     began = 1
@@ -337,13 +344,14 @@ def _pair_shape(question: str, answer: str) -> _Shape:
 
 _QUESTION_ANSWER = _pair_shape("question", "answer")
 _SOURCE_TARGET = _pair_shape("source", "target")
-_TABLE_SHAPES = (_QUESTION_ANSWER, _SOURCE_TARGET)
+_PROMPT_COMPLETION = _pair_shape("prompt", "completion")
+_TABLE_SHAPES = (_QUESTION_ANSWER, _PROMPT_COMPLETION, _SOURCE_TARGET)
 # In order of how much they can say: a record with both `messages` and `prompt` is read as messages.
 _SHAPES = (
     _Shape("messages", ("messages",), _openai),
     _Shape("ShareGPT", ("conversations",), _sharegpt),
     _Shape("Alpaca", ("instruction", "output"), _alpaca, "output"),
-    _pair_shape("prompt", "completion"),
+    _PROMPT_COMPLETION,
     _QUESTION_ANSWER,
     _SOURCE_TARGET,
 )

@@ -48,6 +48,20 @@ def open_database(place: str | Path) -> Engine:
     return engine
 
 
+def require_store(place: str) -> None:
+    """A store that is to be read must be there: opening it would make an empty one.
+
+    Raises:
+        UsageError: it is a file, and there is none. Whether a server has a database, it says itself.
+    """
+    path = place.removeprefix("sqlite:///")
+    if "://" not in path and not Path(path).is_file():
+        raise UsageError(
+            f"there is no feedback store `{place}`",
+            hint="`chatwright serve` makes one, `chatwright-feedback.db` in the folder of its call; name it or its URL",
+        )
+
+
 def unavailable(error: sql.exc.DBAPIError) -> StoreError:
     """What a caller is told when the database fails."""
     return StoreError(

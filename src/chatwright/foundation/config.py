@@ -17,6 +17,7 @@ from chatwright.foundation.errors import ConfigError, UsageError
 
 MAX_RECIPE_BYTES = 1 << 20
 MAX_DEPTH = 32  # tables and lists within each other
+_MOST_PLACES = 2  # a key that more sections have says little about which one was meant
 
 
 class Config(pydantic.BaseModel):
@@ -30,6 +31,31 @@ class Config(pydantic.BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+AnyT = TypeVar("AnyT")
+
+
+class _HabitMark:
+    """Marks a field that says how a result is worked towards, and changes nothing in it."""
+
+
+# `checkpoint_every: Habit[int]`: the type with the mark. What is done is not done again for its sake.
+Habit = Annotated[AnyT, _HabitMark()]
+
+
+def without_habits(config: Config) -> dict[str, Any]:
+    """What a result depends on, as JSON has it: the sections without their habits."""
+    kept: dict[str, Any] = _stripped(config, config.model_dump(mode="json"))
+    return kept
+
+
+def _stripped(value: Any, dumped: Any) -> Any:
+    if isinstance(value, Config):
+        fields = type(value).model_fields
+        marks = {name: any(isinstance(mark, _HabitMark) for mark in field.metadata) for name, field in fields.items()}
+        return {name: _stripped(getattr(value, name), part) for name, part in dumped.items() if not marks[name]}
+    if isinstance(value, list | tuple):
+        return [_stripped(item, part) for item, part in zip(value, dumped, strict=True)]
+    return dumped
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -40,7 +66,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         if not path.is_file():
-            raise UsageError(f"`{path}` is not a file, a recipe is a TOML file")
+            raise _no_file(path)
         if size > MAX_RECIPE_BYTES:
             raise UsageError(f"`{path}` is too large for a recipe: {size} bytes, at most {MAX_RECIPE_BYTES}")
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -53,10 +79,21 @@ def read_toml(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise _too_deep(path) from None
     except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
-        raise UsageError(f"`{path}` is not sound TOML: {error}") from error
+        raise UsageError(
+            f"`{path}` is not sound TOML: {error}", hint='a key reads `name = "text"`, `steps = 500` or `is_on = true`'
+        ) from error
     if _is_deeper(data, MAX_DEPTH):
         raise _too_deep(path)
     return data
+
+
+def _no_file(path: Path) -> UsageError:
+    """Where a folder was named, the recipes in it are what was meant."""
+    if not path.is_dir():
+        return UsageError(f"`{path}` is not a file, a recipe is a TOML file")
+    found = sorted(path.glob("*.toml"))[:3]
+    hint = f"name {' or '.join(f'`{one}`' for one in found)}" if found else "`chatwright new DIR` writes a recipe"
+    return UsageError(f"`{path}` is a folder, a recipe is a TOML file", hint=hint)
 
 
 def _too_deep(path: Path) -> UsageError:
@@ -154,7 +191,10 @@ class _Place(NamedTuple):
 def _sentence(kind: type[Config], detail: Any) -> str:
     path = _place(kind, detail["loc"]).path
     if detail["type"] == "extra_forbidden":
-        return f"`{path}` is not a known key" + _near(str(detail["loc"][-1]), _known_keys(kind, detail["loc"][:-1]))
+        key = str(detail["loc"][-1])
+        return f"`{path}` is not a known key" + (
+            _elsewhere(kind, key) or _near(key, _known_keys(kind, detail["loc"][:-1]))
+        )
     if detail["type"] == "missing":
         return f"`{path}` is required"
     if detail["type"] == "union_tag_not_found":
@@ -168,6 +208,17 @@ def _sentence(kind: type[Config], detail: Any) -> str:
     if message.startswith("Input should "):
         return f"`{path}` should {message.removeprefix('Input should ')}{shown}"
     return f"`{path}`: {message}{shown}"
+
+
+def _elsewhere(kind: type[Config], key: str) -> str:
+    """The sections that have this very key, where it was written into another one."""
+    sections = {name: _bare(field.annotation) for name, field in kind.model_fields.items()}
+    found = [
+        f"`{name}.{key}`"
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, Config) and key in section.model_fields
+    ]
+    return f"; there is {' and '.join(found)}" if 0 < len(found) <= _MOST_PLACES else ""
 
 
 def _near(word: str, known: list[str]) -> str:

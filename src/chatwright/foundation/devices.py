@@ -4,15 +4,17 @@ import ctypes
 import os
 import time
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError, UsageError
 
-PrecisionName = Literal["auto", "float32", "bfloat16", "float16"]
+PrecisionName = Literal["auto", "float32", "bfloat16", "float16", "float8"]
 
+_KEPT_PRECISIONS = frozenset(get_args(PrecisionName)) - {"auto"}
+_FLOAT8_CAPABILITY = (8, 9)  # of CUDA: Ada and Hopper are the first to multiply 8-bit floats
 _PLACEMENT = "placement.json"
 
 # bfloat16 must beat float32 by this much in the probe to be worth its rounding.
@@ -23,14 +25,21 @@ class Placement(NamedTuple):
     """Where and how a model computes."""
 
     device: torch.device
-    precision: str  # of matrix products: "float32", "bfloat16" or "float16"; weights stay float32 in training
+    precision: str  # of matrix products: a `PrecisionName` but "auto"; weights stay float32 in training
     threads: int
     reason: str  # why this precision, for the person
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
         """The type for autocast, or None where everything is float32."""
-        return None if self.precision == "float32" else getattr(torch, self.precision)
+        return autocast_dtype(self.precision)
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """The type for autocast; None where everything is float32. What float8 does not multiply is bfloat16."""
+    if precision == "float32":
+        return None
+    return torch.bfloat16 if precision == "float8" else getattr(torch, precision)
 
 
 def pick_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
@@ -43,7 +52,10 @@ def pick_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
         return torch.device("cuda", local_rank)
     if name in ("auto", "cpu"):
         return torch.device("cpu")
-    raise UsageError(f"device `{name}` is not available here", hint='set `device = "auto"` or `"cpu"`')
+    if name == "cuda":
+        why = "this PyTorch is built without CUDA" if torch.version.cuda is None else "PyTorch sees none"
+        raise UsageError(f"there is no GPU here: {why}", hint='set `device = "auto"` or `"cpu"`')
+    raise UsageError(f"no such device: `{name}`", hint='set `device = "auto"`, `"cpu"` or `"cuda"`')
 
 
 def usable_threads() -> int:
@@ -87,12 +99,17 @@ def place(
         threads: for the CPU; 0 means all usable cores.
         width: the model's width, so that the probe multiplies matrices like the model's.
         keeps_freed_memory: on the CPU; a server, whose strangers decide what it holds, gives freed memory back.
+
+    Raises:
+        UsageError: the device is not there, or does not multiply in this precision.
     """
     chosen = pick_device(device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     count = threads or usable_threads()
     torch.set_num_threads(count)
     if chosen.type == "cpu" and keeps_freed_memory:
         _keep_freed_memory()
+    if precision == "float8":
+        return Placement(chosen, precision, count, _reason_for_float8(chosen))
     if precision != "auto":
         return Placement(chosen, precision, count, "as the recipe says")
     if chosen.type == "cuda":
@@ -103,6 +120,30 @@ def place(
     if gain >= _WORTHWHILE_GAIN:
         return Placement(chosen, "bfloat16", count, f"bfloat16 is {gain:.1f} times as fast as float32 on this CPU")
     return Placement(chosen, "float32", count, f"bfloat16 is only {gain:.1f} times as fast as float32 on this CPU")
+
+
+def _reason_for_float8(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "as the recipe says; emulated on a CPU: for studies, slower than bfloat16"
+    lacking = _float8_lacks(torch.version.hip, torch.cuda.get_device_capability(device))
+    if lacking:
+        name = torch.cuda.get_device_name(device)
+        raise UsageError(
+            f'`precision = "float8"` cannot be done on this GPU: {name}',
+            cause=lacking,
+            hint='set `precision = "bfloat16"` or `"auto"`',
+        )
+    return "as the recipe says; what it does not multiply is bfloat16"
+
+
+def _float8_lacks(hip: str | None, capability: tuple[int, int]) -> str | None:
+    """What a GPU lacks to multiply e4m3 and e5m2 floats, or None."""
+    if hip is not None:
+        return f"only NVIDIA's are tried, this PyTorch is built for ROCm {hip}"
+    if capability < _FLOAT8_CAPABILITY:
+        found, needed = (".".join(map(str, pair)) for pair in (capability, _FLOAT8_CAPABILITY))
+        return f"it has compute capability {found}, float8 begins at {needed}"
+    return None
 
 
 def settled_placement(directory: Path, *, device: str, precision: PrecisionName, threads: int, width: int) -> Placement:
@@ -126,7 +167,7 @@ def _read_kept(path: Path) -> dict[str, Any]:
     if (
         not isinstance(kept, dict)
         or any(not isinstance(kept.get(key), kind) for key, kind in wanted.items())
-        or kept["precision"] not in ("float32", "bfloat16", "float16")
+        or kept["precision"] not in _KEPT_PRECISIONS
     ):
         raise RefusedError(f"`{path}` is damaged: {kept}", hint="delete it; the machine is probed again")
     return kept

@@ -1,6 +1,69 @@
-"""How much memory this process may still take: the machine's, or its control group's where that is less."""
+"""How much memory this process may still take, and one error for what is raised where it may take no more."""
 
+import contextlib
+import re
+import resource
+from collections.abc import Iterator
 from pathlib import Path
+
+import torch
+
+from chatwright.foundation.errors import OutOfMemoryError
+
+# What PyTorch's allocators, the libraries below it and the system's threads say where memory ran out; only CUDA's has a
+# class of its own.
+_SIGNS = (
+    "DefaultCPUAllocator",
+    "bad_alloc",
+    "out of memory",
+    "ALLOC_FAILED",
+    "could not create a memory object",
+    "can't start new thread",
+    "Cannot allocate memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(sign in str(error) for sign in _SIGNS)
+
+
+@contextlib.contextmanager
+def memory_named(*, kept: str, hint: str) -> Iterator[None]:
+    """Turn what is raised where memory runs out into one error, with what was needed and what there is.
+
+    Args:
+        kept: what is not lost.
+        hint: what to do next.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(_said(error), cause=_first_line(error), kept=kept, hint=hint) from error
+
+
+def _said(error: Exception) -> str:
+    """The need, where the error tells it, and the limit."""
+    needed = re.search(r"allocate (\d+) bytes", str(error))
+    need = f"{int(needed[1]):,} bytes more were needed" if needed else "a little more was needed"
+    return f"memory ran out: {need}; {_limit()}"
+
+
+def _limit() -> str:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed != resource.RLIM_INFINITY:
+        return f"this process may take {allowed:,} bytes of addresses (`ulimit -v`)"
+    free = available_bytes()
+    return "the system does not say how much there is" if free is None else f"{free:,} bytes are free"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def available_bytes(*, meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -85,15 +85,24 @@ def _stored(tensor: StoredTensor, state: dict[str, Tensor], dtype: torch.dtype) 
     return (whole.T if tensor.is_transposed else whole).to(dtype).contiguous()
 
 
+def no_model(directory: Path) -> RefusedError:
+    """What is told of a directory that holds no model, with the models that stand below it."""
+    if not directory.exists():
+        what = f"`{directory}` is not a model directory: there is no such folder"
+    else:
+        what = f"`{directory}` is not a model directory: it has no `config.json`"
+    places = (directory, *(directory / below for below in ("finetune", "pretrain")))  # a run, or one of its stages
+    found = [place / "model" for place in places if (place / "model" / "config.json").is_file()]
+    named = " or ".join(f"`{place}`" for place in found) or "a directory such as `runs/demo/finetune/model`"
+    return RefusedError(what, hint=f"name {named}")
+
+
 def read_config(directory: Path, *, is_classifier: bool = False) -> ModelConfig:
     """The shape of a model directory, without its weights; of one that scores whole texts where asked."""
     path = directory / "config.json"
     require_own_file(path)
     if not path.is_file():
-        raise RefusedError(
-            f"`{directory}` is not a model directory: it has no `config.json`",
-            hint="name a directory such as `runs/demo/finetune/model`",
-        )
+        raise no_model(directory)
     value = storage.read_json(path, max_bytes=_MAX_CONFIG_BYTES)
     if not isinstance(value, dict):
         raise RefusedError(f"`{path}` is not an object")

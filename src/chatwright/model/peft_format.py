@@ -56,7 +56,14 @@ def save_peft(directory: Path, adapter: Adapter, network: Network, *, base: str,
         UsageError: an adapter that PEFT would compute differently.
     """
     _require_expressible(adapter, network)
-    config = adapter.config
+    with storage.publish(directory) as scratch:
+        save_file(_weights(adapter), scratch / PEFT_WEIGHTS, metadata={"format": "pt"})
+        storage.write_json(scratch / PEFT_CONFIG, _config(adapter, base=base))
+        storage.write_json(scratch / f"{_DIGEST}.json", {"base": base_digest})
+
+
+def _weights(adapter: Adapter) -> dict[str, torch.Tensor]:
+    """Every update under PEFT's name."""
     weights: dict[str, torch.Tensor] = {}
     for name, update in adapter.named_updates():
         weights[f"{_PREFIX}{name}.lora_A.weight"] = update.down.detach().cpu().contiguous()
@@ -67,25 +74,27 @@ def save_peft(directory: Path, adapter: Adapter, network: Network, *, base: str,
         place = f"{_PREFIX}model.{EMBEDDING}"
         weights[f"{place}.lora_embedding_A"] = adapter.embedding.up.detach().cpu().T.contiguous()
         weights[f"{place}.lora_embedding_B"] = adapter.embedding.down.detach().cpu().T.contiguous()
-    with storage.publish(directory) as scratch:
-        save_file(weights, scratch / PEFT_WEIGHTS, metadata={"format": "pt"})
-        value = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base,
-            "r": config.rank,
-            "lora_alpha": config.alpha,
-            "lora_dropout": config.dropout,
-            "target_modules": sorted(_target_names(adapter)),
-            "use_rslora": config.rank_stabilised,
-            "use_dora": config.magnitudes,
-            "bias": "none",
-            "fan_in_fan_out": False,
-            "inference_mode": True,
-            "modules_to_save": None,
-        }
-        storage.write_json(scratch / PEFT_CONFIG, value)
-        storage.write_json(scratch / f"{_DIGEST}.json", {"base": base_digest})
+    return weights
+
+
+def _config(adapter: Adapter, *, base: str) -> dict[str, Any]:
+    """What PEFT reads of an adapter."""
+    config = adapter.config
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": sorted(_target_names(adapter)),
+        "use_rslora": config.rank_stabilised,
+        "use_dora": config.magnitudes,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "modules_to_save": None,
+    }
 
 
 def _target_names(adapter: Adapter) -> set[str]:

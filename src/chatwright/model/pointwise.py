@@ -19,9 +19,8 @@ def is_worthwhile(x: Tensor) -> bool:
 class _RootMeanSquareNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
-        wide = x.float()
-        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        inverse = (norm.square_().mul_(1 / x.shape[-1])).add_(epsilon).rsqrt_()
+        wide = x.float()  # below, the operations of `F.rms_norm` in its order: the same bits with gradients and without
+        inverse = wide.pow(2).mean(-1, keepdim=True).add_(epsilon).rsqrt_()
         unit = wide * inverse
         ctx.save_for_backward(unit, inverse, weight_D)
         ctx.dtype = x.dtype
@@ -61,9 +60,9 @@ def _turned(x: Tensor, cosine: Tensor, sine: Tensor, *, back: bool) -> Tensor:
     found = torch.empty_like(x, dtype=torch.promote_types(x.dtype, cosine.dtype))
     first, second = x.chunk(2, dim=-1)
     first_found, second_found = found.chunk(2, dim=-1)
-    sign = 1 if back else -1
-    torch.mul(first, cosine, out=first_found).addcmul_(second, sine, value=sign)
-    torch.mul(second, cosine, out=second_found).addcmul_(first, sine, value=-sign)
+    sine = -sine if back else sine
+    torch.mul(first, cosine, out=first_found).sub_(second * sine)
+    torch.mul(second, cosine, out=second_found).add_(first * sine)
     return found
 
 

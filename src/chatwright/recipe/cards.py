@@ -100,6 +100,7 @@ def data_card(run: RunFacts) -> str:
         (title, _groups(corpus.directory, column))
         for title, column in (("Language", "language"), ("Licence", "licence"))
     ]
+    told_groups = [part for title, found in groups for part in _group_section(title, found)]
     parts = [
         _head({"pretty_name": f"{run.name} corpus", "tags": ["chatwright"], "task_categories": ["text-generation"]}),
         f"# {_plain(run.name)}: the documents",
@@ -109,22 +110,18 @@ def data_card(run: RunFacts) -> str:
         _table(("kind", "settings"), _sources(documents)),
         "## Domains",
         _table(("domain", "documents", "text", "of them held out"), domains),
-        *(
-            part
-            for title, found in groups
-            for part in (
-                f"## {title}s",
-                _table(
-                    (title.lower(), "documents", "text"),
-                    [(one.label, count(one.documents), size(one.num_bytes)) for one in found],
-                ),
-            )
-        ),
+        *told_groups,
         "## Dropped" if drops else "",
         _table(("stage", "reason", "documents"), drops),
         "## What is not known\n\n" + _unknown(groups),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _group_section(title: str, found: Sequence[_Group]) -> tuple[str, str]:
+    """A heading and a table of documents by language or licence."""
+    rows = [(one.label, count(one.documents), size(one.num_bytes)) for one in found]
+    return f"## {title}s", _table((title.lower(), "documents", "text"), rows)
 
 
 def _model_rows(run: RunFacts, facts: StageFacts) -> list[tuple[str, str]]:

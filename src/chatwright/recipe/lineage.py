@@ -5,7 +5,7 @@ from typing import Any
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError
-from chatwright.model.directory import LINEAGE
+from chatwright.model.directory import LINEAGE, no_model
 
 _SUMMARY_KEYS = {
     "documents": ("documents", "by_source"),
@@ -29,10 +29,7 @@ def lineage_of(model: Path) -> dict[str, Any]:
         RefusedError: not a model directory, or one without lineage, such as a foreign one.
     """
     if not (model / "config.json").is_file():
-        raise RefusedError(
-            f"`{model}` is not a model directory: it has no `config.json`",
-            hint="name a directory such as `runs/demo/finetune/model`",
-        )
+        raise no_model(model)
     if not (model / LINEAGE).is_file():
         raise RefusedError(f"`{model}` carries no lineage: it was not made by chatwright")
     value = storage.read_json(model / LINEAGE)

@@ -21,7 +21,7 @@ from chatwright.model.directory import read_config
 from chatwright.model.network import Network
 from chatwright.model.selection import select
 from chatwright.recipe.recipe import Recipe
-from chatwright.recipe.runner import _WORK, _plan, _published
+from chatwright.recipe.runner import _WORK, _plan, _published, device_problems
 from chatwright.recipe.stages import stages_of
 from chatwright.train.pretrain import PretrainConfig
 from chatwright.tune.finetune_settings import FinetuneConfig
@@ -57,6 +57,8 @@ def preview(recipe: Recipe) -> dict[str, Any]:
     network = [address for source in _sources(recipe) if (address := _on_the_network(source))]
     if network:
         result["from_the_network"] = network
+    read = {source.path: _size(source) for source in _sources(recipe) if isinstance(source, Files) and source.path}
+    result["sources"] = {path: size for path, size in read.items() if not _is_remote(path)}
     shape = _shape(recipe, done)
     if shape is not None:
         result["model"] = _model(shape)
@@ -71,12 +73,22 @@ def _sources(recipe: Recipe) -> tuple[Source, ...]:
     return () if recipe.collect is None else recipe.collect.sources
 
 
+def _size(source: Files) -> dict[str, int]:
+    """Files that would be read, and their bytes; none of a place on the network, which is not asked."""
+    inputs = [] if _is_remote(source.path) else [one for part in list_partitions(source) for one in part.inputs]
+    return {"files": len({one["path"] for one in inputs}), "bytes": sum(int(one["bytes"]) for one in inputs)}
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
+
+
 def _on_the_network(source: Source) -> str:
     """What a source reads from elsewhere, empty if all of it is on this machine."""
     if isinstance(source, Hub):
         return source.dataset
     path = str(getattr(source, "path", ""))
-    return path if "://" in path else ""
+    return path if _is_remote(path) else ""
 
 
 def _problems(recipe: Recipe) -> Iterator[str]:
@@ -88,8 +100,10 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     if recipe.finetune is not None:
         yield from _conversation_problems(recipe.finetune.data, "finetune.data")
         yield from _conversation_problems(recipe.finetune.test, "finetune.test")
+    yield from device_problems(recipe, {stage.name for stage in stages_of(recipe)})
     if recipe.evaluate is not None:
-        yield from _conversation_problems(recipe.evaluate.answers, "evaluate.answers")
+        if recipe.finetune is None or recipe.evaluate.answers != recipe.finetune.test:  # else it is told above
+            yield from _conversation_problems(recipe.evaluate.answers, "evaluate.answers")
         yield from _conversation_problems(recipe.evaluate.references, "evaluate.references")
 
 
@@ -123,7 +137,7 @@ def _base_problems(model: Path) -> Iterator[str]:
 
 
 def _conversation_problems(path: str | None, key: str) -> Iterator[str]:
-    if path is None:
+    if not path:
         return
     try:
         read_conversations(Path(path))
@@ -244,6 +258,10 @@ def _memory(sizes: _Trained) -> int:
 def as_text(result: dict[str, Any]) -> str:
     """The result of `preview` for a person."""
     lines = [f"run: {result['run']}"]
+    lines += [
+        f"source: `{path}`, {size['files']:,} files, {size['bytes'] / 1e6:,.1f} MB"
+        for path, size in result["sources"].items()
+    ]
     lines += [f"  {name}: {state}" for name, state in result["stages"].items()]
     if "from_the_network" in result:
         lines.append(f"from the network, not checked: {', '.join(result['from_the_network'])}")
@@ -255,6 +273,7 @@ def as_text(result: dict[str, Any]) -> str:
         lines.append(
             "memory: weights, gradients and optimizer in float32; activations come on top and grow with micro_rows"
         )
+        lines.append("time: not measured here; `chatwright plan` measures this machine")
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from chatwright.data.collect import CollectConfig
 from chatwright.evaluate.stage import EvaluateConfig
 from chatwright.foundation import config as configuration
 from chatwright.foundation.config import Config
+from chatwright.foundation.errors import ConfigError
 from chatwright.model.config import ModelConfig
 from chatwright.recipe.improve.settings import ImproveConfig
 from chatwright.tokens.tokenizer import TokenizerConfig
@@ -121,6 +122,17 @@ _PATH_KEYS = (
 )
 
 
+# Keys that trainings without a held-out loss once had and could not keep. Resolved recipes of that time have them
+# written out with these values; any other value is told what to set instead.
+_FORMER: dict[str, Any] = {"patience": 0, "keep_best": False}
+_INSTEAD = {
+    "finetune": "`finetune.keeping.patience` ends a fine-tune and keeps its best model",
+    "reward": "it measures no held-out bits per byte",
+    "align": "it measures no held-out bits per byte",
+    "improve.learn": "a round is judged by its test",
+}
+
+
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe.
 
@@ -129,7 +141,32 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         UsageError: no such file, or not TOML.
     """
     data = configuration.apply_overrides(configuration.read_toml(path), overrides)
+    _forget_former_keys(data, where=f"recipe `{path}`")
+    _ask_test_questions(data)
     return configuration.validate(Recipe, _with_full_paths(data, path.resolve().parent), where=f"recipe `{path}`")
+
+
+def _ask_test_questions(data: dict[str, Any]) -> None:
+    """Where nothing else is named, the questions that a fine-tune tests with are asked in the evaluation, too."""
+    tuned, evaluated = data.get("finetune"), data.get("evaluate")
+    if isinstance(tuned, dict) and isinstance(evaluated, dict) and "test" in tuned:
+        evaluated.setdefault("answers", tuned["test"])
+
+
+def _forget_former_keys(data: dict[str, Any], *, where: str) -> None:
+    """Take former keys out of the sections that had them, and refuse those that were meant to do something."""
+    problems = []
+    for section, instead in _INSTEAD.items():
+        table: Any = data
+        for step in section.split("."):
+            table = table.get(step) if isinstance(table, dict) else None
+        if not isinstance(table, dict):
+            continue
+        for key, default in _FORMER.items():
+            if key in table and table.pop(key) != default:
+                problems.append(f"`{section}.{key}` is a key no more: {instead}")
+    if problems:
+        raise ConfigError(where, problems)
 
 
 def _with_full_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:

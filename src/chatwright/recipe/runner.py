@@ -1,7 +1,8 @@
 """Runs a recipe: only the stages whose inputs changed, each resumed after a kill, each published whole.
 
-A stage's key is the digest of its configuration, version, seed, inputs and what lies outside the run. A published
-directory whose manifest carries the key is done; a scratch directory named by the key is one that was interrupted.
+A stage's key is the digest of its configuration without habits, its version, seed, inputs and what lies outside the
+run. A published directory whose manifest carries the key is done; a scratch directory named by it is one that was
+interrupted.
 """
 
 import os
@@ -10,7 +11,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +19,16 @@ import torch
 
 import chatwright
 from chatwright.foundation import storage
+from chatwright.foundation.config import without_habits
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.devices import pick_device, usable_threads
 from chatwright.foundation.errors import ConfigError, DamagedError, RefusedError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag, stop_requested
+from chatwright.recipe import interrupted
 from chatwright.recipe.recipe import Recipe, to_toml
 from chatwright.recipe.stages import Stage, stages_of
-from chatwright.train.ranks import Ranks
+from chatwright.train.ranks import BETWEEN_STAGES_S, Ranks
 
 _WORK = ".work"
 _FILES = (
@@ -73,8 +76,9 @@ def run_recipe(
     """
     run_dir, ranks = recipe.run_dir, Ranks()
     stages = _until(stages_of(recipe), until)
-    _require_files(recipe, {stage.name for stage in stages})
-    ranks.join(pick_device("auto" if recipe.pretrain is None else recipe.pretrain.device, local_rank=_local_rank()))
+    _require_what_is_named(recipe, {stage.name for stage in stages})
+    device = pick_device("auto" if recipe.pretrain is None else recipe.pretrain.device, local_rank=_local_rank())
+    ranks.join(device, timeout_s=BETWEEN_STAGES_S)
     with stop_requested() as stop:
         if not ranks.is_first:
             return _follow(recipe, stages, stop, ranks)
@@ -85,7 +89,7 @@ def run_recipe(
             outcomes = []
             for stage in stages:
                 outcomes.append(_do(stage, recipe, run_dir, stop))
-                ranks.wait()
+                ranks.wait_for_stage()
             if report is not None and until is None:
                 report(run_dir)
             return outcomes
@@ -104,9 +108,10 @@ def _until(stages: list[Stage], until: str | None) -> list[Stage]:
     return stages[: last + 1]
 
 
-def _require_files(recipe: Recipe, stages: set[str]) -> None:
+def _require_what_is_named(recipe: Recipe, stages: set[str]) -> None:
     """What a late stage would miss is told before the early ones have worked for hours."""
-    problems = [
+    problems = [*device_problems(recipe, stages)]
+    problems += [
         f"`{section}.{key}`: there is no file `{path}`"
         for section, keys in _FILES
         for key in keys
@@ -116,15 +121,30 @@ def _require_files(recipe: Recipe, stages: set[str]) -> None:
         raise ConfigError(f"recipe `{recipe.name}`", problems)
 
 
+def device_problems(recipe: Recipe, stages: set[str]) -> Iterator[str]:
+    """Devices that a training of these stages asks for and that are not here, a sentence each."""
+    for name in sorted(stages):
+        device = getattr(getattr(recipe, name, None), "device", None)
+        if device is not None:
+            try:
+                pick_device(device)
+            except UsageError as error:
+                yield f"`{name}.device`: {error.what}; {error.hint}"
+
+
 def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOutcome:
     stop.check("the stages before")
     plan = _plan(stage, recipe, run_dir)
     done = _published(plan)
     if done is not None:
-        say(f"{stage.name}: unchanged")
+        say(f"{stage.name}: unchanged{_told_habits(plan, recipe, done)}")
         return StageOutcome(stage.name, "unchanged", 0.0, done.facts.get("summary", {}))
     work = run_dir / _WORK / f"{stage.name}-{plan.key[:16]}"
     _move_damage_aside(plan)
+    if stage.name == "pretrain" and not work.exists():
+        made_from = interrupted.MadeFrom(_settings(plan, recipe), plan.contents)
+        interrupted.refuse_changed_data(work, made_from, tokens=plan.inputs["tokens"])
+        interrupted.note(work, made_from)
     say(f"{stage.name}: goes on" if work.exists() else f"{stage.name}:")
     work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -136,8 +156,35 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOut
         stage.published(plan.final)
     for stale in (run_dir / _WORK).glob(f"{stage.name}-*"):
         shutil.rmtree(stale, ignore_errors=True)
+        interrupted.forget(stale)
+    interrupted.forget(work)
     say(f"  done in {duration(seconds)}")
     return StageOutcome(stage.name, "done", seconds, summary)
+
+
+def _settings(plan: _Plan, recipe: Recipe) -> str:
+    """Digest of what a person has set for the stage, as far as its result depends on it."""
+    config = plan.stage.config(recipe)
+    return storage.digest_json([None if config is None else without_habits(config), recipe.seed])
+
+
+def _told_habits(plan: _Plan, recipe: Recipe, done: storage.Manifest) -> str:
+    """The habits that are others than when the stage was done: they change no result, and redo nothing."""
+    config = plan.stage.config(recipe)
+    before = done.facts.get("config")
+    if config is None or not isinstance(before, dict):
+        return ""
+    changed = sorted(_differing(before, config.model_dump(mode="json")))
+    return f" ({', '.join(f'`{key}`' for key in changed)}: for the next training)" if changed else ""
+
+
+def _differing(before: Any, now: Any, place: str = "") -> Iterator[str]:
+    """Keys that both have, with other values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before.keys() & now.keys():
+            yield from _differing(before[key], now[key], f"{place}.{key}" if place else key)
+    elif before != now:
+        yield place
 
 
 def _follow(recipe: Recipe, stages: list[Stage], stop: StopFlag, ranks: Ranks) -> list[StageOutcome]:
@@ -149,7 +196,7 @@ def _follow(recipe: Recipe, stages: list[Stage], stop: StopFlag, ranks: Ranks) -
                 work = recipe.run_dir / _WORK / f"{stage.name}-{plan.key[:16]}"
                 work.mkdir(parents=True, exist_ok=True)
                 stage.run(_context(plan, recipe, work, stop))
-        ranks.wait()
+        ranks.wait_for_stage()
     return []
 
 
@@ -174,7 +221,7 @@ def _plan(stage: Stage, recipe: Recipe, run_dir: Path) -> _Plan:
         {
             "stage": stage.name,
             "version": stage.version,
-            "config": None if config is None else config.model_dump(mode="json"),
+            "config": None if config is None else without_habits(config),
             "inputs": contents,
             "outside": stage.outside(recipe),
             "seed": recipe.seed,

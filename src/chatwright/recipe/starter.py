@@ -62,12 +62,11 @@ checkpoint_every = 50    # a stop loses nothing, a crash at most these steps
 # CSV with the columns `question` and `answer` is read too.
 # [finetune]
 # data = "train.jsonl"
-# test = "test.jsonl"    # never trained on: what was gained is measured on them
+# test = "test.jsonl"    # never trained on: gain is measured on them, and both models answer them in the evaluation
 # epochs = 4
 
 [evaluate]
 prompts = ["The", "It is", "When we"]  # continued by the model, as samples in the report
-# answers = "test.jsonl" # questions to the model, scored by BLEU, chrF and, with labels, by right answers
 """
 
 
@@ -95,7 +94,7 @@ def write_starter(directory: Path) -> str:
         scratch.write_text(_TEXT.format(recipe=recipe, name=_run_name(directory)), encoding="utf-8")
     return (
         f"`{recipe}` is yours to read and change.\n"
-        f"  1. put your documents into `{directory / DOCUMENTS}` (txt, md, rst, html, epub, pdf, jsonl, parquet)\n"
+        f"  1. put your documents into `{directory / DOCUMENTS}`: txt, md, html, epub, pdf, docx, csv, jsonl, zip\n"
         f"  2. chatwright run {recipe} --dry-run\n"
         f"  3. chatwright run {recipe}"
     )

@@ -79,7 +79,7 @@ def _figure_rows(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
     names = {"byte_trigram": "byte trigrams", "xz_9e": "xz -9e"}
     for key, bits in figures.get("baselines", {}).items():
-        rows.append((f"bits per byte, {names.get(key, key)}", decimal(bits), "the same documents, no network"))
+        rows.append((f"bits per byte, {names.get(key, key)}", decimal(bits), "the same documents, no neural network"))
     for name, answers in figures.get("answers", {}).items():
         rows += _answer_rows(_NAMES[name], answers)
     if "forgotten_bits_per_byte" in figures:

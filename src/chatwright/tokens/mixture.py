@@ -4,7 +4,7 @@ A weight is a share of the training tokens, whatever the domains' sizes: a small
 not seen whole. Without a mixture, each domain has the share that its size gives it (`order.WindowOrder`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -109,12 +109,24 @@ class MixtureOrder:
 
     Where a row goes is integer arithmetic over its number (a balanced word, peeled off domain by domain), so no table
     is kept and any row is found at once. Within a domain its windows come in `WindowOrder`'s shuffled order.
+
+    Args:
+        split: the documents.
+        length: tokens of a window.
+        seed: of the order.
+        config: which domain has which share, from which step.
+        first_row: of a step: the rows of all steps before it.
+
+    Raises:
+        DataError: a domain is not in the corpus.
     """
 
-    def __init__(self, split: TokenSplit, *, length: int, seed: int, config: MixtureConfig, batch_rows: int):
+    def __init__(
+        self, split: TokenSplit, *, length: int, seed: int, config: MixtureConfig, first_row: Callable[[int], int]
+    ):
         self._length = length
         self._config = config
-        self._phases = _phases(config, batch_rows)
+        self._phases = _phases(config, first_row)
         domains = sorted({domain for phase in self._phases for domain, weight in phase.weights if weight > 0})
         unknown = sorted(set(domains) - set(split.domains))
         if unknown:
@@ -183,8 +195,8 @@ class _Phase(NamedTuple):
     weights: tuple[tuple[str, Fraction], ...]  # heaviest first
 
 
-def _phases(config: MixtureConfig, batch_rows: int) -> list[_Phase]:
-    starts = [0, *(stage.from_step * batch_rows for stage in config.stages)]
+def _phases(config: MixtureConfig, first_row: Callable[[int], int]) -> list[_Phase]:
+    starts = [0, *(first_row(stage.from_step) for stage in config.stages)]
     ends = [*starts[1:], None]
     tables = [config.weights, *(stage.weights for stage in config.stages)]
     return [_Phase(start, end, _fractions(table)) for start, end, table in zip(starts, ends, tables, strict=True)]

@@ -1,18 +1,20 @@
-"""Token ids on disk: memory-mapped shards with document boundaries, domains and byte counts beside them.
+"""Token ids on disk: shards read where they lie, with document boundaries, domains and byte counts beside them.
 
 Raw ids only: windows, packing and mixing are chosen when they are read (the idea of OLMo-core's files).
 A shard is a few NumPy files (a format with magic, version and shape); `index.json` names them and their tokenizer.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chatwright.foundation import storage
+from chatwright.foundation.console import say
 from chatwright.foundation.errors import RefusedError
+from chatwright.tokens.blocks import CheckedTokens, digest_blocks
 
 INDEX = "index.json"
 FORMAT = "chatwright.tokens"
@@ -55,7 +57,7 @@ class ShardWriter:
 
     def add(
         self,
-        ids: list[int],
+        ids: Sequence[int] | NDArray[Any],
         *,
         domain: int,
         num_bytes: int,
@@ -63,8 +65,10 @@ class ShardWriter:
         scores: TextScores = TextScores(),  # noqa: B008 - it is immutable
     ) -> None:
         """Append one document, followed by the end-of-text token; `document` is its id in hexadecimal digits."""
-        self._tokens.append(np.array([*ids, self._end_of_text], dtype=self._dtype))
-        self._length += len(ids) + 1
+        tokens = np.empty(len(ids) + 1, self._dtype)
+        tokens[:-1], tokens[-1] = ids, self._end_of_text
+        self._tokens.append(tokens)
+        self._length += len(tokens)
         self._ends.append(self._length)
         self._bytes.append(num_bytes)
         self._domains.append(domain)
@@ -127,12 +131,21 @@ class _Entry(NamedTuple):
 
 
 class _Shard(NamedTuple):
-    tokens: NDArray[Any]
+    tokens: CheckedTokens
     ends: NDArray[np.int64]
     num_bytes: NDArray[np.int64]
     domains: NDArray[np.int16]
     documents: NDArray[np.uint64]  # ids
     scores: NDArray[np.float32] | None = None  # those of a document stand together; None in files of version 2
+
+
+class LeftOut(NamedTuple):
+    """A damaged shard of which nothing is used."""
+
+    shard: str  # stem of its files
+    tokens: int
+    documents: int
+    reason: str
 
 
 class Sighting(NamedTuple):
@@ -147,11 +160,24 @@ class Sighting(NamedTuple):
 class TokenSplit:
     """The tokens of one split as one long stream over its shards."""
 
-    def __init__(self, shards: list[_Shard], domains: list[str], digest: str):
+    def __init__(
+        self, shards: list[_Shard], domains: list[str], digests: dict[str, str], left_out: Sequence[LeftOut] = ()
+    ):
         self._shards = shards
         self._domains = domains
         self._starts = np.cumsum([0, *(len(shard.tokens) for shard in shards)])
-        self.digest = digest
+        self._digests = digests
+        self.digest = storage.digest_json(list(digests.values()))
+        self.left_out = list(left_out)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a person can be told of a difference between two splits: sizes, documents in any order, each shard."""
+        ids = np.concatenate([np.empty(0, np.uint64), *(shard.documents for shard in self._shards)])
+        documents = storage.digest_bytes(np.sort(ids.astype("<u8")).tobytes())
+        told: dict[str, Any] = {"training documents": len(ids), "training tokens": len(self)}
+        shards = {f"shard {stem}": digest[:12] for stem, digest in self._digests.items()}
+        return told | {"names of documents in any order": documents[:12]} | shards
 
     def __len__(self) -> int:
         """Tokens in all, end-of-text tokens included."""
@@ -189,6 +215,14 @@ class TokenSplit:
             lengths.append((shard.ends - begins)[chosen])
         empty = np.empty(0, np.int64)
         return np.concatenate([empty, *starts]).astype(np.int64), np.concatenate([empty, *lengths]).astype(np.int64)
+
+    def all_spans(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First position in the stream and length of every document, end-of-text tokens included, in stored order."""
+        ends = [np.empty(0, np.int64)]
+        ends += [shard.ends + int(base) for base, shard in zip(self._starts, self._shards, strict=False)]
+        stops = np.concatenate(ends).astype(np.int64)
+        starts = np.concatenate(([0], stops[:-1])).astype(np.int64) if len(stops) else stops
+        return starts, stops - starts
 
     def documents(self) -> Iterator[TokenDocument]:
         """Every document in stored order."""
@@ -236,15 +270,29 @@ class TokenData:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RefusedError(f"`{directory / INDEX}` is damaged: {error!r}", hint=_REMEDY) from error
 
-    def split(self, name: str) -> TokenSplit:
-        """Open one split, memory-mapped, after reading it once against the index's digests.
+    def split(self, name: str, *, skip_damaged: bool = False) -> TokenSplit:
+        """Open one split after reading it once against the index's digests; later changes are found when they are met.
+
+        Args:
+            name: "train" or "heldout".
+            skip_damaged: whether a damaged shard is left out, told and counted, instead of refused.
 
         Raises:
             RefusedError: a shard is missing, cut, changed or exchanged.
         """
-        entries = self._entries.get(name, [])
-        shards = [self._open(entry) for entry in entries]
-        return TokenSplit(shards, self.domains, storage.digest_json([entry.digest for entry in entries]))
+        sound: dict[str, str] = {}
+        shards, left_out = [], []
+        for entry in self._entries.get(name, []):
+            try:
+                shards.append(self._open(entry))
+            except RefusedError as error:
+                if not skip_damaged:
+                    raise
+                left_out.append(LeftOut(entry.stem, entry.tokens, entry.documents, error.what))
+                say(f"  left out: {entry.tokens:,} tokens of {entry.documents:,} documents: {error.what}")
+            else:
+                sound[entry.stem] = entry.digest
+        return TokenSplit(shards, self.domains, sound, left_out)
 
     def find(self, document: str) -> list[Sighting]:
         """Every place of a document, by its id; reads the shards' ids and boundaries alone.
@@ -267,7 +315,6 @@ class TokenData:
 
     def _open(self, entry: _Entry) -> _Shard:
         lengths = {
-            "tokens": entry.tokens,
             "ends": entry.documents,
             "bytes": entry.documents,
             "domains": entry.documents,
@@ -276,7 +323,10 @@ class TokenData:
         if "scores" in entry.digests:
             lengths["scores"] = entry.documents * len(TextScores._fields)
         stem = self._directory / entry.stem
-        return _Shard(*(_read_array(_array_path(stem, kind), n, entry.digests[kind]) for kind, n in lengths.items()))
+        tokens = _open_tokens(_array_path(stem, "tokens"), entry.tokens, entry.digests["tokens"])
+        return _Shard(
+            tokens, *(_read_array(_array_path(stem, kind), n, entry.digests[kind]) for kind, n in lengths.items())
+        )
 
 
 def _entry(value: dict[str, Any]) -> _Entry:
@@ -290,9 +340,31 @@ def _entry(value: dict[str, Any]) -> _Entry:
 
 def _read_array(path: Path, length: int, digest: str) -> NDArray[Any]:
     """One array, memory-mapped; nothing is allocated by what the file says of itself."""
+    return _mapped(path, length, digest, found=_digest_of(path, storage.digest_file))
+
+
+def _open_tokens(path: Path, length: int, digest: str) -> CheckedTokens:
+    """The ids, of which every block is checked again whenever it is read."""
+    noted = _digest_of(path, digest_blocks)
+    mapped = _mapped(path, length, digest, found=noted.sha256)
+    offset = int(getattr(mapped, "offset", 0))
+    return CheckedTokens(path, noted.blocks, dtype=mapped.dtype, length=length, offset=offset)
+
+
+Digest = TypeVar("Digest")
+
+
+def _digest_of(path: Path, digest: Callable[[Path], Digest]) -> Digest:
     try:
-        if storage.digest_file(path) != digest:
-            raise RefusedError(f"token shard `{path}` is damaged: its SHA-256 differs from the index", hint=_REMEDY)
+        return digest(path)
+    except OSError as error:
+        raise RefusedError(f"token shard `{path}` is damaged: {error}", hint=_REMEDY) from error
+
+
+def _mapped(path: Path, length: int, digest: str, *, found: str) -> NDArray[Any]:
+    if found != digest:
+        raise RefusedError(f"token shard `{path}` is damaged: its SHA-256 differs from the index", hint=_REMEDY)
+    try:
         array = np.lib.format.open_memmap(path, mode="r") if length else np.empty(0, dtype=np.int64)
     except (OSError, ValueError) as error:
         raise RefusedError(f"token shard `{path}` is damaged: {error}", hint=_REMEDY) from error

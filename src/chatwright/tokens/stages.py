@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chatwright.data.document import Document, iter_documents
+from chatwright.data.document import iter_rows
 from chatwright.foundation import storage
 from chatwright.foundation.console import ProgressLine, say
 from chatwright.foundation.errors import DataError
@@ -16,17 +16,20 @@ from chatwright.tokens.tokenizer import Tokenizer, TokenizerConfig, load_tokeniz
 _BATCH_DOCUMENTS = 256
 _SHARD_DOCUMENTS = 20_000
 _COMPRESSION_SAMPLE = 200
+_COLUMNS = ("id", "text", "domain", *TextScores._fields)
 _DONE = ".{}.done.json"  # marks a shard that is written, until all are
+
+Row = dict[str, Any]  # what is read of a document
 
 
 def run_tokenizer(context: StageContext) -> dict[str, Any]:
     """Learn a tokenizer on the training split of the corpus, and measure it on the held-out one."""
     config: TokenizerConfig = context.config
     corpus = context.inputs["corpus"]
-    tokenizer = train_tokenizer((document.text for document in iter_documents(corpus, split="train")), config)
+    tokenizer = train_tokenizer((row["text"] for row in iter_rows(corpus, ["text"], split="train")), config)
     tokenizer.save(context.output)
-    heldout = itertools.islice(iter_documents(corpus, split="heldout"), _COMPRESSION_SAMPLE)
-    measured = measure_compression(tokenizer, (document.text for document in heldout))
+    heldout = itertools.islice(iter_rows(corpus, ["text"], split="heldout"), _COMPRESSION_SAMPLE)
+    measured = measure_compression(tokenizer, (row["text"] for row in heldout))
     summary = {
         "kind": config.kind,
         "vocabulary_size": tokenizer.size,
@@ -42,7 +45,7 @@ def run_tokens(context: StageContext) -> dict[str, Any]:
     """Encode the corpus into shards, split by split. Shards that an earlier try published are kept."""
     tokenizer = load_tokenizer(context.inputs["tokenizer"])
     corpus = context.inputs["corpus"]
-    domains = sorted({document.domain for document in iter_documents(corpus)})
+    domains = sorted({row["domain"] for row in iter_rows(corpus, ["domain"])})
     if not domains:
         raise DataError(f"the corpus `{corpus}` holds no text", hint="add documents to `collect.sources`")
     shards = {name: _encode_split(context, tokenizer, corpus, name, domains) for name in ("train", "heldout")}
@@ -71,9 +74,9 @@ def _encode_split(
 ) -> list[dict[str, Any]]:
     entries = []
     numbers = {name: number for number, name in enumerate(domains)}
-    progress = ProgressLine(f"encode {split}", sum(1 for _ in iter_documents(corpus, split=split)))
+    progress = ProgressLine(f"encode {split}", sum(1 for _ in iter_rows(corpus, ["split"], split=split)))
     done = 0
-    for index, documents in enumerate(_groups(iter_documents(corpus, split=split), _SHARD_DOCUMENTS)):
+    for index, documents in enumerate(_groups(iter_rows(corpus, _COLUMNS, split=split), _SHARD_DOCUMENTS)):
         context.stop.check("the shards encoded so far")
         stem = context.output / f"{split}-{index:05d}"
         done += len(documents)
@@ -88,18 +91,16 @@ def _encode_split(
     return entries
 
 
-def _encode_shard(
-    tokenizer: Tokenizer, documents: list[Document], numbers: dict[str, int], stem: Path
-) -> dict[str, Any]:
+def _encode_shard(tokenizer: Tokenizer, rows: list[Row], numbers: dict[str, int], stem: Path) -> dict[str, Any]:
     writer = ShardWriter(vocabulary_size=tokenizer.size, end_of_text=tokenizer.end_of_text)
-    for batch in _groups(iter(documents), _BATCH_DOCUMENTS):
-        for document, ids in zip(batch, tokenizer.encode_batch([document.text for document in batch]), strict=True):
-            size = len(document.text.encode())
-            scores = TextScores(document.characters, document.compression, document.flesch, document.mtld)
-            writer.add(ids, domain=numbers[document.domain], num_bytes=size, document=document.id, scores=scores)
+    for batch in _groups(iter(rows), _BATCH_DOCUMENTS):
+        for row, ids in zip(batch, tokenizer.encode_arrays([row["text"] for row in batch]), strict=True):
+            size = len(row["text"].encode())
+            scores = TextScores(*(row[name] for name in TextScores._fields))
+            writer.add(ids, domain=numbers[row["domain"]], num_bytes=size, document=row["id"], scores=scores)
     return writer.save(stem)
 
 
-def _groups(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:
-    while group := list(itertools.islice(documents, size)):
+def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    while group := list(itertools.islice(rows, size)):
         yield group

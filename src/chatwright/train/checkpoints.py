@@ -17,6 +17,7 @@ from chatwright.foundation.errors import RefusedError, StorageFullError
 
 _WEIGHTS = "weights.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
+_AVERAGE = "average.safetensors"
 _STATE = "state.json"
 
 
@@ -27,11 +28,12 @@ class Checkpoint(NamedTuple):
     optimizer: dict[str, Tensor]
     state: dict[str, Any]  # step, counts, fingerprints: small and JSON
     score: float | None = None  # held-out loss measured at this very step; lower is better
+    average: dict[str, Tensor] | None = None  # of the weights over the run's tail, once that has begun
 
     @property
     def num_bytes(self) -> int:
         """What its tensors take."""
-        tensors = [*self.weights.values(), *self.optimizer.values()]
+        tensors = [*self.weights.values(), *self.optimizer.values(), *(self.average or {}).values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -75,6 +77,8 @@ class Checkpoints:
             with storage.publish(final, {"step": step, "score": checkpoint.score}) as scratch:
                 save_file(_plain(checkpoint.weights), scratch / _WEIGHTS)
                 save_file(_plain(checkpoint.optimizer), scratch / _OPTIMIZER)
+                if checkpoint.average:
+                    save_file(_plain(checkpoint.average), scratch / _AVERAGE)
                 storage.write_json(scratch / _STATE, checkpoint.state)
         except StorageFullError as error:
             newest = self._names()[-1:] or ["none"]
@@ -111,8 +115,10 @@ class Checkpoints:
     def _read(self, step: int) -> Checkpoint:
         directory = self._directory / _name(step)
         weights, optimizer = load_file(directory / _WEIGHTS), load_file(directory / _OPTIMIZER)
-        facts = storage.read_manifest(directory).facts
-        return Checkpoint(weights, optimizer, storage.read_json(directory / _STATE), facts.get("score"))
+        manifest = storage.read_manifest(directory)
+        average = load_file(directory / _AVERAGE) if _AVERAGE in manifest.files else None
+        state = storage.read_json(directory / _STATE)
+        return Checkpoint(weights, optimizer, state, manifest.facts.get("score"), average)
 
     def _is_sound(self, name: str) -> bool:
         try:

@@ -2,7 +2,8 @@
 
 Easy first is a hypothesis, not a law: `reverse` and `random` stand beside it as controls, built the same way, so that
 an effect can be told from that of seeing fewer documents early. Not for the scores (cleaning's stand in the token
-shards, a model's are computed in document_scores.py), and not for the order without a curriculum (tokens/order.py).
+shards, a model's are computed in document_scores.py), not for windows and batches that grow (growth.py), and not for
+the order without a curriculum (tokens/order.py).
 
 The scheme is that of Hacohen and Weinshall 2019 ("On the power of curriculum learning"): a pacing function says which
 share of the sorted data is open at a step, and rows are drawn evenly from the open part. After the warm-up share of
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -23,7 +23,6 @@ from chatwright.foundation.config import Config
 from chatwright.foundation.errors import DataError
 from chatwright.foundation.streams import Permutation, seed_for
 from chatwright.tokens.shards import TokenSplit
-from chatwright.train.batches import MicroBatch, RowOrder
 
 ScoreName = Literal["compression", "flesch", "mtld", "length", "loss"]
 Direction = Literal["forward", "reverse", "random"]
@@ -59,26 +58,6 @@ class CurriculumConfig(Config):
             f"curriculum: by {self.score}, {order}; what it did shows only beside the same run with "
             '`curriculum.direction = "random"`'
         )
-
-
-class LengthConfig(Config):
-    """Sequences that grow: short windows first (Li et al. 2021, "The stability-efficiency dilemma").
-
-    Unlike the paper, lengths double instead of growing by eight tokens: a whole window is then cut without a rest, so
-    that every step has the same tokens, and few shapes are met.
-    """
-
-    start: int = Field(ge=8)  # tokens
-    warmup_share: float = Field(default=0.3, gt=0, le=1)  # of all steps, at whose end windows are whole
-
-    def length(self, step: int, *, steps: int, full: int) -> int:
-        """Tokens of a window at a step: the largest half, quarter, ... of `full` under a line from `start` to it."""
-        share = min(1.0, step / max(1.0, self.warmup_share * steps))
-        grown = max(self.start, math.floor(self.start + share * (full - self.start)))
-        halvings = 0
-        while full >> halvings > grown and full >> (halvings + 1) >= self.start:
-            halvings += 1
-        return full >> halvings
 
 
 def open_share(config: CurriculumConfig, step: int, *, steps: int) -> float:
@@ -192,37 +171,3 @@ class CurriculumOrder:
     def early(self, steps: int) -> set[int]:
         """The windows of the first steps, for whoever reports on them."""
         return {window for step in range(steps) for window in self._curriculum.windows(step, self._ranking)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class GrowingSource:
-    """Next-token batches whose windows grow: what is cut off a window is taken as rows of its own, in the same step."""
-
-    order: RowOrder
-    rows: int  # whole windows a step
-    micro_rows: int  # whole windows at once
-    growth: LengthConfig
-    full: int  # tokens of a whole window
-    steps: int  # of the run
-    fingerprint: str
-
-    def step(self, number: int) -> list[MicroBatch]:
-        """The step's windows, cut to the length of the step."""
-        return self._batches(number, self.growth.length(number, steps=self.steps, full=self.full))
-
-    def longest(self) -> MicroBatch:
-        """A step of whole windows, in one."""
-        ids_RT = torch.from_numpy(self.order.rows(0, self.rows))
-        return _batch(ids_RT)
-
-    def _batches(self, number: int, length: int) -> list[MicroBatch]:
-        whole_RT = torch.from_numpy(self.order.rows(number * self.rows, self.rows))
-        pieces = self.full // length
-        cut = [whole_RT[:, start : start + length + 1] for start in range(0, pieces * length, length)]
-        ids_RT = torch.stack(cut, dim=1).flatten(0, 1)  # pieces of a window stay beside each other
-        at_once = self.micro_rows * pieces
-        return [_batch(ids_RT[start : start + at_once]) for start in range(0, len(ids_RT), at_once)]
-
-
-def _batch(ids_RT: torch.Tensor) -> MicroBatch:
-    return MicroBatch(ids_RT[:, :-1], ids_RT[:, 1:], ids_RT[:, 1:].numel())

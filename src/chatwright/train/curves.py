@@ -4,6 +4,9 @@ They follow the same events as `metrics.jsonl`, which is always written and is w
 Nothing is sent anywhere: TensorBoard and Trackio write files, Weights & Biases runs in its offline mode.
 """
 
+import contextlib
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -100,7 +103,8 @@ class _Tracked:
     def write(self, step: int, scalars: dict[str, float]) -> None:
         if self._run is None:
             title = f"{self._directory.parent.name}-{self._directory.name}"
-            self._run = self._package.init(project="chatwright", name=title, **self._settings)
+            with contextlib.redirect_stdout(sys.stderr):  # what they print is no result of ours
+                self._run = self._package.init(project="chatwright", name=title, **self._settings)
         self._package.log(scalars, step=step)
 
     def go_back(self, step: int) -> None:  # noqa: ARG002 - they keep no way to take points back
@@ -108,16 +112,34 @@ class _Tracked:
 
     def close(self) -> None:
         if self._run is not None:
-            self._package.finish()
+            with contextlib.redirect_stdout(sys.stderr):
+                self._package.finish()
             self._run = None
 
 
 def _wandb(directory: Path) -> Curve:
-    return _Tracked(directory, name="wandb", mode="offline", dir=str(directory))
+    """Files in `wandb/`. Its reports of errors have a switch of their own beside the offline mode."""
+    os.environ["WANDB_ERROR_REPORTING"] = "false"  # read when it is imported and when its service starts
+    quiet = {"console": "off", "disable_git": True, "save_code": False}  # our events and nothing else
+    return _Tracked(directory, name="wandb", mode="offline", dir=str(directory), settings=quiet)
 
 
 def _trackio(directory: Path) -> Curve:
-    return _Tracked(directory, name="trackio")
+    """Rows in Trackio's own database (`TRACKIO_DIR`), without its figures of the machine.
+
+    Raises:
+        UsageError: the environment tells Trackio to send them elsewhere, which no argument takes back.
+    """
+    elsewhere = [name for name in _TRACKIO_ELSEWHERE if os.environ.get(name)]
+    if elsewhere:
+        raise UsageError(
+            f'`curves` names "trackio", and `{"`, `".join(elsewhere)}` would have it send them over the network',
+            hint="unset it: curves stay on this machine; `trackio sync` sends them when you choose to",
+        )
+    return _Tracked(directory, name="trackio", embed=False, auto_log_gpu=False, auto_log_cpu=False)
+
+
+_TRACKIO_ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 
 
 _KINDS = {"tensorboard": _TensorBoard, "wandb": _wandb, "trackio": _trackio}

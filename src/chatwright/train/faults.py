@@ -12,21 +12,24 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from chatwright.foundation.config import Config
+from chatwright.foundation.config import Config, Habit
 
 _FEWEST_STEPS = 16  # accepted before a spike can be told from the noise
 
 
 class FaultConfig(Config):
-    """Which steps are not trusted, and what follows."""
+    """Which steps are not trusted, and what follows.
 
-    policy: Literal["skip", "rollback", "stop"] = "skip"
-    maximum_skips: int = Field(default=10, ge=0)  # unsound steps in a row that are left out before more is done
-    maximum_rollbacks: int = Field(default=3, ge=0)  # in the whole run
-    spike_sigmas: float | None = Field(
-        default=None, gt=0
-    )  # loss or norm so far above the mean is unsound; None: any is
+    What follows is a habit: a run that stopped for its steps may go on by another policy.
+    """
+
+    policy: Habit[Literal["skip", "rollback", "stop"]] = "skip"
+    maximum_skips: Habit[int] = Field(default=10, ge=0)  # unsound steps in a row that are left out before more is done
+    maximum_rollbacks: Habit[int] = Field(default=3, ge=0)  # in the whole run
+    # A loss or norm so many standard deviations above the mean is unsound, too; None: what is finite is sound.
+    spike_sigmas: float | None = Field(default=None, gt=0)
     spike_window: int = Field(default=128, ge=_FEWEST_STEPS)  # accepted steps that the mean is taken over
+    audit_every: int = Field(default=0, ge=0)  # steps between searches for silent damage (audit.py); 0: none
 
     def problems(self) -> Iterator[str]:
         """A setting without effect is an error."""

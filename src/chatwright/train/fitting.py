@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from chatwright.foundation import storage
 from chatwright.foundation.devices import trim_memory
 from chatwright.foundation.errors import OutOfMemoryError, RefusedError
-from chatwright.foundation.memory import available_bytes
+from chatwright.foundation.memory import available_bytes, is_out_of_memory
 from chatwright.train.batches import MicroBatch
 
 FITTING = "fitting.json"
 
-# What PyTorch's allocators and the libraries below it say where memory ran out; only CUDA's has a class of its own.
-_SIGNS = ("DefaultCPUAllocator", "bad_alloc", "out of memory", "ALLOC_FAILED", "could not create a memory object")
 _USABLE_SHARE = 0.8  # of the memory that is free: the rest is for fragments and for other programs
 _WORKING_SHARE = 1.25  # what a pass takes at its peak over what it keeps for the backward pass
 _CANDIDATES = 3
@@ -62,13 +60,6 @@ class Work(NamedTuple):
             finally:
                 for parameter, gradient in zip(self.parameters, before, strict=True):
                     parameter.grad = gradient
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
 def release(device: torch.device) -> None:
@@ -179,9 +170,14 @@ def _sizes(batch: MicroBatch) -> list[int]:
     return sizes
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Memory of a device that is free now; None where the system does not say."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_bytes()
+
+
 def _room(device: torch.device) -> float | None:
     """Bytes that a pass may take now."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+    free = free_bytes(device)
     return None if free is None else _USABLE_SHARE * free
 
 

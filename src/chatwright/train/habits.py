@@ -6,6 +6,7 @@ A stage fills them from its recipe section (settings.py); what is learned and fr
 from pydantic import Field
 
 from chatwright.foundation.config import Config
+from chatwright.train.average import AverageConfig
 from chatwright.train.compiling import CompileSetting
 from chatwright.train.curves import CurveName
 from chatwright.train.faults import FaultConfig
@@ -35,4 +36,5 @@ class LoopConfig(Config):
     parallel: ParallelName = "ddp"  # what each rank holds: everything, or a shard ("fsdp", "hsdp")
     reduction: ReductionName = "fast"  # "exact": the same bits on any number of ranks
     collective_timeout_s: int = Field(default=TIMEOUT_S, ge=1)  # a rank that is silent so long is lost
+    average: AverageConfig | None = None  # of the last steps' weights, left in place of the last ones
     seed: int = 0

@@ -19,22 +19,27 @@ from chatwright.foundation import storage
 from chatwright.foundation.console import ProgressLine, say
 from chatwright.foundation.devices import Placement, trim_memory
 from chatwright.foundation.errors import ChatwrightError, DivergedError, StorageFailedError, UsageError
+from chatwright.foundation.memory import memory_named
 from chatwright.foundation.stopping import StopFlag
+from chatwright.model.float8 import multiply_in_float8
 from chatwright.model.network import Network
+from chatwright.train.average import TailAverage
 from chatwright.train.batches import BatchSource
 from chatwright.train.checkpoints import Checkpoint, Checkpoints, Retention
 from chatwright.train.faults import FaultGuard, Judgement, Verdict
 from chatwright.train.fitted import FittedStepper, Preparation
 from chatwright.train.habits import LoopConfig
 from chatwright.train.heldout import heldout_loss
-from chatwright.train.metrics import MetricsLog, StepReport, Window
+from chatwright.train.measuring import Measuring, tell
+from chatwright.train.metrics import MetricsLog, StepReport
 from chatwright.train.objectives import Objective
 from chatwright.train.optimizers import Optimizer, OptimizerConfig
 from chatwright.train.patience import Patience
+from chatwright.train.progress import Progress
 from chatwright.train.ranks import Ranks
-from chatwright.train.resume import STATE_VERSION, circumstances, differences, refuse_foreign
+from chatwright.train.resume import SCARCE, STATE_VERSION, Belonging, circumstances, refuse_foreign, tell_differences
 from chatwright.train.saving import Saver
-from chatwright.train.schedule import ScheduleConfig
+from chatwright.train.schedule import Schedule
 from chatwright.train.sharding import part_like, shard, whole
 from chatwright.train.step import Learned, Stepper
 from chatwright.train.utilisation import measured_meter
@@ -54,8 +59,8 @@ class Trainer:
         placement: device and precision.
         directory: where `checkpoints/` and `metrics.jsonl` are.
         flops_per_token: the model's arithmetic, where the machine's use is to be logged.
-        evaluate: measures on held-out data; called between steps, must not draw random numbers. Training ends early
-            where its figures say `finished`.
+        evaluate: measures on held-out data between steps, drawing nothing; ends the run by the figure `finished`.
+        identity: what the source's fingerprint is made of, by name, so that a difference can be told.
     """
 
     def __init__(
@@ -67,34 +72,44 @@ class Trainer:
         source: BatchSource,
         config: LoopConfig,
         optimizer: OptimizerConfig,
-        schedule: ScheduleConfig,
+        schedule: Schedule,
         placement: Placement,
         directory: Path,
         flops_per_token: float | None = None,
         evaluate: Callable[[], dict[str, Any]] | None = None,
         ranks: Ranks | None = None,
+        identity: dict[str, Any] | None = None,
     ):
         self._network = network.to(placement.device)
+        if placement.precision == "float8":
+            multiply_in_float8(network)
         network.recompute_blocks(is_on=config.recompute)
         self._trained = trained.to(placement.device)
         self._source = source
+        self._belongs = Belonging(source.fingerprint, config.steps, identity or {})
         self._config = config
         self._schedule = schedule
         self._placement = placement
         self._directory = directory
-        self._evaluate = evaluate
         self._ranks = ranks or Ranks()
         self._ranks.join(placement.device, timeout_s=config.collective_timeout_s)
+        self._circumstances = circumstances(placement, reduction=config.reduction, num_ranks=self._ranks.size)
         if config.parallel != "ddp":
-            if trained is not network:
-                raise UsageError(f'`parallel = "{config.parallel}"` trains whole networks, not adapters or heads')
-            shard(self._network, parallel=config.parallel, placement=placement, ranks=self._ranks)
+            self._shard()
         named = [(name, parameter) for name, parameter in trained.named_parameters() if parameter.requires_grad]
         self._optimizer = Optimizer(named, optimizer)
+        self._average = TailAverage(config.average, named, steps=config.steps, is_measured=evaluate is not None)
         learned = Learned(self._network, self._trained, objective, self._optimizer, optimizer.maximum_norm)
         self._stepper = Stepper(
-            learned, placement=placement, ranks=self._ranks, reduction=config.reduction, seed=config.seed
+            learned,
+            placement=placement,
+            ranks=self._ranks,
+            reduction=config.reduction,
+            seed=config.seed,
+            audit_every=config.faults.audit_every,
         )
+        modules = (self._network, self._trained)
+        self._measuring = Measuring(evaluate, modules, self._stepper.autocast, config.parallel != "ddp")
         retention = Retention(config.keep_checkpoints, config.keep_every, config.keep_best)
         self._checkpoints = Checkpoints(directory / "checkpoints", retention=retention)
         self._log = MetricsLog(directory, is_writer=self._ranks.is_first, curves=config.curves)
@@ -107,19 +122,18 @@ class Trainer:
         )
         self._guard = FaultGuard(config.faults)
         self._patience = Patience(config.patience)
-        self._step = 0
-        self._passed_over = 0  # steps' worth of data that a rollback left out
-        self._targets_seen = 0
-        self._seconds = 0.0
-        self._window = Window()
+        self._done = Progress()
         self._meter = measured_meter(flops_per_token, placement, num_ranks=self._ranks.size)
-        self._evaluation: dict[str, Any] = {}
-        self._score: float | None = None  # of the evaluation, if it was made at this very step
+
+    def _shard(self) -> None:
+        if self._trained is not self._network:
+            raise UsageError(f'`parallel = "{self._config.parallel}"` trains whole networks, not adapters or heads')
+        shard(self._network, parallel=self._config.parallel, placement=self._placement, ranks=self._ranks)
 
     @property
     def step(self) -> int:
         """Steps done so far."""
-        return self._step
+        return self._done.step
 
     def run(self, stop: StopFlag | None = None, *, label: str = "train") -> dict[str, Any]:
         """Train to the last step, from the newest sound checkpoint if there is one.
@@ -133,42 +147,35 @@ class Trainer:
             RefusedError: the checkpoint belongs to other data or settings.
             BusyError: another process trains in this directory.
             RankLostError: another process of this training ended or hangs.
+            OutOfMemoryError: memory ran out where a step cannot be made smaller.
         """
-        with self._held_alone(), contextlib.closing(self._saver), contextlib.closing(self._log):
+        with memory_named(**SCARCE), self._held_alone(), contextlib.closing(self._saver), contextlib.closing(self._log):
             self._begin()
             habits = Preparation(self._config.steps, self._config.is_fitted, self._config.compile)
             self._fitted.prepare(self._network, self._source, self._directory, habits)
-            progress = ProgressLine(label, self._config.steps, start=self._step)
-            while self._step < self._config.steps and not self._is_over():
+            progress = ProgressLine(label, self._config.steps, start=self._done.step)
+            while self._done.step < self._config.steps and not self._is_over():
                 began = time.monotonic()
                 report = self._train_step()
                 elapsed = time.monotonic() - began
-                self._seconds += elapsed
+                self._done.seconds += elapsed
                 if report is None:
                     continue  # rolled back
-                self._window.add(report, elapsed, self._meter)
+                self._done.window.add(report, elapsed, self._meter)
                 if self._ranks.is_first:
-                    progress.update(self._step, self._window.text())
+                    progress.update(self._done.step, self._done.window.text())
                 self._keep_habits(stop)
             progress.close()
             if self._patience.is_over:
                 self._end_early()
+            self._average.leave()
             self._log.flush()
             self._ranks.wait()  # the first rank publishes what the others may still be reading
-        rate = self._targets_seen / max(self._seconds, 1e-9)
-        used = {} if self._meter is None else {"utilisation": round(self._meter.share(rate), 4)}
-        return {
-            "steps": self._step,
-            "target_tokens": self._targets_seen,
-            "seconds": round(self._seconds, 3),
-            "tokens_per_second": round(rate, 1),
-            "evaluation": self._evaluation,
-            **used,
-        }
+        return self._done.summary(self._meter)
 
     def _is_over(self) -> bool:
         """Whether training ends early: held-out loss no longer falls, or the measurement says that it has enough."""
-        return self._patience.is_over or bool(self._evaluation.get("finished"))
+        return self._patience.is_over or bool(self._done.evaluation.get("finished"))
 
     def _held_alone(self) -> contextlib.AbstractContextManager[None]:
         """No other process trains in this directory meanwhile."""
@@ -186,11 +193,10 @@ class Trainer:
                 self._save(must_hold=True)  # somewhere to go back to
             return
         state = self._restore(self._checkpoints.load(step))
-        self._log.forget_after(self._step)
+        self._log.forget_after(self._done.step)
         if self._ranks.is_first:
-            for difference in differences(state["circumstances"], self._circumstances()):
-                say(f"  note: {difference}: the result may not be the same to the bit")
-            say(f"  goes on at step {self._step} of {self._config.steps}")
+            tell_differences(state["circumstances"], self._circumstances)
+            say(f"  goes on at step {self._done.step} of {self._config.steps}")
 
     def _newest_step(self) -> int | None:
         """The first rank's answer, on all: what verifies for one may be unreadable for another."""
@@ -200,13 +206,14 @@ class Trainer:
 
     def _train_step(self) -> StepReport | None:
         """One step, applied or left out; None where the run went back instead."""
-        number = self._step + self._passed_over
+        number = self._done.data_number
         micro_batches = self._source.step(number)
-        candidate = self._fitted.gradient(micro_batches, number=number, step=self._step)
+        candidate = self._fitted.gradient(micro_batches, number=number, step=self._done.step)
         judgement = self._guard.judge(candidate)
         if judgement.verdict is Verdict.ACCEPT:
-            self._stepper.apply(self._schedule.factor(self._step, self._config.steps), number=self._step)
-            self._targets_seen += candidate.targets
+            self._stepper.apply(self._schedule.factor(self._done.step, self._config.steps), number=self._done.step)
+            self._done.targets += candidate.targets
+            self._average.see(self._done.step + 1)
         else:
             self._stepper.discard()
             if judgement.verdict is Verdict.ROLL_BACK:
@@ -214,15 +221,15 @@ class Trainer:
                 return None
             if judgement.verdict is Verdict.STOP:
                 self._give_up(judgement, can_save=candidate.damage is None)
-        self._step += 1
+        self._done.step += 1
         is_accepted = judgement.verdict is Verdict.ACCEPT
         if not is_accepted:
-            self._log.write({"event": "skipped", "step": self._step, "reason": judgement.reason})
+            self._log.write({"event": "skipped", "step": self._done.step, "reason": judgement.reason})
         return StepReport(candidate.loss, candidate.norm, candidate.targets, is_accepted)
 
     def _roll_back(self, judgement: Judgement) -> None:
         """To the newest sound checkpoint; the data of the steps from there to this one is passed over."""
-        failed, number = self._step + 1, self._step + self._passed_over
+        failed, number = self._done.step + 1, self._done.data_number
         rollbacks = self._guard.rollbacks
         self._on_first(self._saver.settle)
         step = self._newest_step()
@@ -230,16 +237,18 @@ class Trainer:
             self._give_up(judgement, can_save=False)
         self._restore(self._checkpoints.load(step or 0))
         self._guard.rolled_back(rollbacks=rollbacks)
-        self._passed_over = number + 1 - self._step
-        self._log.forget_after(self._step)
-        told = {"to_step": self._step, "failed_step": failed, "reason": judgement.reason}
-        self._log.write({"event": "rolled_back", "step": self._step + 1, **told, "passed_over": self._passed_over})
+        self._done.passed_over = number + 1 - self._done.step
+        self._log.forget_after(self._done.step)
+        told = {"to_step": self._done.step, "failed_step": failed, "reason": judgement.reason}
+        self._log.write(
+            {"event": "rolled_back", "step": self._done.step + 1, **told, "passed_over": self._done.passed_over}
+        )
         if self._ranks.is_first:
-            say(f"  step {failed}: {judgement.reason}; back to step {self._step}, the data between is passed over")
+            say(f"  step {failed}: {judgement.reason}; back to step {self._done.step}, the data between is passed over")
 
     def _give_up(self, judgement: Judgement, *, can_save: bool) -> NoReturn:
         """End here in a way that can go on."""
-        failed, policy = self._step + 1, self._config.faults.policy
+        failed, policy = self._done.step + 1, self._config.faults.policy
         if policy == "stop" and can_save:
             self._save(must_hold=True)
         self._on_first(self._saver.wait)
@@ -254,30 +263,33 @@ class Trainer:
 
     def _keep_habits(self, stop: StopFlag | None) -> None:
         """Log, measure and save where the step asks for it, or where a stop does."""
-        config, is_last = self._config, self._step == self._config.steps
+        config, is_last = self._config, self._done.step == self._config.steps
         asked = self._ranks.any(stop is not None and stop.requested, self._placement.device)
-        measures = self._step % config.evaluate_every == 0 or is_last
-        saves = self._step % config.checkpoint_every == 0 or is_last or asked
+        measures = self._done.step % config.evaluate_every == 0 or is_last
+        saves = self._done.step % config.checkpoint_every == 0 or is_last or asked
         if (measures or saves) and self._is_damaged():
             return  # rolled back
-        if self._step % config.log_every == 0 or is_last:
-            self._log_at_step("step", self._window.take(self._meter))
-        self._score = None
+        if self._done.step % config.log_every == 0 or is_last:
+            self._log_at_step("step", self._done.window.take(self._meter))
+        self._done.score = None
         if measures:
             self._measure()
+        if is_last:
+            self._weigh_average()
         if saves:
             self._save(must_hold=is_last or asked)
         if stop is not None and asked and not is_last:
             stop.requested = True  # of this rank, too, where another one was asked
             self._log.flush()
-            stop.check(f"step {self._step} of {config.steps}")
+            stop.check(f"step {self._done.step} of {config.steps}")
 
     def _is_damaged(self) -> bool:
         """Whether the state holds what must be neither measured nor saved. The run has then gone back, or ends."""
-        if not self._ranks.any(not self._optimizer.is_finite(), self._placement.device):
+        damage = self._stepper.damage()
+        if damage is None:
             return False
-        self._step -= 1  # it is this step's update that came out unsound
-        judgement = self._guard.judge_damage("the update left values that are not finite")
+        self._done.step -= 1  # it is this step's update that came out unsound
+        judgement = self._guard.judge_damage(f"after the update {damage}")
         if judgement.verdict is Verdict.STOP:
             self._give_up(judgement, can_save=False)
         self._roll_back(judgement)
@@ -286,39 +298,48 @@ class Trainer:
     def _end_early(self) -> None:
         """Patience is at its end: the state is saved as at the last step."""
         if self._ranks.is_first:
-            say(f"  ends at step {self._step}: {self._config.patience} measurements brought no lower loss")
-        if self._score is not None:  # else it ended in an earlier call
+            say(f"  ends at step {self._done.step}: {self._config.patience} measurements brought no lower loss")
+        if self._done.score is not None:  # else it ended in an earlier call
             self._log_at_step("ended_early", {"best": self._patience.best})
+            self._weigh_average()
             self._save(must_hold=True)
 
     def _measure(self) -> None:
-        if self._evaluate is None:
+        values = self._measuring.values()
+        if not values:
             return
-        self._network.eval()
-        self._trained.eval()
-        # Inference mode forbids what gathers shards.
-        quiet = torch.inference_mode() if self._config.parallel == "ddp" else torch.no_grad()
-        with self._stepper.autocast(), quiet:
-            values = self._evaluate()
         self._log_at_step("evaluation", values)
-        if self._ranks.is_first and "summary" in values:
-            say(f"  step {self._step}: {values['summary']}")
-        self._evaluation, self._score = values, heldout_loss(values)
-        self._patience.see(self._score)
-        if (self._config.keep_best or self._config.patience) and self._score is None:
+        if self._ranks.is_first:
+            tell(values, where=f"step {self._done.step}")
+        self._done.evaluation, self._done.score = values, heldout_loss(values)
+        self._patience.see(self._done.score)
+        if (self._config.keep_best or self._config.patience) and self._done.score is None:
             raise UsageError("`keep_best` and `patience` need a training that measures held-out `bits_per_byte`")
         trim_memory()
 
+    def _weigh_average(self) -> None:
+        """At the end: whether the run leaves the average over its tail in place of its last weights."""
+        if not self._average.num_steps:
+            return
+        with self._average.installed():
+            values = self._measuring.values()
+        is_wanted = self._average.is_wanted(heldout_loss(values), self._done.score)
+        is_used = bool(self._ranks.of_first(int(is_wanted), self._placement.device))
+        self._average.is_used, self._done.evaluation = is_used, values if is_used and values else self._done.evaluation
+        self._log_at_step("averaged", {"steps": self._average.num_steps, "is_used": is_used, **values})
+        if self._ranks.is_first:
+            tell(values, where=f"the average of {self._average.num_steps} steps, {'' if is_used else 'not '}used")
+
     def _log_at_step(self, event: str, values: dict[str, Any]) -> None:
-        self._log.write({"event": event, "step": self._step, "seconds": round(self._seconds, 3), **values})
+        self._log.write({"event": event, "step": self._done.step, "seconds": round(self._done.seconds, 3), **values})
 
     def _save(self, *, must_hold: bool) -> None:
         """Save this step, beside the training or, where it must hold, before anything else."""
         snapshot = None if self._config.parallel == "ddp" else self._snapshot()  # all ranks gather what is sharded
 
         def save() -> None:
-            if self._saver.last_step != self._step:
-                self._saver.save(self._step, snapshot or self._snapshot())
+            if self._saver.last_step != self._done.step:
+                self._saver.save(self._done.step, snapshot or self._snapshot())
             if must_hold:
                 self._saver.wait(must_hold=True)
 
@@ -340,43 +361,36 @@ class Trainer:
         """A copy of everything that the next step depends on, in main memory."""
         weights = {name: whole(p.detach()).to("cpu", copy=True) for name, p in self._trained.named_parameters()}
         optimizer = {name: whole(tensor).cpu() for name, tensor in self._optimizer.tensors().items()}
-        return Checkpoint(weights, optimizer, self._state(), self._score)
+        average = {name: whole(tensor).cpu() for name, tensor in self._average.tensors().items()}
+        return Checkpoint(weights, optimizer, self._state(), self._done.score, average)
 
     def _state(self) -> dict[str, Any]:
         return {
             "version": STATE_VERSION,
-            "step": self._step,
-            "passed_over": self._passed_over,
-            "targets_seen": self._targets_seen,
-            "seconds": self._seconds,
+            **self._done.state(),
             "guard": self._guard.state(),
             "patience": self._patience.state(),
-            "window": self._window.sums(),
-            "evaluation": self._evaluation,
+            "average": self._average.state(),
             "scale": self._stepper.scale,
             "positions": self._fitted.positions,
-            "source": self._source.fingerprint,
-            "steps": self._config.steps,
-            "circumstances": self._circumstances(),
+            "circumstances": self._circumstances,
+            **self._belongs.state(),
         }
-
-    def _circumstances(self) -> dict[str, Any]:
-        return circumstances(self._placement, reduction=self._config.reduction, num_ranks=self._ranks.size)
 
     def _restore(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Take everything from a checkpoint; returns its state."""
         state = checkpoint.state
-        refuse_foreign(state, fingerprint=self._source.fingerprint, steps=self._config.steps, directory=self._directory)
+        refuse_foreign(state, self._belongs, directory=self._directory)
         named: dict[str, Tensor] = dict(self._trained.named_parameters())
         with torch.no_grad():
             for name, tensor in checkpoint.weights.items():
                 named[name].copy_(part_like(named[name], tensor))
         self._optimizer.load(checkpoint.optimizer)
+        self._stepper.trust()
         self._stepper.scale = state["scale"]
         self._fitted.positions = state.get("positions")
-        self._step, self._passed_over = state["step"], state["passed_over"]
-        self._targets_seen, self._seconds = state["targets_seen"], state["seconds"]
+        self._done.load(state)
         self._guard.load(state["guard"])
         self._patience.load(state["patience"])
-        self._window, self._evaluation = Window(**state["window"]), state["evaluation"]
+        self._average.load(checkpoint.average or {}, state.get("average", {}))
         return state

@@ -154,14 +154,18 @@ class Optimizer:
         """Everything that is trained."""
         return list(self._named.values())
 
-    def is_finite(self) -> bool:
-        """Whether every parameter and all state is, by one norm of each: a square that overflows counts as not."""
+    def held(self) -> list[Tensor]:
+        """Everything that an update changes, parameters and state, as far as this rank holds it."""
         held = [parameter.detach() for parameter in self._named.values()]
         if self._muon is not None:
             held += self._muon.momenta
         if self._adamw is not None:
             held += [value for state in self._adamw.state.values() for value in state.values()]
-        norms = torch._foreach_norm([local(tensor) for tensor in held])
+        return [local(tensor) for tensor in held]
+
+    def is_finite(self) -> bool:
+        """Whether every parameter and all state is, by one norm of each: a square that overflows counts as not."""
+        norms = torch._foreach_norm(self.held())
         return math.isfinite(float(torch.stack(norms).sum()))
 
     def zero_grad(self) -> None:

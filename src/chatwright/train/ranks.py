@@ -16,6 +16,8 @@ from torch import Tensor
 from chatwright.foundation.errors import RankLostError
 
 TIMEOUT_S = 600
+BETWEEN_STAGES_S = 30 * 24 * 3600  # the first rank may prepare data for long while the others wait
+_MEETING_S = 300  # processes that are started again on a busy machine need their time until all are there
 
 
 class Ranks:
@@ -26,11 +28,19 @@ class Ranks:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
 
     def join(self, device: torch.device, *, timeout_s: int = TIMEOUT_S) -> None:
-        """Meet the other processes; alone, nothing happens. Who met once keeps the first timeout."""
+        """Meet the other processes, if that is not done; who is silent for `timeout_s` afterwards is lost."""
         if self.size > 1 and not dist.is_initialized():
             backend = "nccl" if device.type == "cuda" else "gloo"
             with self._losses_named():
-                dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+                dist.init_process_group(backend, timeout=timedelta(seconds=max(timeout_s, _MEETING_S)))
+            self.wait()
+        self.allow(timeout_s)
+
+    def allow(self, timeout_s: int) -> None:
+        """How long an exchange may take from here on, on this rank."""
+        if self.size > 1 and dist.is_initialized():
+            # PyTorch has no public name for it; torchtitan lowers its timeout after the first step in the same way.
+            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s))
 
     @property
     def is_first(self) -> bool:
@@ -89,6 +99,11 @@ class Ranks:
         yield
         if self.is_first:
             self.wait()
+
+    def wait_for_stage(self) -> None:
+        """Until all have done with a stage, which may take the first rank days."""
+        self.allow(BETWEEN_STAGES_S)
+        self.wait()
 
     def wait(self) -> None:
         """Until all are here."""

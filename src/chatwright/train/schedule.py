@@ -1,10 +1,19 @@
 """The learning rate over a run: warm up, stay, cool down to zero."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from pydantic import Field
 
 from chatwright.foundation.config import Config
+
+
+class Schedule(Protocol):
+    """Learning rates over a run, as shares of their peaks."""
+
+    def factor(self, step: int, total: int) -> float:
+        """For step 0 .. total - 1."""
+        ...
 
 
 class ScheduleConfig(Config):

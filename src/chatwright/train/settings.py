@@ -1,11 +1,15 @@
-"""What every stage that trains lets a recipe set: where it computes, and how often it logs, measures and saves."""
+"""What every stage that trains lets a recipe set: where it computes, and how often it logs, measures and saves.
+
+A `Habit` changes no result: a training that is done is not done again for it, one that was stopped goes on with it.
+"""
 
 from pathlib import Path
 
 from pydantic import Field
 
-from chatwright.foundation.config import Config
+from chatwright.foundation.config import Config, Habit
 from chatwright.foundation.devices import Placement, PrecisionName, settled_placement
+from chatwright.train.average import AverageConfig
 from chatwright.train.compiling import CompileSetting
 from chatwright.train.curves import CurveName
 from chatwright.train.faults import FaultConfig
@@ -22,21 +26,19 @@ class TrainingConfig(Config):
     precision: PrecisionName = "auto"
     threads: int = Field(default=0, ge=0)  # 0: all usable cores
     compile: CompileSetting = False  # the blocks; "auto" where a long run is measured to be faster with it
-    recompute: bool = False  # activation checkpointing by block: less memory, a third more arithmetic, the same bits
+    recompute: Habit[bool] = False  # activation checkpointing: less memory, a third more arithmetic, the same bits
     evaluate_every: int = Field(default=100, ge=1)  # steps
-    patience: int = Field(default=0, ge=0)  # measurements without a lower held-out loss that end the run; 0: none
     heldout_tokens: int = Field(default=8192, ge=1)  # of each domain, for measurements within the stage
-    checkpoint_every: int = Field(default=100, ge=1)  # steps
-    keep_checkpoints: int = Field(default=2, ge=1)  # of the newest
-    keep_every: int = Field(default=0, ge=0)  # checkpoints of steps that this divides stay for good; 0: none
-    keep_best: bool = False  # the checkpoint with the lowest held-out loss stays, too
-    save_in_background: bool = True  # training goes on while a copy of the state is written
-    maximum_failed_saves: int = Field(default=3, ge=0)  # in a row
-    log_every: int = Field(default=10, ge=1)  # steps
-    curves: list[CurveName] = []  # programs that draw what `metrics.jsonl` says, each an extra
+    checkpoint_every: Habit[int] = Field(default=100, ge=1)  # steps
+    keep_checkpoints: Habit[int] = Field(default=2, ge=1)  # of the newest
+    keep_every: Habit[int] = Field(default=0, ge=0)  # checkpoints of steps that this divides stay for good; 0: none
+    save_in_background: Habit[bool] = True  # training goes on while a copy of the state is written
+    maximum_failed_saves: Habit[int] = Field(default=3, ge=0)  # in a row
+    log_every: Habit[int] = Field(default=10, ge=1)  # steps
+    curves: Habit[list[CurveName]] = []  # programs that draw what `metrics.jsonl` says, each an extra
     faults: FaultConfig = FaultConfig()
     reduction: ReductionName = "fast"  # "exact": the same bits on any number of ranks
-    collective_timeout_s: int = Field(default=TIMEOUT_S, ge=1)  # a rank that is silent so long is lost
+    collective_timeout_s: Habit[int] = Field(default=TIMEOUT_S, ge=1)  # a rank that is silent so long is lost
 
     @property
     def is_fitted(self) -> bool:
@@ -50,8 +52,18 @@ class TrainingConfig(Config):
                 directory, device=self.device, precision=self.precision, threads=self.threads, width=width
             )
 
-    def loop(self, *, steps: int, seed: int, parallel: ParallelName = "ddp") -> LoopConfig:
-        """The loop's habits over so many steps; `parallel` is for stages that can save a model in shards."""
-        own = ("steps", "seed", "parallel")
-        habits = {name: getattr(self, name) for name in LoopConfig.model_fields if name not in own}
-        return LoopConfig(steps=steps, seed=seed, parallel=parallel, **habits)
+    def loop(
+        self, *, steps: int, seed: int, parallel: ParallelName = "ddp", average: AverageConfig | None = None
+    ) -> LoopConfig:
+        """The loop's habits over so many steps; `parallel` and `average` are for stages that train whole networks."""
+        own = ("steps", "seed", "parallel", "average")
+        shared = (name for name in LoopConfig.model_fields if name not in own and hasattr(self, name))
+        habits = {name: getattr(self, name) for name in shared}
+        return LoopConfig(steps=steps, seed=seed, parallel=parallel, average=average, **habits)
+
+
+class HeldoutTrainingConfig(TrainingConfig):
+    """The same for a training that measures bits per byte on held-out documents, and may be led by them."""
+
+    patience: int = Field(default=0, ge=0)  # measurements without a lower held-out loss that end the run; 0: none
+    keep_best: Habit[bool] = False  # the checkpoint with the lowest held-out loss stays, too

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from chatwright.foundation.devices import Placement
 from chatwright.foundation.errors import OutOfMemoryError, RefusedError
+from chatwright.foundation.memory import is_out_of_memory
 from chatwright.model.network import Network
+from chatwright.train.audit import Ailment, Audit, computes_alike, odd_ones
 from chatwright.train.batches import MicroBatch, sample_seed
 from chatwright.train.faults import Candidate
-from chatwright.train.fitting import is_out_of_memory
 from chatwright.train.objectives import Objective
 from chatwright.train.optimizers import Optimizer
 from chatwright.train.ranks import Ranks
@@ -45,10 +46,18 @@ class Stepper:
         ranks: the processes that share each step.
         reduction: how their gradients become one.
         seed: of everything random within a micro-batch.
+        audit_every: steps between searches for silent damage; 0: none.
     """
 
     def __init__(
-        self, learned: Learned, *, placement: Placement, ranks: Ranks, reduction: ReductionName = "fast", seed: int = 0
+        self,
+        learned: Learned,
+        *,
+        placement: Placement,
+        ranks: Ranks,
+        reduction: ReductionName = "fast",
+        seed: int = 0,
+        audit_every: int = 0,
     ):
         self._learned = learned
         self._placement = placement
@@ -58,6 +67,7 @@ class Stepper:
         self._is_sharded = any(map(is_sharded, learned.optimizer.parameters))
         if self._is_sharded:
             self._reduction = ShardedReduction()
+        self._audit = Audit(learned.optimizer.held, every=audit_every)
         self._scaler = torch.amp.GradScaler(placement.device.type, enabled=placement.precision == "float16")
 
     @property
@@ -104,9 +114,10 @@ class Stepper:
             raise RefusedError(f"step {number} has no target token: every position is masked")
         self._learned.network.train()
         self._learned.trained.train()
-        is_sound = self._learned.optimizer.is_finite()
+        ailment = self.ailment() or self._computing(micro_batches, total, number=number)
+        digest = self._audit.digest() if self._audit.is_due(number) else 0.0
         shares = self._shares(micro_batches, total, number=number)
-        told = self._agreed(shares, count=len(micro_batches), is_sound=is_sound)
+        told = self._agreed(shares, count=len(micro_batches), ailment=ailment, digest=digest)
         if told.is_out_of_memory:
             self._reduction.forget()
             self._learned.optimizer.zero_grad()
@@ -114,9 +125,27 @@ class Stepper:
         self._reduction.finish(len(micro_batches))
         return self._looked_at(told, targets)
 
+    def ailment(self) -> Ailment:
+        """What is wrong with the weights and the optimizer's state that this rank holds, if anything."""
+        if not self._learned.optimizer.is_finite():
+            return Ailment.NOT_FINITE
+        return Ailment.CHANGED if self._audit.is_changed() else Ailment.NONE
+
+    def damage(self) -> str | None:
+        """What is wrong with which ranks, in words that all of them agree on."""
+        ailments = [0.0] * self._ranks.size
+        ailments[self._ranks.rank] = float(self.ailment())
+        values = self._ranks.sums(ailments, self._placement.device)
+        return _Told([], [Ailment(round(value)) for value in values], [], False).damage()
+
+    def trust(self) -> None:
+        """Weights and state were given anew, as from a checkpoint."""
+        self._audit.forget()
+
     def apply(self, factor: float, *, number: int) -> None:
         """Update the parameters; `factor` is the schedule's share of the peak learning rates."""
         self._learned.optimizer.step(factor)
+        self._audit.note()
         grows = number % _SCALE_DOUBLES_EVERY == _SCALE_DOUBLES_EVERY - 1
         self._finish(scale_factor=2.0 if grows else 1.0)
 
@@ -158,20 +187,40 @@ class Stepper:
             return None
         return dict(zip(shares, own, strict=True))
 
+    def _computing(self, micro_batches: Sequence[MicroBatch], total: float, *, number: int) -> Ailment:
+        """At a step that is audited: this rank's first micro-batch, twice. Memory that runs out is found later."""
+        mine = share_of(len(micro_batches), rank=self._ranks.rank, size=self._ranks.size)
+        if not mine or not self._audit.is_due(number) or self._placement.device.type == "cuda":
+            return Ailment.NONE
+
+        def compute() -> None:
+            torch.manual_seed(sample_seed(self._seed, number, mine[0]))
+            self._micro_gradient(micro_batches[mine[0]], total)
+
+        try:
+            is_alike = computes_alike(compute, self.parameters)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._learned.optimizer.zero_grad()
+            is_alike = True
+        return Ailment.NONE if is_alike else Ailment.COMPUTES_DIFFERENTLY
+
     def _keep_pace(self, micro_batches: Sequence[MicroBatch], count: int) -> None:
         """With shards each micro-batch is an exchange: who has fewer joins in with one that counts nothing."""
         for _ in range(count, -(-len(micro_batches) // self._ranks.size)):
             self._micro_gradient(micro_batches[0]._replace(weight=0.0), 1.0)
 
-    def _agreed(self, shares: dict[int, float] | None, *, count: int, is_sound: bool) -> "_Told":
+    def _agreed(self, shares: dict[int, float] | None, *, count: int, ailment: Ailment, digest: float) -> "_Told":
         """Every micro-batch's loss and every rank's health, on all ranks, in one message."""
-        losses, sick = [0.0] * count, [0.0] * self._ranks.size
+        size, rank = self._ranks.size, self._ranks.rank
+        losses, ailments, digests = [0.0] * count, [0.0] * size, [0.0] * size
         for index, loss in (shares or {}).items():
             losses[index] = loss
-        sick[self._ranks.rank] = float(not is_sound)
-        values = self._ranks.sums([*losses, *sick, float(shares is None)], self._placement.device)
-        sick_ranks = [rank for rank, is_sick in enumerate(values[count:-1]) if is_sick]
-        return _Told(values[:count], sick_ranks, values[-1] > 0)
+        ailments[rank], digests[rank] = float(ailment), digest
+        values = self._ranks.sums([*losses, *ailments, *digests, float(shares is None)], self._placement.device)
+        ailing = [Ailment(round(value)) for value in values[count : count + size]]
+        return _Told(values[:count], ailing, values[count + size : -1], values[-1] > 0)
 
     def _looked_at(self, told: "_Told", targets: int) -> Candidate:
         scale = self.scale or 1.0
@@ -187,7 +236,7 @@ class Stepper:
             loss=told.loss,
             norm=norm,
             targets=targets,
-            damage=told.damage(self._ranks.size),
+            damage=told.damage(),
             where=told.where(norm),
             is_overflow=scale > 1.0 and math.isfinite(told.loss) and not math.isfinite(norm),
         )
@@ -206,7 +255,8 @@ class _Told(NamedTuple):
     """What all ranks know of a step's losses."""
 
     losses: list[float]  # each micro-batch's share of the mean, in its order
-    sick: list[int]  # ranks whose weights or optimizer state are not finite
+    ailments: list[Ailment]  # of each rank
+    digests: list[float]  # of what each rank holds, where ranks are compared; else zeros
     is_out_of_memory: bool  # on some rank
 
     @property
@@ -214,14 +264,24 @@ class _Told(NamedTuple):
         """The mean over all targets; exact, so that it depends on no order."""
         return math.fsum(self.losses) if all(map(math.isfinite, self.losses)) else math.nan
 
-    def damage(self, size: int) -> str | None:
-        if not self.sick:
-            return None
-        ranks = "" if size == 1 else f" of rank {', '.join(map(str, self.sick))}"
-        return f"weights or optimizer state{ranks} hold values that are not finite"
+    def damage(self) -> str | None:
+        """What is wrong with which ranks, in words."""
+        whose = {kind: [rank for rank, found in enumerate(self.ailments) if found is kind] for kind in Ailment}
+        parts = [kind.told(_of(ranks, len(self.ailments))) for kind, ranks in whose.items() if kind and ranks]
+        odd = odd_ones(self.digests)
+        if odd and not parts:
+            parts.append(f"the weights or optimizer state{_of(odd, len(self.digests))} are not those of the others")
+        return "; ".join(parts) or None
 
     def where(self, norm: float) -> str | None:
         bad = [index for index, loss in enumerate(self.losses) if not math.isfinite(loss)]
         if bad:
             return f"the loss of micro-batch {', '.join(map(str, bad[:8]))} is not finite"
         return None if math.isfinite(norm) else "the gradient is not finite"
+
+
+def _of(ranks: Sequence[int], size: int) -> str:
+    """Whose, where there are several."""
+    if size == 1:
+        return ""
+    return f" of rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

@@ -1,6 +1,7 @@
-"""The source `hub`: Parquet files of a Hugging Face data set, streamed by row group and never stored whole.
+"""The source `hub`: files of a Hugging Face data set, streamed and never stored whole.
 
-The text column is taken as it is. Not for scripts that build data sets: no code of a data set is ever run.
+Parquet is read by row group; JSON Lines and CSV, packed or not, from their beginning. The text is taken as it is. Not
+for scripts that build data sets: no code of a data set is ever run.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from chatwright.data import limits
 from chatwright.data.decode import sound_text
 from chatwright.data.document import UNKNOWN_LANGUAGE, UNKNOWN_LICENCE, Document, document_id
+from chatwright.data.formats.reading import Blob, book_sandbox, reader_of
 from chatwright.data.formats.record import Record
 from chatwright.data.formats.tables import read_row_group, row_groups
 from chatwright.data.report import Tally
@@ -20,6 +22,8 @@ from chatwright.data.sources.partition import Input, Partition, partitions_of
 from chatwright.foundation import storage
 from chatwright.foundation.errors import DataError
 
+_FORMATS = {"table": "Parquet", "lines": "JSON Lines", "separated": "CSV"}
+_UNKNOWN_ROWS = -1  # the source's cap ends the reading
 _DATASET = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
 
@@ -28,7 +32,7 @@ class Hub(Limited):
 
     kind: Literal["hub"] = "hub"
     dataset: str  # OWNER/NAME
-    files: str = "**/*.parquet"  # pattern within the data set, such as `sample/10BT/*.parquet`
+    files: str = "**/*.parquet"  # pattern within the data set, such as `sample/10BT/*.parquet` or `*.jsonl.gz`
     revision: str = "main"  # a commit never moves; a branch is read as it stands when collecting
     text_key: str = "text"
     domain: str | None = None  # None takes the data set's name
@@ -49,7 +53,7 @@ def fingerprint(config: Hub) -> str:
 
 
 def list_partitions(config: Hub) -> list[Partition]:
-    """Row groups in the order of files, as many as `max_documents` needs; only footers are read.
+    """Row groups, or files of other formats, in the order of files; of Parquet as many as `max_documents` needs.
 
     Raises:
         DataError: the hub cannot be reached, refuses, or has no such data set or file.
@@ -69,7 +73,7 @@ def read_partition(config: Hub, partition: Partition, tally: Tally) -> Iterator[
 
 
 def partitions_in(system: Any, root: str, config: Hub) -> list[Partition]:
-    """Partitions of the Parquet files below `root` of a file system object (fsspec)."""
+    """Partitions of the files below `root` of a file system object (fsspec)."""
     names = sorted(system.glob(f"{root}/{config.files}"))
     if not names:
         raise DataError(
@@ -82,21 +86,31 @@ def partitions_in(system: Any, root: str, config: Hub) -> list[Partition]:
         if left is not None and left <= 0:
             break
         for entry in _file_inputs(system, name, root, config):
-            if left is not None:
+            if left is not None and entry["rows"] != _UNKNOWN_ROWS:
                 entry["rows"] = min(entry["rows"], left)
                 left -= entry["rows"]
-            if entry["rows"] > 0:
+            if entry["rows"]:
                 inputs.append(entry)
     return partitions_of(
         "hub",
         inputs,
         max_bytes=limits.PARTITION_BYTES * 4,
         max_inputs=limits.PARTITION_INPUTS,
-        name=lambda entry: f"{entry['path']} rows {entry['first_row']} and on",
+        name=lambda entry: f"{entry['path']} rows {entry['first_row']} and on" if "group" in entry else entry["path"],
     )
 
 
 def _file_inputs(system: Any, name: str, root: str, config: Hub) -> list[Input]:
+    """A Parquet file's row groups, any other file as one."""
+    place = {"file": name, "path": name.removeprefix(f"{root}/")}
+    blob = _blob(system, name, place["path"])
+    if blob.format not in _FORMATS:
+        raise DataError(
+            f"`{name}` of `{config.dataset}` is of no format that is read from the hub: {', '.join(_FORMATS.values())}",
+            hint="narrow `files` of the source, such as to `**/*.parquet` or `*.jsonl.gz`",
+        )
+    if blob.format != "table" or blob.packing:
+        return [{**place, "rows": _UNKNOWN_ROWS, "bytes": blob.stored_bytes}]
     try:
         with system.open(name, "rb") as file:
             groups = row_groups(file, text_key=config.text_key)
@@ -107,30 +121,42 @@ def _file_inputs(system: Any, name: str, root: str, config: Hub) -> list[Input]:
         ) from None
     inputs, first = [], 0
     for number, group in enumerate(groups):
-        place = {"file": name, "path": name.removeprefix(f"{root}/"), "group": number, "first_row": first}
-        inputs.append({**place, "rows": group.rows, "bytes": group.bytes})
+        inputs.append({**place, "group": number, "first_row": first, "rows": group.rows, "bytes": group.bytes})
         first += group.rows
     return inputs
+
+
+def _blob(system: Any, name: str, shown: str) -> Blob:
+    size = int(system.info(name).get("size") or 0)
+    return Blob(name=shown, shown=shown, stored_bytes=size, open=lambda: system.open(name, "rb"))
 
 
 def documents_in(system: Any, config: Hub, partition: Partition, tally: Tally) -> Iterator[Document]:
     """Documents of a partition that `partitions_in` made."""
     for entry in partition.inputs:
         try:
-            with system.open(entry["file"], "rb") as file:
-                records = read_row_group(
-                    file,
-                    entry["group"],
-                    first_row=entry["first_row"],
-                    max_rows=entry["rows"],
-                    text_key=config.text_key,
-                    shown=entry["path"],
-                    tally=tally,
-                )
-                for record in records:
-                    yield _document(config, entry["path"], record, tally)
+            for record in _records(system, config, entry, tally):
+                yield _document(config, entry["path"], record, tally)
         except Unreadable as verdict:
             tally.drop(verdict.reason, path=entry["path"], detail=verdict.detail, characters=entry["bytes"])
+
+
+def _records(system: Any, config: Hub, entry: Input, tally: Tally) -> Iterator[Record]:
+    if "group" not in entry:
+        with book_sandbox() as sandbox:  # what a reader asks for; no book is read here, so that no child starts
+            reader = reader_of(text_key=config.text_key, books="book", sandbox=sandbox, tally=tally)
+            yield from reader.records(_blob(system, entry["file"], entry["path"]))
+        return
+    with system.open(entry["file"], "rb") as file:
+        yield from read_row_group(
+            file,
+            entry["group"],
+            first_row=entry["first_row"],
+            max_rows=entry["rows"],
+            text_key=config.text_key,
+            shown=entry["path"],
+            tally=tally,
+        )
 
 
 def _document(config: Hub, path: str, record: Record, tally: Tally) -> Document:

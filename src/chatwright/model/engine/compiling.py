@@ -48,6 +48,7 @@ def compiled(compiler: str, *, cache: Path) -> Path:
         raise PermissionError(f"`{cache}` belongs to others or may be written by them")
     library = cache / f"{_digest(compiler)}.so"
     if not library.exists():
+        say("compiling the engine's kernels for this machine, once")
         with storage.publish_file(library) as scratch:
             command = [compiler, *FLAGS, "-o", str(scratch), str(SOURCES[-1]), "-lm"]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=_LIMIT_S)  # noqa: S603

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.feedback.conversations import read_conversations
+from chatwright.feedback.database import require_store
 from chatwright.feedback.importing import import_study
 from chatwright.feedback.ratings import Study
 from chatwright.feedback.store import FeedbackStore
 from chatwright.foundation import storage
 from chatwright.foundation.console import duration, say
-from chatwright.foundation.errors import DataError, UsageError
+from chatwright.foundation.errors import UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag, stop_requested
 from chatwright.foundation.streams import seed_for
@@ -90,8 +91,7 @@ def improve(run_dir: Path, *, store: str, overrides: tuple[str, ...] = (), only_
     """
     recipe = load_recipe(_recipe_path(run_dir), overrides)
     place = recipe.improve.store or store
-    if "://" not in place and not Path(place).is_file():
-        raise DataError(f"there is no feedback store `{place}`", hint="name the server's with `--store`")
+    require_store(place)
     with stop_requested() as stop, storage.exclusive(run_dir):
         storage.recover(run_dir)
         settled = None if only_plan else _settle(run_dir)

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from chatwright.foundation.devices import PrecisionName
 from chatwright.foundation.errors import UsageError
-from chatwright.recipe.plan.cost import Memory, step_flops
+from chatwright.recipe.plan.cost import step_flops
 from chatwright.recipe.plan.machine import Machine, StepRate
 from chatwright.recipe.plan.shapes import shape_of
 
@@ -159,31 +159,3 @@ def sky_task(fleet: Fleet, recipe: str) -> str:
         "    --node-rank $SKYPILOT_NODE_RANK --master-addr $HEAD --master-port 29500 \\\n"
         f"    -m chatwright run {recipe}\n"
     )
-
-
-class Sharding(NamedTuple):
-    """What one device holds whole, and with weights, gradients and moments spread over all of them."""
-
-    replicated_bytes: int
-    sharded_bytes: int
-    advice: str
-
-
-def sharding_of(fleet: Fleet, memory: Memory, layers: int) -> Sharding:
-    """Whether a model needs to be sharded over the fleet (FSDP2), and what that leaves on each device.
-
-    Sharded, a device keeps its share of the three and, for the layer at work, that layer whole (Zhao et al. 2023,
-    "PyTorch FSDP", section 3); activations are its own either way.
-    """
-    static = memory.weights + memory.gradients + memory.moments
-    one_layer = 2 * (memory.weights + memory.gradients) // max(1, layers)  # the one at work, the next being fetched
-    own = memory.process + memory.activations + memory.scores
-    sharded = own + static // fleet.num_devices + one_layer
-    room = ACCELERATORS[fleet.name].memory_bytes * FREE_SHARE
-    if memory.total <= room:
-        advice = "none needed: every device holds the whole model and a share of each batch"
-    elif sharded <= room:
-        advice = "needed (FSDP2): the model does not fit one device whole, and fits when spread over all"
-    else:
-        advice = "not enough: even spread over all devices it does not fit; take more of them or a smaller model"
-    return Sharding(memory.total, sharded, advice)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from chatwright.foundation.console import say
 from chatwright.foundation.devices import place
 from chatwright.foundation.errors import UsageError
 from chatwright.model.config import ModelConfig
@@ -11,6 +12,7 @@ from chatwright.recipe.plan import cost, shapes
 from chatwright.recipe.plan.corpus import CorpusSize
 from chatwright.recipe.plan.machine import Machine, time_step
 from chatwright.recipe.plan.scaling import PUBLISHED, Law, effective_tokens
+from chatwright.train.footprint import static_bytes
 
 _MEMORY_SHARE = 0.7  # of what is free: the rest is the system's and our error's
 _FEWEST_STEPS = 50
@@ -139,6 +141,7 @@ def step_timer(machine: Machine) -> StepTimer:
     def seconds(candidate: Candidate) -> float:
         parts = candidate.batch_rows // candidate.micro_rows
         timed = min(parts, _TIMED_PARTS)
+        say("timing steps of the size chosen")
         placement = place(device=machine.kind, precision=machine.precision, threads=machine.threads)
         measured = time_step(
             candidate.shape,
@@ -155,7 +158,7 @@ def step_timer(machine: Machine) -> StepTimer:
 
 def _best_that_fits(found: list[Candidate], machine: Machine) -> Candidate:
     room = _MEMORY_SHARE * machine.memory_bytes
-    small = (one for one in found if machine.process_bytes + cost.static_bytes(one.shape) <= room)
+    small = (one for one in found if machine.process_bytes + static_bytes(one.shape) <= room)
     for one in sorted(small, key=lambda one: one.score):
         fewer = _within_room(one, machine, room)
         if fewer is not None:

@@ -47,7 +47,9 @@ def size_of_run(run_dir: Path) -> CorpusSize:
     per_token = train["bytes"] / max(1, train["tokens"])
     recipe = read_toml(run_dir / "recipe.toml")
     sections = {name: recipe[name] for name in _SECTIONS if name in recipe}
-    name = f"{str(recipe.get('name', 'run'))[:55]}-planned"
+    name = str(recipe.get("name", "run"))
+    if (run_dir / "pretrain").is_dir():  # what was trained stays; without it the run goes on with the planned recipe
+        name = f"{name[:55]}-planned"
     return CorpusSize(int(train["tokens"]), per_token, vocabulary, "counted by the run", name, sections)
 
 

@@ -1,5 +1,7 @@
 """What this machine can do, measured in seconds: matrix products, memory, and real training steps of small models."""
 
+import contextlib
+import io
 import statistics
 import tempfile
 import time
@@ -162,9 +164,13 @@ def time_step(
             placement=placement,
             directory=directory,
         )
-        trainer.run(label=f"probe of width {shape.width}")
+        with contextlib.redirect_stderr(io.StringIO()):  # a training's progress, of drawn tokens, tells nobody anything
+            trainer.run(label="probe")
         at = [line["seconds"] for line in storage.read_lines(directory / METRICS) if line["event"] == "step"]
-    return float(statistics.median(later - earlier for earlier, later in zip(at[:-1], at[1:], strict=True)))
+    seconds = float(statistics.median(later - earlier for earlier, later in zip(at[:-1], at[1:], strict=True)))
+    tokens = rows * shape.context_length / seconds
+    say(f"  {shape.num_parameters():,} parameters, width {shape.width}: {tokens:,.0f} tokens a second")
+    return seconds
 
 
 def _matmul_rates(device: torch.device) -> dict[str, float]:

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from chatwright.foundation.devices import autocast_dtype
 from chatwright.foundation.errors import UsageError
 from chatwright.model.config import ModelConfig
 from chatwright.model.network import Network
 from chatwright.recipe.plan.accelerators import ACCELERATORS, FREE_SHARE, Accelerator, Fleet, fleet_of
+from chatwright.recipe.plan.cost import Memory
 from chatwright.recipe.plan.shapes import shape_of
 from chatwright.recipe.recipe import load_recipe
 from chatwright.train.batches import MicroBatch
@@ -55,6 +57,14 @@ class Shape(NamedTuple):
     num_micro: int  # micro-batches of a step, on each device
     precision: str
     recompute: bool
+
+
+class Sharding(NamedTuple):
+    """What one device holds whole, and with weights, gradients and moments in shards over all of them."""
+
+    replicated_bytes: int
+    sharded_bytes: int
+    advice: str
 
 
 class PerRank(NamedTuple):
@@ -108,7 +118,7 @@ def _extended(two: PerRank, three: PerRank, more: int) -> PerRank:
 def _run(shape: Shape, layers: int) -> PerRank:
     """One step of so many layers on rank 0."""
     mesh = _mesh(shape)
-    low = None if shape.precision == "float32" else getattr(torch, shape.precision)
+    low = autocast_dtype(shape.precision)
     with FakeTensorMode(allow_non_fake_inputs=True):
         network = Network(shape.model.model_copy(update={"layers": layers}))
         network.recompute_blocks(is_on=shape.recompute)
@@ -237,6 +247,32 @@ def _payload(name: str, args: Any) -> int:
     if name == "allreduce_":
         return 2 * _bytes(args[0])
     return max(_bytes(args[:1]), _bytes(args[1:2]))
+
+
+def advise(fleet: Fleet, model: ModelConfig, memory: Memory, *, micro_rows: int) -> Sharding:
+    """Whether a model must be in shards over a fleet, and what that leaves on each device.
+
+    Args:
+        fleet: the devices.
+        model: the shape.
+        memory: of a training that holds it whole.
+        micro_rows: at once, on each device.
+    """
+    device = ACCELERATORS[fleet.name]
+    room = device.memory_bytes * FREE_SHARE
+    sharded = memory.total
+    if fleet.num_devices > 1:
+        shape = Shape(model, fleet.num_devices, fleet.per_node, "fsdp", micro_rows, 1, device.precision, False)
+        held = count(shape)
+        parts = memory._replace(weights=held.weights, gradients=held.gradients, moments=held.moments)
+        sharded = parts.total + held.gathered
+    if memory.total <= room:
+        advice = "none needed: every device holds the whole model and a share of each batch"
+    elif sharded <= room:
+        advice = 'needed: the model does not fit one device whole, and fits in shards (`pretrain.parallel = "fsdp"`)'
+    else:
+        advice = "not enough: even in shards over all devices it does not fit; take more of them or a smaller model"
+    return Sharding(memory.total, sharded, advice)
 
 
 def model_of(size: str) -> ModelConfig:

@@ -1,6 +1,6 @@
 """Figures: curves as plain data for `charts.js`, bars as markup; with a description for who cannot see them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from chatwright.recipe.report import markup as html
@@ -90,7 +90,19 @@ def over_time(drawn: Sequence[TimeLine]) -> dict[str, Any]:
     return {"y": "score", "axes": {"when": "time (UTC)"}, "isTime": True, "series": series}
 
 
-def bars(key: str, series: Sequence[Bars], *, caption: str, description: str) -> html.Html:
+def three_digits(value: float) -> str:
+    """A figure as bars show it, unless they are told otherwise."""
+    return f"{value:.3f}"
+
+
+def bars(
+    key: str,
+    series: Sequence[Bars],
+    *,
+    caption: str,
+    description: str,
+    shown: Callable[[float], str] = three_digits,
+) -> html.Html:
     """Bars that lie, so that names can be read on a narrow screen; first row at the top, series side by side.
 
     Args:
@@ -98,12 +110,19 @@ def bars(key: str, series: Sequence[Bars], *, caption: str, description: str) ->
         series: bars of one length of `labels`, the same in each.
         caption: what they show.
         description: the same in words with its main numbers.
+        shown: a value as it stands beside its bar.
     """
     longest = max((value for item in series for value in item.values), default=0.0) or 1.0
     rows: list[html.Child] = []
     for index, label in enumerate(series[0].labels):
         fills = [
-            _fill(item.values[index], longest, (item.colours or [])[index : index + 1] or [COLOURS[number]], item.name)
+            _fill(
+                item.values[index],
+                longest,
+                (item.colours or [])[index : index + 1] or [COLOURS[number]],
+                f"{item.name} {item.values[index]:.5g}".strip(),
+                shown(item.values[index]),
+            )
             for number, item in enumerate(series)
         ]
         rows += [html.element("span", label), html.element("div", *fills)]
@@ -120,9 +139,9 @@ def bars(key: str, series: Sequence[Bars], *, caption: str, description: str) ->
     )
 
 
-def _fill(value: float, longest: float, colours: Sequence[str], name: str) -> html.Html:
+def _fill(value: float, longest: float, colours: Sequence[str], title: str, shown: str) -> html.Html:
     style = f"--share:{max(0.0, value) / longest:.4f};--colour:{colours[0]}"
-    return html.element("span", f"{value:.3f}", class_="fill", style=style, title=f"{name} {value:.5g}".strip())
+    return html.element("span", shown, class_="fill", style=style, title=title)
 
 
 def figure(key: str, content: dict[str, Any], *, caption: str, description: str) -> html.Html:
@@ -135,7 +154,7 @@ def figure(key: str, content: dict[str, Any], *, caption: str, description: str)
         description: the same in words with its main numbers, for who cannot see it.
     """
     place = html.element("div", class_="plot", id=f"plot-{key}", data_figure=key, data_description=description)
-    return html.element("figure", html.element("figcaption", caption), place, html.data_block(key, content))
+    return html.element("figure", html.element("figcaption", caption), place, html.data_block(f"data-{key}", content))
 
 
 def axis_switch() -> html.Html:

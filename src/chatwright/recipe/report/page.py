@@ -11,7 +11,7 @@ from chatwright.recipe.report.rounds import round_paths, rounds_section
 from chatwright.recipe.report.shell import page_of
 
 REPORT = "report.html"
-_VERSION = 3  # raised when the same run would give another page
+_VERSION = 4  # raised when the same run would give another page
 _META = "chatwright-made-from"
 _HEAD_BYTES = 4096
 
@@ -63,9 +63,10 @@ def render(run: RunFacts, *, digest: str = "") -> str:
     """The whole page as text."""
     # Only a report that is really written pays for PyArrow.
     from chatwright.recipe.report.answering import samples_section, weak_section
+    from chatwright.recipe.report.corpus import data_section
     from chatwright.recipe.report.evaluations import evaluations_section
     from chatwright.recipe.report.origin import lineage_section, making_section
-    from chatwright.recipe.report.overview import data_section, summary_section
+    from chatwright.recipe.report.overview import summary_section
     from chatwright.recipe.report.rated import ratings_section
     from chatwright.recipe.report.scoring import scores_section
     from chatwright.recipe.report.training import training_section

@@ -151,6 +151,13 @@ def _before_and_after(finetune: dict[str, Any]) -> dict[str, _Pair]:
     return pairs
 
 
+_HOW_BALANCED = (
+    "Test answers: the reference answers to test questions, given the question. Documents: a sample of each domain "
+    "of the base's held-out documents, in windows of the whole context that do not overlap, so these figures are "
+    "a little above the scores of the table before. Below zero is gained, above zero forgotten."
+)
+
+
 def _balance(run: RunFacts) -> html.Html | None:
     """What fine-tuning gained on its task and lost on the base's documents, in one picture."""
     pairs = _before_and_after(run.summary("finetune"))
@@ -178,17 +185,12 @@ def _balance(run: RunFacts) -> html.Html | None:
             f"{label} {pair.before:.3f} before, {pair.after:.3f} after" for label, pair in pairs.items()
         ),
     )
-    how = (
-        "Test answers: the reference answers to test questions, given the question. Documents: a sample of each domain "
-        "of the base's held-out documents, in windows of the whole context that do not overlap, so these figures are "
-        "a little above the scores of the table before. Below zero is gained, above zero forgotten."
-    )
     return html.join(
         [
             html.element("h3", "Gained and forgotten"),
             drawn,
             html.table(["measured on", "before", "after", "change"], rows, caption="Bits per byte before and after"),
-            html.note(how),
+            html.note(_HOW_BALANCED),
             *_way_from_the_base(run),
             *_why_forgotten(run),
         ]

@@ -10,14 +10,14 @@ from chatwright.model.adapter import LoraConfig
 from chatwright.model.config import ModelConfig
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.schedule import ScheduleConfig
-from chatwright.train.settings import TrainingConfig
+from chatwright.train.settings import HeldoutTrainingConfig
 from chatwright.tune.distill.losses import DistilSettings
 
 By = Literal["scores", "kept", "own", "text"]
 _HEAD_WIDTH = 32
 
 
-class DistillConfig(TrainingConfig):
+class DistillConfig(HeldoutTrainingConfig):
     """How a student learns from a teacher."""
 
     teacher: str | None = None  # a model directory; absent: the model that the run has made so far

@@ -14,6 +14,7 @@ import torch
 
 from chatwright.feedback.conversations import Conversation, Message, read_conversations
 from chatwright.foundation import storage
+from chatwright.foundation.config import without_habits
 from chatwright.foundation.console import say
 from chatwright.foundation.devices import Placement
 from chatwright.foundation.errors import DataError, RefusedError
@@ -169,7 +170,7 @@ def _lesson(context: StageContext, teacher: LoadedModel, pupil: _Pupil, data: To
 
 def _plan(context: StageContext, teacher: LoadedModel, digest: str) -> Plan:
     config: DistillConfig = context.config
-    fingerprint = storage.digest_json([digest, teacher.digest, config.model_dump(mode="json"), context.seed])
+    fingerprint = storage.digest_json([digest, teacher.digest, without_habits(config), context.seed])
     return Plan(config.batch_rows, config.micro_rows, context.seed, fingerprint)
 
 

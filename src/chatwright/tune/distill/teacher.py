@@ -3,7 +3,7 @@
 Legend: B rows, T positions, N target positions, V vocabulary, K tokens kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -117,30 +117,39 @@ def keep_shares(
         rows: samples at once.
         stop: asked between batches.
     """
-    if directory.is_dir():
-        return KeptShares(directory, facts=facts)
-    offsets = np.zeros(len(samples) + 1, dtype=np.int64)
-    for number in range(len(samples)):
-        offsets[number + 1] = offsets[number] + sum(target != IGNORED for target in samples[number].targets)
-    progress = ProgressLine("teacher", len(samples))
-    with storage.publish(directory) as scratch:
-        shape = (int(offsets[-1]), kept)
-        storage.require_free_space(directory.parent, shape[0] * kept * 8 + (1 << 20))
-        ids = np.lib.format.open_memmap(scratch / "ids.npy", mode="w+", dtype=np.uint32, shape=shape)
-        logprobs = np.lib.format.open_memmap(scratch / "logprobs.npy", mode="w+", dtype=np.float32, shape=shape)
-        for start in range(0, len(samples), rows):
-            stop.check("nothing of the teacher's scores")
-            part = [samples[number] for number in range(start, min(len(samples), start + rows))]
-            found = _shares(teacher, part, kept=kept, temperature=temperature)
-            place = slice(int(offsets[start]), int(offsets[start + len(part)]))
-            ids[place], logprobs[place] = found.ids_NK.numpy(), found.logprobs_NK.numpy()
-            progress.update(start + len(part))
-        progress.close()
-        ids.flush()
-        logprobs.flush()
-        np.save(scratch / "offsets.npy", offsets, allow_pickle=False)
-        storage.write_json(scratch / _FACTS, {"format": _FORMAT, **facts})
+    if not directory.is_dir():
+        offsets = _offsets(samples)
+        storage.require_free_space(directory.parent, int(offsets[-1]) * kept * 8 + (1 << 20))
+        with storage.publish(directory) as scratch:
+            shape = (int(offsets[-1]), kept)
+            ids = np.lib.format.open_memmap(scratch / "ids.npy", mode="w+", dtype=np.uint32, shape=shape)
+            logprobs = np.lib.format.open_memmap(scratch / "logprobs.npy", mode="w+", dtype=np.float32, shape=shape)
+            for start, part in _parts(samples, rows, stop):
+                found = _shares(teacher, part, kept=kept, temperature=temperature)
+                place = slice(int(offsets[start]), int(offsets[start + len(part)]))
+                ids[place], logprobs[place] = found.ids_NK.numpy(), found.logprobs_NK.numpy()
+            ids.flush()
+            logprobs.flush()
+            np.save(scratch / "offsets.npy", offsets, allow_pickle=False)
+            storage.write_json(scratch / _FACTS, {"format": _FORMAT, **facts})
     return KeptShares(directory, facts=facts)
+
+
+def _parts(samples: SampleRows, rows: int, stop: StopFlag) -> Iterator[tuple[int, list[Sample]]]:
+    """So many samples at once with the first one's number; what was done of them is shown."""
+    progress = ProgressLine("teacher", len(samples))
+    for start in range(0, len(samples), rows):
+        stop.check("nothing of the teacher's scores")
+        part = [samples[number] for number in range(start, min(len(samples), start + rows))]
+        yield start, part
+        progress.update(start + len(part))
+    progress.close()
+
+
+def _offsets(samples: SampleRows) -> NDArray[np.int64]:
+    """Where the targets of each sample begin, and where the last end."""
+    counts = [sum(target != IGNORED for target in samples[number].targets) for number in range(len(samples))]
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 @torch.no_grad()

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.feedback.conversations import Conversation, Message, read_conversations
+from chatwright.feedback.database import require_store
 from chatwright.feedback.store import FeedbackStore
 from chatwright.foundation import storage
+from chatwright.foundation.config import without_habits
 from chatwright.foundation.errors import DataError
 from chatwright.model.prompts import ChatEncoder
 from chatwright.tune.preferences.card import data_card
@@ -105,10 +107,9 @@ def store_digest(place: str) -> str:
     """Digest of everything that a feedback store would give, so that new feedback makes the stage be done again.
 
     Raises:
-        DataError: there is no such store.
+        UsageError: there is no such store.
     """
-    if "://" not in place and not Path(place).is_file():
-        raise DataError(f"there is no feedback store `{place}`", hint="set `align.store` to the server's `--store`")
+    require_store(place)
     with contextlib.closing(FeedbackStore(place)) as store:
         return storage.digest_json(list(store.export_lines()))
 
@@ -205,4 +206,4 @@ def _tasks(
 def fingerprint_of(material: Material, config: AlignConfig, seed: int) -> str:
     """Digest of everything that the order of learning depends on."""
     rows: Any = [list(part) for part in (material.pairs, material.verdicts, material.tasks)]
-    return storage.digest_json([rows, config.model_dump(mode="json"), seed])
+    return storage.digest_json([rows, without_habits(config), seed])

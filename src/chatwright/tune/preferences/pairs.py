@@ -108,18 +108,20 @@ def read_preferences(path: Path, *, max_rows: int = MAX_ROWS) -> Preferences:
     except OSError as error:
         raise DataError(f"`{path}` cannot be read: {error.strerror}", hint="give preferences as JSON Lines") from error
     if problems:
-        rest = len(problems) - MAX_PROBLEMS_SHOWN
-        shown = [f"  - {text}" for text in problems[:MAX_PROBLEMS_SHOWN]] + (
-            [f"  - and {rest} more"] if rest > 0 else []
-        )
-        raise DataError(
-            "\n".join([f"`{path}` has {len(problems)} problem{'s' * (len(problems) > 1)}:", *shown]),
-            kept="nothing of the file was used",
-            hint="correct the lines, or leave them out",
-        )
+        raise _unsound(path, problems)
     if not pairs and not verdicts:
         raise DataError(f"`{path}` is empty: expected at least one pair or verdict", hint="check how it was made")
     return Preferences(pairs, verdicts)
+
+
+def _unsound(path: Path, problems: list[str]) -> DataError:
+    rest = len(problems) - MAX_PROBLEMS_SHOWN
+    shown = [f"  - {text}" for text in problems[:MAX_PROBLEMS_SHOWN]] + ([f"  - and {rest} more"] if rest > 0 else [])
+    return DataError(
+        "\n".join([f"`{path}` has {len(problems)} problem{'s' * (len(problems) > 1)}:", *shown]),
+        kept="nothing of the file was used",
+        hint="correct the lines, or leave them out",
+    )
 
 
 def write_preferences(path: Path, preferences: Preferences) -> None:

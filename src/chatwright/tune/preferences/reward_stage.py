@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from chatwright.foundation import storage
+from chatwright.foundation.config import without_habits
 from chatwright.foundation.console import say
 from chatwright.foundation.stage import StageContext
 from chatwright.model.directory import load_model
@@ -74,7 +75,7 @@ def run(context: StageContext) -> dict[str, Any]:
     material = prepare(wanted, encoder, context_length=length, output=context.output)
     model = RewardModel(base.network).to(placement.device)
     base.network.lm_head.requires_grad_(base.network.config.tied)  # its own scores are not used
-    fingerprint = storage.digest_json([fingerprint_of(material, wanted, context.seed), config.model_dump(mode="json")])
+    fingerprint = storage.digest_json([fingerprint_of(material, wanted, context.seed), without_habits(config)])
     if Ranks().is_first:
         say(f"  {len(material.pairs):,} pairs, {len(material.heldout_pairs):,} held out")
     trainer = Trainer(

@@ -268,7 +268,7 @@
   };
 
   for (const place of document.querySelectorAll("[data-figure]")) {
-    draw(place, JSON.parse(document.getElementById(place.dataset.figure).textContent));
+    draw(place, JSON.parse(document.getElementById(`data-${place.dataset.figure}`).textContent));
   }
   for (const button of document.querySelectorAll("button[data-axis]")) {
     button.addEventListener("click", () => {

@@ -1,0 +1,39 @@
+"""Measuring the network between steps, so that training notices nothing of it.
+
+What is measured comes in as a function (heldout.py, samples.py); when, and what follows, is the loop's affair.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from chatwright.foundation.console import say
+
+
+class Measuring(NamedTuple):
+    """A measurement with what it needs of a training; without one it gives no figures."""
+
+    evaluate: Callable[[], dict[str, Any]] | None
+    modules: tuple[nn.Module, ...]  # put into evaluation first; each step puts them back
+    autocast: Callable[[], AbstractContextManager[Any]]
+    is_sharded: bool
+
+    def values(self) -> dict[str, Any]:
+        """The figures of the parameters as they are."""
+        if self.evaluate is None:
+            return {}
+        for module in self.modules:
+            module.eval()
+        # Inference mode forbids what gathers shards.
+        quiet = torch.no_grad() if self.is_sharded else torch.inference_mode()
+        with self.autocast(), quiet:
+            return self.evaluate()
+
+
+def tell(values: dict[str, Any], *, where: str) -> None:
+    """A measurement's own line for the person, where it has one."""
+    if "summary" in values:
+        say(f"  {where}: {values['summary']}")
