@@ -305,6 +305,7 @@ def test_a_person_says_whether_models_may_learn_from_them_and_can_be_forgotten(p
     send(page, "Hello")
     wait_for_end(page)
     button(page, "Settings").click()
+    page.locator("#consent:checked").wait_for()  # hidden and empty until the server has told how things stand
     page.get_by_label("Models may learn from it").uncheck()
     page.get_by_text("Models will not learn from it.").wait_for()
     assert [entry["consent"] for entry in server.store.export()] == [False]

@@ -318,7 +318,9 @@ export class Conversation {
     }
     for (const view of views) {
       const known = this.kept?.turns.find((turn) => turn.id === view.turn.id);
-      view.take(known ?? { ...view.turn, finish: failure ? "failed" : view.turn.finish });
+      const ended = failure ? "failed" : view.turn.finish;
+      // A busy server may not know yet that its answer was stopped; the page does.
+      view.take(known ? { ...known, finish: known.finish ?? (wasStopped ? "cancelled" : ended) } : { ...view.turn, finish: ended });
     }
     pair?.writing(false);
     if (isWhole) this.page.announce(wasStopped ? "Stopped." : `Answer: ${views[0].turn.content.slice(0, 2000)}`);
