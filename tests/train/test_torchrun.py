@@ -22,16 +22,8 @@ RESTART_S = 60  # of two processes that import PyTorch on a busy core
 
 
 def torchrun(directory, *, pace_s):
-    options = [
-        "--nproc-per-node",
-        "2",
-        "--max-restarts",
-        "3",
-        "--monitor-interval",
-        "0.2",
-        "--master-port",
-        free_port(),
-    ]
+    # Its own meeting place for every start: with a fixed port the started-again ranks may find the dead ones' addresses.
+    options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "3", "--monitor-interval", "0.2"]
     command = [
         sys.executable,
         "-m",

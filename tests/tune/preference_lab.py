@@ -60,7 +60,7 @@ HELDOUT = tuple(question for number, question in enumerate(QUESTIONS) if number 
 TRAIN = tuple(question for question in QUESTIONS if question not in HELDOUT)
 NUM_PAIRS, NUM_HELDOUT = 1500, 200
 WAYS = {
-    "dpo": ("pairs", "heldout", {"epochs": 4, "optimizer": {"learning_rate": 2e-4}}),
+    "dpo": ("pairs", "heldout", {"epochs": 4, "beta": 0.3, "optimizer": {"learning_rate": 2e-4}}),
     "kto": ("thumbs", "heldout", {"epochs": 2, "optimizer": {"learning_rate": 2e-4}}),
     "grpo": ("tasks", "test", {"rewards": [{"kind": "exact"}], "epochs": 6, "batch_rows": 12, "micro_rows": 96, "optimizer": {"learning_rate": 4e-4}}),
 }  # fmt: skip

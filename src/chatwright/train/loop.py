@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from chatwright.foundation import storage
 from chatwright.foundation.console import ProgressLine, say
 from chatwright.foundation.devices import Placement, trim_memory
-from chatwright.foundation.errors import ChatwrightError, DivergedError, StorageFailedError, UsageError
+from chatwright.foundation.errors import DivergedError, UsageError
 from chatwright.foundation.memory import memory_named
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.float8 import multiply_in_float8
@@ -80,11 +80,10 @@ class Trainer:
         ranks: Ranks | None = None,
         identity: dict[str, Any] | None = None,
     ):
-        self._network = network.to(placement.device)
+        self._network, self._trained = network.to(placement.device), trained.to(placement.device)
         if placement.precision == "float8":
             multiply_in_float8(network)
         network.recompute_blocks(is_on=config.recompute)
-        self._trained = trained.to(placement.device)
         self._source = source
         self._belongs = Belonging(source.fingerprint, config.steps, identity or {})
         self._config = config
@@ -99,31 +98,40 @@ class Trainer:
         named = [(name, parameter) for name, parameter in trained.named_parameters() if parameter.requires_grad]
         self._optimizer = Optimizer(named, optimizer)
         self._average = TailAverage(config.average, named, steps=config.steps, is_measured=evaluate is not None)
-        learned = Learned(self._network, self._trained, objective, self._optimizer, optimizer.maximum_norm)
-        self._stepper = Stepper(
-            learned,
-            placement=placement,
+        self._stepper = self._make_stepper(objective, optimizer.maximum_norm)
+        modules = (self._network, self._trained)
+        self._measuring = Measuring(evaluate, modules, self._stepper.autocast, config.parallel != "ddp")
+        self._keep_in(directory)
+        self._fitted = FittedStepper(self._stepper, placement=placement, ranks=self._ranks, log=self._log)
+        self._guard = FaultGuard(config.faults)
+        self._patience = Patience(config.patience)
+        self._done = Progress()
+        self._meter = measured_meter(flops_per_token, placement, num_ranks=self._ranks.size)
+
+    def _make_stepper(self, objective: Objective, maximum_norm: float) -> Stepper:
+        """What turns micro-batches into one update."""
+        config = self._config
+        return Stepper(
+            Learned(self._network, self._trained, objective, self._optimizer, maximum_norm),
+            placement=self._placement,
             ranks=self._ranks,
             reduction=config.reduction,
             seed=config.seed,
             audit_every=config.faults.audit_every,
         )
-        modules = (self._network, self._trained)
-        self._measuring = Measuring(evaluate, modules, self._stepper.autocast, config.parallel != "ddp")
+
+    def _keep_in(self, directory: Path) -> None:
+        """Where the run's checkpoints and its log are kept."""
+        config = self._config
         retention = Retention(config.keep_checkpoints, config.keep_every, config.keep_best)
         self._checkpoints = Checkpoints(directory / "checkpoints", retention=retention)
         self._log = MetricsLog(directory, is_writer=self._ranks.is_first, curves=config.curves)
-        self._fitted = FittedStepper(self._stepper, placement=placement, ranks=self._ranks, log=self._log)
         self._saver = Saver(
             self._checkpoints,
             self._log,
             in_background=config.save_in_background,
             maximum_failures=config.maximum_failed_saves,
         )
-        self._guard = FaultGuard(config.faults)
-        self._patience = Patience(config.patience)
-        self._done = Progress()
-        self._meter = measured_meter(flops_per_token, placement, num_ranks=self._ranks.size)
 
     def _shard(self) -> None:
         if self._trained is not self._network:
@@ -231,7 +239,7 @@ class Trainer:
         """To the newest sound checkpoint; the data of the steps from there to this one is passed over."""
         failed, number = self._done.step + 1, self._done.data_number
         rollbacks = self._guard.rollbacks
-        self._on_first(self._saver.settle)
+        self._ranks.only_first(self._saver.settle, self._placement.device)
         step = self._newest_step()
         if step is None:
             self._give_up(judgement, can_save=False)
@@ -251,7 +259,7 @@ class Trainer:
         failed, policy = self._done.step + 1, self._config.faults.policy
         if policy == "stop" and can_save:
             self._save(must_hold=True)
-        self._on_first(self._saver.wait)
+        self._ranks.only_first(self._saver.wait, self._placement.device)
         newest = self._newest_step()
         self._log.write({"event": "diverged", "step": failed, "reason": judgement.reason})
         row = f"{self._guard.skips} steps in a row up to " if self._guard.skips > 1 else ""
@@ -343,19 +351,8 @@ class Trainer:
             if must_hold:
                 self._saver.wait(must_hold=True)
 
-        self._on_first(save)
+        self._ranks.only_first(save, self._placement.device)
         trim_memory()
-
-    def _on_first(self, act: Callable[[], None]) -> None:
-        """The first rank does what may fail; if it does, all end."""
-        failure: ChatwrightError | None = None
-        if self._ranks.is_first:
-            try:
-                act()
-            except ChatwrightError as error:
-                failure = error
-        if self._ranks.any(failure is not None, self._placement.device):
-            raise failure or StorageFailedError("the first rank could not save", hint="look at its output")
 
     def _snapshot(self) -> Checkpoint:
         """A copy of everything that the next step depends on, in main memory."""

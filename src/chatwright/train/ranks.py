@@ -6,14 +6,14 @@ same command goes on from the newest checkpoint.
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from chatwright.foundation.errors import RankLostError
+from chatwright.foundation.errors import ChatwrightError, RankLostError, StorageFailedError
 
 TIMEOUT_S = 600
 BETWEEN_STAGES_S = 30 * 24 * 3600  # the first rank may prepare data for long while the others wait
@@ -99,6 +99,21 @@ class Ranks:
         yield
         if self.is_first:
             self.wait()
+
+    def only_first(self, act: Callable[[], None], device: torch.device) -> None:
+        """The first rank alone does what may fail; if it does, all end.
+
+        Raises:
+            ChatwrightError: the failure itself on the first rank, that there was one on the others.
+        """
+        failure: ChatwrightError | None = None
+        if self.is_first:
+            try:
+                act()
+            except ChatwrightError as error:
+                failure = error
+        if self.any(failure is not None, device):
+            raise failure or StorageFailedError("the first rank could not save", hint="look at its output")
 
     def wait_for_stage(self) -> None:
         """Until all have done with a stage, which may take the first rank days."""
