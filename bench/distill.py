@@ -74,9 +74,9 @@ class Way(NamedTuple):
 
 
 WAYS = {
-    "scores": Way("scores", {}),
+    "scores": Way("scores", {"soft_share": 0.5}),
     "scores, soft only": Way("scores", {"soft_share": 1.0}),
-    "kept": Way("kept", {}),
+    "kept": Way("kept", {"soft_share": 0.5}),
     "kept, soft only": Way("kept", {"soft_share": 1.0}),
 }
 _COMMON = {"device": "cpu", "precision": "float32", "threads": 1, "checkpoint_every": 100_000, "log_every": 50}

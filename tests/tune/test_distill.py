@@ -226,7 +226,7 @@ def test_a_size_below_the_vocabulary_is_refused():
         ({}, "give one of"),
         ({"parameters": 10_000, "begin": "x"}, "give one of"),
         ({"parameters": 10_000, "kept_tokens": 3}, "`kept_tokens` has no effect"),
-        ({"parameters": 10_000, "by": "own", "data": "x"}, "soft_share"),
+        ({"parameters": 10_000, "by": "own", "data": "x", "loss": {"soft_share": 0.5}}, "soft_share"),
         ({"parameters": 10_000, "by": "text"}, "needs `data`"),
         ({"parameters": 10_000, "method": "lora"}, "needs `begin`"),
     ],

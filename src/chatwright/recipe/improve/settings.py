@@ -16,6 +16,8 @@ from chatwright.tune.preferences.settings import AlignConfig, AlignOptimizerConf
 # What `align` reads for pairs alone; a round that turns out to have thumbs only leaves it out.
 _OF_PAIRS = ("margin", "label_smoothing", "anchor")
 _OF_THUMBS = ("good_weight", "bad_weight")
+# With the losses' own 0.1 a small model learned what people like and lost its tasks (docs/log.md): at 0.3 it kept them.
+_STRONG_PULL = {"dpo": 0.3, "kto": 0.3}
 _PLACE = ("device", "precision", "threads", "checkpoint_every", "keep_checkpoints", "log_every")
 
 
@@ -25,7 +27,7 @@ class LearningConfig(TrainingConfig):
     objective: Literal["auto", "dpo", "ipo", "simpo", "orpo", "kto"] = "auto"  # auto: `dpo`, without enough pairs `kto`
     method: Literal["lora", "all"] = "all"
     lora: LoraConfig = LoraConfig()
-    beta: float | None = Field(default=None, gt=0)
+    beta: float | None = Field(default=None, gt=0)  # absent: `_STRONG_PULL`, or the loss's own
     margin: float = Field(default=1.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     anchor: float = Field(default=0.0, ge=0)
@@ -36,13 +38,15 @@ class LearningConfig(TrainingConfig):
     batch_rows: int = Field(default=16, ge=1)
     micro_rows: int = Field(default=8, ge=1)
     heldout_tokens: int = Field(default=16_384, ge=1)  # of each domain, to see what is forgotten
-    optimizer: AlignOptimizerConfig = AlignOptimizerConfig(learning_rate=3e-4)
+    optimizer: AlignOptimizerConfig = AlignOptimizerConfig(learning_rate=1e-4)
     schedule: AlignScheduleConfig = AlignScheduleConfig()
 
     def as_align(self, objective: str, *, data: str, test: str | None) -> AlignConfig:
         """The section `align` that does this."""
         left_out = {"objective", *(_OF_PAIRS if objective == "kto" else _OF_THUMBS)}
         fields = {name: value for name, value in self.model_dump(mode="json").items() if name not in left_out}
+        if self.beta is None and objective in _STRONG_PULL:
+            fields["beta"] = _STRONG_PULL[objective]
         settings: dict[str, Any] = {**fields, "objective": objective, "data": data, "test": test}
         return configuration.validate(AlignConfig, settings, where="`improve.learn`")
 

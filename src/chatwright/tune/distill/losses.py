@@ -68,7 +68,7 @@ class DistilSettings(Config):
 
     beta: float = Field(default=0.0, ge=0, le=1)  # 0: forward KL, 1: reverse KL, between: generalised JSD
     temperature: float = Field(default=1.0, gt=0)  # of both distributions; the soft loss is multiplied by its square
-    soft_share: float = Field(default=0.5, gt=0, le=1)  # of the loss that is the teacher's; the rest is the plain one
+    soft_share: float = Field(default=1.0, gt=0, le=1)  # of the loss that is the teacher's; the rest is the plain one
 
 
 class TopShares(NamedTuple):
