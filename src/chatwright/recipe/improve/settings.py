@@ -90,6 +90,7 @@ class PromotionConfig(Config):
     forgetting: float = Field(default=0.05, ge=0)  # bits per byte that a round may lose on held-out documents
     forgetting_ever: float = Field(default=0.1, ge=0)  # the same since the model that the loop began with
     task_loss: float = Field(default=0.03, ge=0)  # share of test questions answered right that a round may lose
+    task_loss_ever: float = Field(default=0.05, ge=0)  # the same since the model that the loop began with
     task_questions: int = Field(default=500, ge=1)  # of `evaluate.answers`, spread over the file
 
 
