@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _SCORE = Path(__file__).with_name("_nanochat_score.py")
-_PROBE_ITERATIONS = 6
+_PROBE_ITERATIONS = 16
 
 
 class Peer(NamedTuple):
@@ -73,12 +73,15 @@ class Trained(NamedTuple):
 def train_for(peer: Peer, one: Try, *, wall_s: float, heldout: Sequence[str]) -> Trained:
     """Train for as many iterations as fit the wall seconds, start-up included; its schedule spans exactly these."""
     probes = []
+    if one.is_compiled:
+        _train(peer, one, 1)  # in its favour: what was compiled is kept, and the first probe is not longer than the second
     for iterations in (1, 1 + _PROBE_ITERATIONS):
         began = time.monotonic()
         _train(peer, one, iterations)
         probes.append(time.monotonic() - began)
     rate = (probes[1] - probes[0]) / _PROBE_ITERATIONS
     iterations = max(2, int((wall_s - probes[0]) / max(rate, 1e-3)) + 1)
+    print(f"  nanochat {one}: {rate:.2f} s an iteration, start {probes[0]:.1f} s: {iterations} iterations", flush=True)
     began = time.monotonic()
     printed = _train(peer, one, iterations)
     wall = time.monotonic() - began
