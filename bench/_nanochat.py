@@ -74,7 +74,7 @@ def train_for(peer: Peer, one: Try, *, wall_s: float, heldout: Sequence[str]) ->
     """Train for as many iterations as fit the wall seconds, start-up included; its schedule spans exactly these."""
     probes = []
     if one.is_compiled:
-        _train(peer, one, 1)  # in its favour: what was compiled is kept, and the first probe is not longer than the second
+        _train(peer, one, 1)  # what was compiled is kept, so the first probe is not the longer one
     for iterations in (1, 1 + _PROBE_ITERATIONS):
         began = time.monotonic()
         _train(peer, one, iterations)
