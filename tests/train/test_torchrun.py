@@ -21,9 +21,8 @@ STEPS = 24
 RESTART_S = 60  # of two processes that import PyTorch on a busy core
 
 
-def torchrun(directory, *, pace_s):
-    # Its own meeting place for every start: with a fixed port the started-again ranks may find the dead ones' addresses.
-    options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "3", "--monitor-interval", "0.2"]
+def torchrun(directory, *place, pace_s):
+    options = [*place, "--nproc-per-node", "2", "--max-restarts", "3", "--monitor-interval", "0.2"]
     command = [
         sys.executable,
         "-m",
@@ -70,7 +69,8 @@ def test_a_rank_that_is_lost_is_started_again_with_the_others_and_the_bits_are_t
 ):
     directory = tmp_path / "run" / "training"
     directory.mkdir(parents=True)
-    job = torchrun(directory, pace_s="0.1")
+    place = ["--standalone"] if rank == 0 else ["--master-port", free_port()]
+    job = torchrun(directory, *place, pace_s="0.1")
     try:
         wait_until(lambda: any(line["step"] >= 9 for line in metrics(directory)), seconds=RESTART_S)
         (struck,) = processes_of(directory, rank)

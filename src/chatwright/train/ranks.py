@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from chatwright.foundation.errors import ChatwrightError, RankLostError, StorageFailedError
+from chatwright.train.meeting import meet
 
 TIMEOUT_S = 600
 BETWEEN_STAGES_S = 30 * 24 * 3600  # the first rank may prepare data for long while the others wait
@@ -32,7 +33,9 @@ class Ranks:
         if self.size > 1 and not dist.is_initialized():
             backend = "nccl" if device.type == "cuda" else "gloo"
             with self._losses_named():
-                dist.init_process_group(backend, timeout=timedelta(seconds=max(timeout_s, _MEETING_S)))
+                timeout = timedelta(seconds=max(timeout_s, _MEETING_S))
+                place = meet(self.rank, self.size, timeout)
+                dist.init_process_group(backend, store=place, rank=self.rank, world_size=self.size, timeout=timeout)
             self.wait()
         self.allow(timeout_s)
 
