@@ -93,7 +93,7 @@ def called(run: Path, proposal: dict, precision: str) -> dict:
 
 def train_one(run: Path, proposal: dict) -> dict:
     """Pretrain a proposal as its recipe would, and say what it took and gave."""
-    shape = ModelConfig(**proposal["model"])
+    shape = ModelConfig.model_validate_json(json.dumps(proposal["model"]))  # as JSON: its lists are our tuples
     every = max(1, proposal["steps"] // 6)
     rates = {"learning_rate": planning.learning_rate_for(shape.width), "muon_learning_rate": 0.02}
     settings = pretrain.PretrainConfig(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -19,7 +20,7 @@ from chatwright.feedback.store import FeedbackStore
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import ChatwrightError, UsageError
 from chatwright.serve.api import GuardedApp, create_app
-from chatwright.serve.connections import BoundedConnection
+from chatwright.serve.connections import BoundedConnection, Turns
 from chatwright.serve.engine import ChatEngine
 from chatwright.serve.settings import ServeSettings, require_sound_access
 
@@ -137,7 +138,7 @@ def bounded_config(app: ASGIApp, *, cancel_after_s: int) -> uvicorn.Config:
     """How uvicorn serves an application here: with our bounds, and without a log of requests."""
     return uvicorn.Config(
         app,
-        http=BoundedConnection,
+        http=cast("type[asyncio.Protocol]", partial(BoundedConnection, turns=Turns())),
         ws="none",
         lifespan="on",
         log_config=None,
