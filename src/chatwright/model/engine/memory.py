@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from chatwright.model.engine import pages
+
 BLOCK = 64  # tokens; attention reads whole blocks, so that the shapes of its sums depend on the position only
 _SLAB_BLOCKS = 128  # a slab has as many rows as fit into so many blocks
 _MAX_SLAB_ROWS = 16
@@ -119,13 +121,16 @@ class RowMemory:
         rows = max(1, min(_MAX_SLAB_ROWS, _SLAB_BLOCKS // blocks, self.total_blocks // blocks))
         sizes = (rows, 2 * self.shape.key_heads, blocks * BLOCK, self.shape.head_width)
         # Zeros: what is masked out is multiplied by zero, and that must not be zero times infinity.
-        layers = [
-            torch.zeros(sizes, dtype=self.shape.dtype, device=self.shape.device) for _ in range(self.shape.layers)
-        ]
+        layers = [self._zeros(sizes) for _ in range(self.shape.layers)]
         number = self._next_slab
         self._next_slab += 1
         self._slabs[number] = Slab(layers, list(range(rows))[::-1])
         return number
+
+    def _zeros(self, sizes: tuple[int, ...]) -> Tensor:
+        if self.shape.device.type == "cpu":
+            return pages.empty(sizes, self.shape.dtype).zero_()
+        return torch.zeros(sizes, dtype=self.shape.dtype, device=self.shape.device)
 
 
 def blocks_for(num_tokens: int) -> int:

@@ -1,4 +1,4 @@
-"""The compiled kernels as matrices, and one step of the network for rows that read one token each.
+"""The compiled kernels as matrices, and one step of the network for rows that read one token or many.
 
 `products.c` and `step.c` compute; here their arguments are laid out. Their sums have one order whatever shares a step,
 which carries the engine's promise of equal bits.
@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from chatwright.model.engine.cores import kernel_threads
 from chatwright.model.engine.matrices import Matrix, WeightFormat, rounded_to_int8
 from chatwright.model.engine.memory import Row, RowMemory
+from chatwright.model.engine.pages import Shelf
 
 _PANEL = 64  # as in products.c
 _GROUP = 64
@@ -76,11 +78,27 @@ class NativeMatrix(Matrix):
 
     In int8 a weight is a whole number of 8 bits with a scale for each output; activations are taken as whole numbers of
     14 bits with a scale for each 64 inputs, so that products of bytes lose next to nothing beside their rounding.
+
+    Args:
+        library: the compiled functions.
+        weight_OI: copied.
+        bias_O: None: none.
+        as_format: of the copy.
+        shelf: where a model's matrices stand together.
     """
 
     dtype = torch.float32
 
-    def __init__(self, library: ctypes.CDLL, weight_OI: Tensor, bias_O: Tensor | None, *, as_format: WeightFormat):
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        *,
+        as_format: WeightFormat,
+        shelf: Shelf | None = None,
+    ):
+        shelf = shelf or Shelf()
         self._library = library
         outputs, inputs = weight_OI.shape
         panels = -(-outputs // _PANEL)
@@ -93,10 +111,10 @@ class NativeMatrix(Matrix):
             self._scale_O = torch.zeros(panels * _PANEL)
             self._scale_O[:outputs] = scale_O
             self._sums = torch.empty(panels * groups * _PANEL, dtype=torch.int32)
-            self._packed = torch.empty(panels * _PANEL * groups * _GROUP, dtype=torch.int8)
+            self._packed = shelf.empty(panels * _PANEL * groups * _GROUP, torch.int8)
             library.pack_int8(_Pointer(_at(whole_OI)), *sizes, _Pointer(_at(self._packed)), _Pointer(_at(self._sums)))
         else:
-            self._packed = torch.empty(panels * _PANEL * inputs)
+            self._packed = shelf.empty(panels * _PANEL * inputs, torch.float32)
             library.pack_float32(_Pointer(_at(weight_OI.contiguous())), *sizes, _Pointer(_at(self._packed)))
         tensors = (self._packed, self._scale_O, self._sums, self._bias_O)
         self.described = _Matrix(*(_at(tensor) for tensor in tensors), inputs, outputs)
@@ -115,7 +133,7 @@ class NativeMatrix(Matrix):
 
     def _activated(self, gate_NO: Tensor | None, up_NO: Tensor) -> Tensor:
         """PyTorch computes a tensor's last elements otherwise: bits would hang on the rows beside."""
-        sizes = _Number(len(up_NO)), _Number(up_NO.shape[1]), torch.get_num_threads()
+        sizes = _Number(len(up_NO)), _Number(up_NO.shape[1]), kernel_threads()
         self._library.activate(_Pointer(_at(gate_NO)), _Pointer(_at(up_NO)), *sizes)
         return up_NO
 
@@ -131,7 +149,7 @@ class NativeMatrix(Matrix):
             _Number(len(x_NI)),
             _Pointer(y_NO.data_ptr()),
             int(adds),
-            torch.get_num_threads(),
+            kernel_threads(),
         )
         if failed:
             raise MemoryError("no memory for a product of the engine")
@@ -172,7 +190,7 @@ class NativeLayer:
 
 
 class NativeStep:
-    """One token in each of many rows, through all layers in one call.
+    """Tokens of many rows, through all layers in one call.
 
     Args:
         library: the compiled functions.
@@ -197,12 +215,14 @@ class NativeStep:
         self._shape = _Shape(layers=len(layers), epsilon=epsilon, layer=described, last=_Norm(*map(_at, last)), **sizes)
         self._places: tuple[RowMemory, list[Row], Tensor] | None = None
 
-    def read(self, memory: RowMemory, rows: list[Row], positions_N: Tensor, turns_NR: Tensor, x_ND: Tensor) -> Tensor:
-        """Read a token in each row.
+    def read(
+        self, memory: RowMemory, places: Sequence[tuple[Row, int]], positions_N: Tensor, turns_NR: Tensor, x_ND: Tensor
+    ) -> Tensor:
+        """Read tokens into their rows.
 
         Args:
             memory: holds the rows.
-            rows: one for each token.
+            places: rows that are read into, each once, with how many tokens of those that follow are theirs.
             positions_N: of the tokens.
             turns_NR: cosine and sine of each pair's angle, as complex numbers.
             x_ND: embeddings; becomes the result.
@@ -210,14 +230,20 @@ class NativeStep:
         Returns:
             Normalised states, (N, D).
         """
+        rows = [row for row, _ in places]
+        counts = torch.tensor([count for _, count in places])
+        rows_N = torch.arange(len(rows)).repeat_interleave(counts)
         failed = self._library.read_tokens(
             ctypes.byref(self._shape),
             _Pointer(self._places_of(memory, rows).data_ptr()),
+            _Number(len(rows)),
+            _Pointer(rows_N.data_ptr()),
             _Pointer(positions_N.data_ptr()),
             _Pointer(turns_NR.data_ptr()),
             _Pointer(x_ND.data_ptr()),
-            _Number(len(rows)),
-            torch.get_num_threads(),
+            _Number(len(x_ND)),
+            int(len(x_ND) == len(rows)),
+            kernel_threads(),
         )
         if failed:
             raise MemoryError("no memory for a step of the engine")

@@ -25,15 +25,59 @@
 #define LANES 16
 #define VECTORS 4
 #define PANEL (LANES * VECTORS)
+#ifndef AHEAD_FLOAT
+#define AHEAD_FLOAT 16
+#define AHEAD_INT8 1
+#endif
 #define GROUP 64 /* inputs that share a scale of an activation in int8 */
 
 typedef float vf __attribute__((vector_size(LANES * 4), aligned(4)));
 typedef int32_t vi __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef int8_t vb __attribute__((vector_size(LANES), aligned(1)));
+typedef double vd __attribute__((vector_size(LANES * 8), aligned(8)));
+typedef uint8_t vu __attribute__((vector_size(LANES), aligned(1)));
+
+/* Lanes in another order. A vector whose address is taken would live in memory, so nothing here looks into one. */
+#if defined(__clang__)
+#define SHUFFLED(x, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
+#else
+#define SHUFFLED(x, ...) __builtin_shuffle(x, (vi){__VA_ARGS__})
+#endif
+#define BY_EIGHT 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7
+#define BY_FOUR 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11
+#define BY_TWO 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13
+#define BY_ONE 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14
+
+static inline float sum_of(vf x) {
+    x += SHUFFLED(x, BY_EIGHT);
+    x += SHUFFLED(x, BY_FOUR);
+    x += SHUFFLED(x, BY_TWO);
+    x += SHUFFLED(x, BY_ONE);
+    return x[0];
+}
+
+static inline vf chosen(vi is_first, vf first, vf second) { return (vf)((is_first & (vi)first) | (~is_first & (vi)second)); }
+static inline vf larger(vf a, vf b) { return chosen(a > b, a, b); }
+
+static inline float peak_of(vf x) {
+    x = larger(SHUFFLED(x, BY_EIGHT), x);
+    x = larger(SHUFFLED(x, BY_FOUR), x);
+    x = larger(SHUFFLED(x, BY_TWO), x);
+    x = larger(SHUFFLED(x, BY_ONE), x);
+    return x[0];
+}
+
+/* Fewer numbers than a vector has lanes, the others zero; apart, for the reason above. */
+static __attribute__((noinline)) vf part(const float *x, int64_t count) {
+    vf found = {0};
+    memcpy(&found, x, count * sizeof(float));
+    return found;
+}
+
+static __attribute__((noinline)) void put_part(vf value, float *x, int64_t count) { memcpy(x, &value, count * sizeof(float)); }
 
 /* ---- A team of threads: the caller, and others that help with what is left when they come. ---- */
 
-typedef void (*task_fn)(void *argument, int64_t index);
+typedef void (*task_fn)(void *argument, int64_t index, int worker); /* worker: 0 the caller, then its helpers */
 
 /* Nobody waits for a helper that the system has not woken yet: the caller works on, and waits only for who is inside. */
 static struct {
@@ -55,8 +99,8 @@ static pthread_mutex_t one_caller = PTHREAD_MUTEX_INITIALIZER;
 
 #define SPINS 5000
 
-static void help(void) {
-    for (int64_t index; (index = atomic_fetch_add(&team.next, 1)) < team.count;) team.task(team.argument, index);
+static void help(int worker) {
+    for (int64_t index; (index = atomic_fetch_add(&team.next, 1)) < team.count;) team.task(team.argument, index, worker);
 }
 
 static void *helper(void *number) {
@@ -75,17 +119,17 @@ static void *helper(void *number) {
             pthread_mutex_unlock(&team.mutex);
         }
         atomic_fetch_add(&team.inside, 1);
-        if (atomic_load(&team.open) == now && own < atomic_load(&team.wanted)) help();
+        if (atomic_load(&team.open) == now && own < atomic_load(&team.wanted)) help(own + 1);
         atomic_fetch_sub(&team.inside, 1);
         seen = now;
     }
     return NULL;
 }
 
-/* `task(argument, index)` for every index below `count`, by at most so many threads; in no order. */
+/* `task` for every index below `count`, by at most so many threads; in no order. */
 static void share(task_fn task, void *argument, int64_t count, int threads) {
     if (threads < 2 || count < 2) {
-        for (int64_t index = 0; index < count; index++) task(argument, index);
+        for (int64_t index = 0; index < count; index++) task(argument, index, 0);
         return;
     }
     for (pthread_t thread; team.helpers < threads - 1; team.helpers++) {
@@ -103,7 +147,7 @@ static void share(task_fn task, void *argument, int64_t count, int threads) {
         pthread_cond_broadcast(&team.wake);
         pthread_mutex_unlock(&team.mutex);
     }
-    help();
+    help(0);
     atomic_store(&team.open, 0);
     for (int spin = 0; atomic_load(&team.inside) != 0; spin++) {
         if (spin < SPINS) PAUSE();
@@ -167,6 +211,7 @@ static inline void finish(const matrix *m, int64_t panel, int64_t row, const flo
         for (int64_t i = 0; i < m->inputs; i++, w += PANEL) {                                                       \
             vf weight[VECTORS];                                                                                     \
             for (int v = 0; v < VECTORS; v++) weight[v] = *(const vf *)(w + v * LANES);                             \
+            for (int v = 0; v < VECTORS; v++) __builtin_prefetch(w + AHEAD_FLOAT * PANEL + v * LANES);                    \
             for (int r = 0; r < ROWS; r++) {                                                                        \
                 float value = from[r * m->inputs + i];                                                              \
                 for (int v = 0; v < VECTORS; v++) sum[r][v] += weight[v] * value;                                   \
@@ -182,24 +227,37 @@ FLOAT_ROWS(float_6, 6)
 /* Activations in int8: each as 128 * high + low with high and low from 0 to 127 around an offset, so that two exact
  * products of bytes carry 14 bits. `x = scale * (128 * high + low - OFFSET)`. */
 #define OFFSET 8192
+#define NEAREST 12582912.0f /* 1.5 * 2^23: added and taken away, nothing behind the point is left */
 typedef struct {
     uint8_t *high, *low; /* [row][wide] */
     float *scale;        /* [row][group] */
 } bytes_of;
 
+/* Floats that are not negative are in the order of their bits, and whole numbers have a largest one in any order. */
+static inline float largest_of(const float *x) {
+    int32_t bits[GROUP], most = 0;
+    memcpy(bits, x, sizeof bits);
+    for (int i = 0; i < GROUP; i++) bits[i] &= INT32_MAX;
+    for (int i = 0; i < GROUP; i++) most = bits[i] > most ? bits[i] : most;
+    float found;
+    memcpy(&found, &most, sizeof found);
+    return found;
+}
+
 static void quantise(const float *x, int64_t inputs, int64_t row, bytes_of to) {
     int64_t groups = groups_of(inputs), wide = groups * GROUP;
     for (int64_t g = 0; g < groups; g++) {
-        float largest = 0, filled[GROUP] = {0};
+        float filled[GROUP] = {0};
         int64_t count = inputs - g * GROUP < GROUP ? inputs - g * GROUP : GROUP;
         memcpy(filled, x + row * inputs + g * GROUP, count * sizeof(float));
-        for (int i = 0; i < GROUP; i++) largest = fmaxf(largest, fabsf(filled[i]));
-        float scale = largest / (OFFSET - 1), inverse = largest > 0 ? (OFFSET - 1) / largest : 0;
-        to.scale[row * groups + g] = scale;
-        for (int i = 0; i < GROUP; i++) {
-            int32_t whole = (int32_t)lrintf(filled[i] * inverse) + OFFSET;
-            to.high[row * wide + g * GROUP + i] = (uint8_t)(whole >> 7);
-            to.low[row * wide + g * GROUP + i] = (uint8_t)(whole & 127);
+        float largest = largest_of(filled), inverse = largest > 0 ? (OFFSET - 1) / largest : 0;
+        uint8_t *high = to.high + row * wide + g * GROUP, *low = to.low + row * wide + g * GROUP;
+        to.scale[row * groups + g] = largest / (OFFSET - 1);
+        for (int i = 0; i < GROUP; i += LANES) {
+            vf rounded = *(const vf *)(filled + i) * inverse + NEAREST - NEAREST;
+            vi whole = __builtin_convertvector(rounded, vi) + OFFSET;
+            *(vu *)(high + i) = __builtin_convertvector(whole >> 7, vu);
+            *(vu *)(low + i) = __builtin_convertvector(whole & 127, vu);
         }
     }
 }
@@ -228,6 +286,7 @@ static inline vi dot4(vi sum, const int8_t *w, const uint8_t *x) {
                 for (int i = 0; i < GROUP; i += 4)                                                                  \
                     for (int r = 0; r < ROWS; r++) {                                                                \
                         const int8_t *four = w + (i * PANEL) + v * LANES * 4;                                       \
+                        if (r == 0) __builtin_prefetch(w + AHEAD_INT8 * GROUP * PANEL + (v * GROUP / 4 + i / 4) * 64);                          \
                         high[r] = dot4(high[r], four, x.high + (row + r) * wide + g * GROUP + i);                   \
                         low[r] = dot4(low[r], four, x.low + (row + r) * wide + g * GROUP + i);                      \
                     }                                                                                               \
@@ -271,15 +330,28 @@ typedef struct {
     int mode;
 } product;
 
-static void panel_of(void *argument, int64_t panel) {
+static void panel_of(void *argument, int64_t panel, int worker) {
+    (void)worker;
     const product *p = argument;
     one_panel(p->m, panel, p->x, p->bytes, p->rows, p->y, p->mode);
 }
 
+static void row_of(void *argument, int64_t row, int worker) {
+    (void)worker;
+    const product *p = argument;
+    quantise(p->x, p->m->inputs, row, p->bytes);
+}
+
+#define WORTH_SHARING 16384 /* numbers; for fewer another thread comes too late */
+
+/* The rows as the matrix wants them: in int8 as bytes, the same for all matrices that read them. */
+static void take_in(product *p, int threads) {
+    if (p->m->scales) share(row_of, p, p->rows, p->rows * p->m->inputs < WORTH_SHARING ? 1 : threads);
+}
+
 static void multiply(const matrix *m, const float *x, bytes_of bytes, int64_t rows, float *y, int mode, int threads) {
     product p = {m, x, bytes, rows, y, mode};
-    if (m->scales)
-        for (int64_t row = 0; row < rows; row++) quantise(x, m->inputs, row, bytes);
+    take_in(&p, threads);
     share(panel_of, &p, panels_of(m), threads);
 }
 

@@ -58,10 +58,9 @@ static float shares_of(float *x, int64_t from, int64_t until, int64_t begin, int
     for (int64_t i = end; i < until; i++) x[i] = -INFINITY;
     for (int64_t i = from; i < until; i += LANES) {
         vf value = *(const vf *)(x + i);
-        peaks = chosen(value > peaks, value, peaks);
+        peaks = larger(value, peaks);
     }
-    float peak = peaks[0], sum = 0;
-    for (int lane = 1; lane < LANES; lane++) peak = fmaxf(peak, peaks[lane]);
+    float peak = peak_of(peaks);
     for (int64_t i = from; i < until; i += LANES) {
         vf share = exps(*(const vf *)(x + i) - peak);
         *(vf *)(x + i) = share;
@@ -69,8 +68,7 @@ static float shares_of(float *x, int64_t from, int64_t until, int64_t begin, int
     }
     for (int64_t i = from; i < begin; i++) x[i] = 0;
     for (int64_t i = end; i < until; i++) x[i] = 0;
-    for (int lane = 0; lane < LANES; lane++) sum += sums[lane];
-    return sum;
+    return sum_of(sums);
 }
 
 /* One head of one row of the batch. keys: [width][padded], turned over; shares: [QUERIES][padded]. */
@@ -137,13 +135,8 @@ void log_sums(const float *scores, int64_t rows, int64_t width, float *found) {
         const float *x = scores + row * width;
         vf last = (vf){0} - INFINITY, most = last, sums = {0};
         memcpy(&last, x + whole, (width - whole) * sizeof(float));
-        for (int64_t i = 0; i < whole; i += LANES) {
-            vf value = *(const vf *)(x + i);
-            most = chosen(value > most, value, most);
-        }
-        most = chosen(last > most, last, most);
-        float peak = most[0];
-        for (int lane = 1; lane < LANES; lane++) peak = fmaxf(peak, most[lane]);
+        for (int64_t i = 0; i < whole; i += LANES) most = larger(*(const vf *)(x + i), most);
+        float peak = peak_of(larger(last, most));
         for (int64_t i = 0; i < whole; i += LANES) sums += exps(*(const vf *)(x + i) - peak);
         double sum = 0;
         vf rest = exps(last - peak);

@@ -19,6 +19,7 @@ from chatwright.model.engine.compiling import kernels
 from chatwright.model.engine.matrices import Matrix, WeightFormat, hold, many_rows_dtype
 from chatwright.model.engine.memory import BLOCK, RowMemory, Shape
 from chatwright.model.engine.native import NativeLayer, NativeMatrix, NativeStep
+from chatwright.model.engine.pages import Shelf
 from chatwright.model.engine.planning import Masks, NextToken, Run, Step, Stretch, Tile, plan
 from chatwright.model.network import Block, Mlp, Network
 
@@ -70,6 +71,7 @@ class Runner:
         device = self._embedding_VD.device
         may_compile = compiles and device.type == "cpu" and self._embedding_VD.dtype == torch.float32
         self._kernels = kernels() if may_compile else None
+        self._shelf = Shelf()
         self._order_K = torch.arange(config.head_width, device=device).view(2, -1).t().reshape(-1)
         self._layers = []
         for number, block in enumerate(network.model.layers):
@@ -99,7 +101,7 @@ class Runner:
         if self._kernels is None:
             return hold(weight_OI, bias_O, as_format=weights)
         bias_O = None if bias_O is None else bias_O.detach()
-        return NativeMatrix(self._kernels, weight_OI.detach(), bias_O, as_format=weights)
+        return NativeMatrix(self._kernels, weight_OI.detach(), bias_O, as_format=weights, shelf=self._shelf)
 
     def _compiled_step(self) -> NativeStep | None:
         config = self._config
@@ -158,19 +160,25 @@ class Runner:
             singles: sorted by row.
             stretches: their states stand behind those of the singles, in order.
         """
-        if self._step is None or not singles:
+        if self._step is None:
             return self._read_all(memory, singles, stretches)
-        states_ND = self._read_singles(self._step, memory, singles)
-        return torch.cat([states_ND, self._read_all(memory, (), stretches)]) if stretches else states_ND
+        return self._read_compiled(self._step, memory, singles, stretches)
 
-    def _read_singles(self, step: NativeStep, memory: RowMemory, singles: Sequence[NextToken]) -> Tensor:
-        """By the compiled step."""
-        positions_N = torch.tensor([single.position for single in singles])
-        x_ND = F.embedding(torch.tensor([single.id for single in singles]), self._embedding_VD)
+    def _read_compiled(
+        self, step: NativeStep, memory: RowMemory, singles: Sequence[NextToken], stretches: Sequence[Stretch]
+    ) -> Tensor:
+        """All of it in one call."""
+        ids = [single.id for single in singles]
+        positions = [single.position for single in singles]
+        for stretch in stretches:
+            ids += stretch.ids
+            positions += range(stretch.start, stretch.start + len(stretch.ids))
+        places = [(single.row, 1) for single in singles] + [(stretch.row, len(stretch.ids)) for stretch in stretches]
+        positions_N = torch.tensor(positions)
+        x_ND = F.embedding(torch.tensor(ids), self._embedding_VD)
         if self._positions_SD is not None:
             x_ND = x_ND + F.embedding(positions_N, self._positions_SD)
-        rows = [single.row for single in singles]
-        return step.read(memory, rows, positions_N, self._turns_SR[positions_N], x_ND)
+        return step.read(memory, places, positions_N, self._turns_SR[positions_N], x_ND)
 
     def _read_all(self, memory: RowMemory, singles: Sequence[NextToken], stretches: Sequence[Stretch]) -> Tensor:
         """Whatever reads, through each matrix together."""

@@ -1,6 +1,7 @@
-/* One step of the network: every row reads one token. For the CPU; compiled as one piece with `products.c`.
+/* One step of the network: rows read their next tokens, one or many. For the CPU; compiled as one piece with `products.c`.
  *
- * A row's numbers depend on its own tokens and positions alone, not on the rows beside it nor on the number of threads.
+ * A token's numbers depend on its own position and what its row holds before it, on nothing else: not on the rows beside
+ * it, nor on what is read in the same step, nor on the number of threads.
  */
 #include "products.c"
 
@@ -31,23 +32,51 @@ typedef struct {
 typedef struct {
     const shape *s;
     const layer *l;
-    const place *places;      /* [rows] of this layer */
-    const int64_t *positions; /* [rows] */
-    const float *turns;       /* [rows][head_width / 2][2]: cosine and sine */
+    const place *places;      /* of the rows in this layer */
+    const int64_t *rows;      /* [tokens] each one's row */
+    const int64_t *positions; /* [tokens] */
+    const float *turns;       /* [tokens][head_width / 2][2]: cosine and sine */
     float *qkv, *y;
-    float *scores;            /* [rows * key_heads][longest] */
-    int64_t longest;
+    float *scores;            /* [workers][longest + LANES] */
+    int64_t longest, tokens;
+    int is_alone;             /* no two tokens are of one row, so each may store its keys when it reads */
 } reading;
 
 static void normalise(const float *x, int64_t width, norm n, float epsilon, float *y) {
     double sum = 0, mean = 0;
+    int64_t i = 0;
+    vd lanes = {0};
     if (n.bias) {
-        for (int64_t i = 0; i < width; i++) mean += x[i];
+        for (int64_t k = 0; k < width; k++) mean += x[k];
         mean /= (double)width;
     }
-    for (int64_t i = 0; i < width; i++) sum += (x[i] - mean) * (x[i] - mean);
+    for (; i + LANES <= width; i += LANES) {
+        vd apart = __builtin_convertvector(*(const vf *)(x + i), vd) - mean;
+        lanes += apart * apart;
+    }
+    for (; i < width; i++) sum += (x[i] - mean) * (x[i] - mean);
+    for (int lane = 0; lane < LANES; lane++) sum += lanes[lane];
     float factor = (float)(1 / sqrt(sum / (double)width + epsilon)), centre = (float)mean;
-    for (int64_t i = 0; i < width; i++) y[i] = (x[i] - centre) * factor * n.weight[i] + (n.bias ? n.bias[i] : 0);
+    for (i = 0; i < width; i++) y[i] = (x[i] - centre) * factor * n.weight[i] + (n.bias ? n.bias[i] : 0);
+}
+
+typedef struct {
+    const float *x;
+    int64_t width;
+    norm n;
+    float epsilon;
+    float *y;
+} normed;
+
+static void normalise_row(void *argument, int64_t row, int worker) {
+    const normed *n = argument;
+    (void)worker;
+    normalise(n->x + row * n->width, n->width, n->n, n->epsilon, n->y + row * n->width);
+}
+
+static void normalise_rows(const shape *s, const float *x, int64_t rows, norm n, float *y, int threads) {
+    normed all = {x, s->width, n, s->epsilon, y};
+    share(normalise_row, &all, rows, rows * s->width < WORTH_SHARING ? 1 : threads);
 }
 
 /* Normalise and turn one head, neighbours being a pair. */
@@ -64,21 +93,17 @@ static void prepare_head(const reading *r, float *head, const float *weight, con
 
 static inline float dot(const float *a, const float *b, int64_t count) {
     vf lanes = {0};
-    float sum = 0;
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES) lanes += *(const vf *)(a + i) * *(const vf *)(b + i);
-    for (; i < count; i++) sum += a[i] * b[i];
-    for (int lane = 0; lane < LANES; lane++) sum += lanes[lane];
-    return sum;
+    if (i < count) lanes += part(a + i, count - i) * part(b + i, count - i);
+    return sum_of(lanes);
 }
-
-static inline vf chosen(vi is_first, vf first, vf second) { return (vf)((is_first & (vi)first) | (~is_first & (vi)second)); }
 
 /* exp of each lane, to about one unit in the last place (range reduction and polynomial of Cephes' expf). */
 static inline vf exps(vf x) {
     x = chosen(x < -87.0f, (vf){0} - 87.0f, x);
     x = chosen(x > 88.0f, (vf){0} + 88.0f, x);
-    vf n = x * 1.44269504f + 12582912.0f - 12582912.0f; /* 1.5 * 2^23: nothing behind the point is left */
+    vf n = x * 1.44269504f + NEAREST - NEAREST;
     vi whole = __builtin_convertvector(n, vi);
     vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
     vf y = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -90,43 +115,87 @@ static inline vf exps(vf x) {
     return y * (vf)((whole + 127) << 23);
 }
 
-/* One row and one key head with the queries that share it: store what is new, read what was. */
-static void read_head(void *argument, int64_t index) {
+/* Numbers from `begin` on become shares that are yet to be divided by their sum, which is returned. There is room for
+ * LANES more behind `end`. */
+static float weigh(float *x, int64_t begin, int64_t end) {
+    vf peaks = (vf){0} - INFINITY, sums = {0};
+    for (int64_t s = end; s < end + LANES; s++) x[s] = -INFINITY; /* whose share is nothing beside others */
+    for (int64_t s = begin; s < end; s += LANES) peaks = larger(*(const vf *)(x + s), peaks);
+    float most = peak_of(peaks);
+    for (int64_t s = begin; s < end; s += LANES) {
+        vf share = exps(*(const vf *)(x + s) - most);
+        *(vf *)(x + s) = share;
+        sums += share;
+    }
+    return sum_of(sums);
+}
+
+/* y = the sum of rows by their shares, as many numbers at once as stay in registers. */
+static inline void mix(const float *shares, const float *rows, int64_t begin, int64_t end, int64_t width, float factor, float *y) {
+    int64_t k = 0;
+    for (; k + PANEL <= width; k += PANEL) {
+        vf sums[VECTORS] = {0};
+        for (int64_t s = begin; s < end; s++)
+            for (int v = 0; v < VECTORS; v++) sums[v] += shares[s] * *(const vf *)(rows + s * width + k + v * LANES);
+        for (int v = 0; v < VECTORS; v++) *(vf *)(y + k + v * LANES) = sums[v] * factor;
+    }
+    for (; k + LANES <= width; k += LANES) {
+        vf sum = {0};
+        for (int64_t s = begin; s < end; s++) sum += shares[s] * *(const vf *)(rows + s * width + k);
+        *(vf *)(y + k) = sum * factor;
+    }
+    for (; k < width; k++) {
+        float sum = 0;
+        for (int64_t s = begin; s < end; s++) sum += shares[s] * rows[s * width + k];
+        y[k] = sum * factor;
+    }
+}
+
+static inline float *own_of(const reading *r, int64_t token) {
+    return r->qkv + token * (r->s->heads + 2 * r->s->key_heads) * r->s->head_width;
+}
+
+/* Where a token's row keeps the keys of one head; the values' heads stand behind the keys'. */
+static inline float *keys_of(const reading *r, int64_t token, int64_t g) {
+    const place *p = &r->places[r->rows[token]];
+    return p->keys + g * p->capacity * r->s->head_width;
+}
+
+static inline float *values_of(const reading *r, int64_t token, int64_t g) {
+    return keys_of(r, token, g + r->s->key_heads);
+}
+
+static void store_head(const reading *r, int64_t token, int64_t g) {
+    int64_t width = r->s->head_width, heads = r->s->heads, at = r->positions[token] * width;
+    const float *weights = r->l->heads_norm;
+    float *key = own_of(r, token) + (heads + g) * width, *value = key + r->s->key_heads * width;
+    prepare_head(r, key, weights ? weights + (heads + g) * width : NULL, r->turns + token * width);
+    memcpy(keys_of(r, token, g) + at, key, width * sizeof(float));
+    memcpy(values_of(r, token, g) + at, value, width * sizeof(float));
+}
+
+static void store_token(void *argument, int64_t token, int worker) {
     const reading *r = argument;
-    int64_t key_heads = r->s->key_heads, width = r->s->head_width, shared = r->s->heads / key_heads;
-    int64_t row = index / key_heads, g = index % key_heads, position = r->positions[row];
+    (void)worker;
+    for (int64_t g = 0; g < r->s->key_heads; g++) store_head(r, token, g);
+}
+
+/* One token and one key head with the queries that share it. */
+static void read_head(void *argument, int64_t index, int worker) {
+    const reading *r = argument;
+    int64_t width = r->s->head_width, shared = r->s->heads / r->s->key_heads;
+    int64_t token = index % r->tokens, g = index / r->tokens, position = r->positions[token];
     int64_t begin = r->l->window && position >= r->l->window ? position - r->l->window + 1 : 0;
-    const place *p = &r->places[row];
-    float *keys = p->keys + g * p->capacity * width, *values = keys + key_heads * p->capacity * width;
-    float *own = r->qkv + row * (r->s->heads + 2 * key_heads) * width;
-    const float *turns = r->turns + row * width, *weights = r->l->heads_norm;
-    float *key = own + (r->s->heads + g) * width, *value = key + key_heads * width;
-    prepare_head(r, key, weights ? weights + (r->s->heads + g) * width : NULL, turns);
-    memcpy(keys + position * width, key, width * sizeof(float));
-    memcpy(values + position * width, value, width * sizeof(float));
-    float *shares = r->scores + index * r->longest;
+    const float *turns = r->turns + token * width, *weights = r->l->heads_norm;
+    float *shares = r->scores + worker * (r->longest + LANES), scale = 1 / sqrtf((float)width);
+    if (r->is_alone) store_head(r, token, g);
+    const float *keys = keys_of(r, token, g), *values = values_of(r, token, g);
     for (int64_t h = g * shared; h < (g + 1) * shared; h++) {
-        float *query = own + h * width, *y = r->y + (row * r->s->heads + h) * width;
-        memset(y, 0, width * sizeof(float));
+        float *query = own_of(r, token) + h * width;
         prepare_head(r, query, weights ? weights + h * width : NULL, turns);
-        float most = -INFINITY, sum = 0, scale = 1 / sqrtf((float)width);
-        for (int64_t s = begin; s <= position; s++) {
-            float score = dot(query, keys + s * width, width) * scale;
-            shares[s] = score;
-            most = fmaxf(most, score);
-        }
-        for (int64_t s = begin; s <= position; s += LANES) {
-            int64_t count = position + 1 - s < LANES ? position + 1 - s : LANES;
-            vf x = {0};
-            memcpy(&x, shares + s, count * sizeof(float));
-            x = exps(x - most);
-            memcpy(shares + s, &x, count * sizeof(float));
-        }
-        for (int64_t s = begin; s <= position; s++) sum += shares[s];
-        for (int64_t s = begin; s <= position; s++) {
-            float share = shares[s] / sum;
-            for (int64_t k = 0; k < width; k++) y[k] += share * values[s * width + k];
-        }
+        for (int64_t s = begin; s <= position; s++) shares[s] = dot(query, keys + s * width, width) * scale;
+        float sum = weigh(shares, begin, position + 1);
+        mix(shares, values, begin, position + 1, width, 1 / sum, r->y + (token * r->s->heads + h) * width);
     }
 }
 
@@ -143,27 +212,32 @@ typedef struct {
     int64_t width;
 } meeting;
 
-/* up = swish(gate) * up of one row; the last lanes of a row are computed as all others are. */
-static void meet(void *argument, int64_t row) {
-    const meeting *m = argument;
+/* up = swish(gate) * up in some columns of one row; the last lanes of a row are computed as all others are. */
+static void meet_columns(const meeting *m, int64_t row, int64_t begin, int64_t end) {
     float *up = m->up + row * m->width;
     const float *gate = m->gate ? m->gate + row * m->width : up;
-    for (int64_t i = 0; i < m->width; i += LANES) {
-        int64_t count = m->width - i < LANES ? m->width - i : LANES;
-        vf x = {0}, value = {0};
-        memcpy(&x, gate + i, count * sizeof(float));
-        memcpy(&value, up + i, count * sizeof(float));
-        x = activated(x, !m->gate);
-        if (m->gate) x *= value;
-        memcpy(up + i, &x, count * sizeof(float));
+    int64_t i = begin;
+    for (; i + LANES <= end; i += LANES) {
+        vf x = activated(*(const vf *)(gate + i), !m->gate);
+        *(vf *)(up + i) = m->gate ? x * *(const vf *)(up + i) : x;
     }
+    if (i < end) {
+        vf x = activated(part(gate + i, end - i), !m->gate);
+        put_part(m->gate ? x * part(up + i, end - i) : x, up + i, end - i);
+    }
+}
+
+static void meet(void *argument, int64_t row, int worker) {
+    const meeting *m = argument;
+    (void)worker;
+    meet_columns(m, row, 0, m->width);
 }
 
 /* up = swish(gate) * up, or gelu(up) without a gate, for many rows. */
 void activate(const float *gate, float *up, int64_t rows, int64_t width, int threads) {
     meeting m = {gate, up, width};
     pthread_mutex_lock(&one_caller);
-    share(meet, &m, rows, rows * width < 16384 ? 1 : threads);
+    share(meet, &m, rows, rows * width < WORTH_SHARING ? 1 : threads);
     pthread_mutex_unlock(&one_caller);
 }
 
@@ -172,14 +246,14 @@ typedef struct {
     bytes_of bytes;
 } workspace;
 
-static int take_workspace(workspace *w, const shape *s, int64_t rows, int64_t longest) {
+static int take_workspace(workspace *w, const shape *s, int64_t rows, int64_t longest, int threads) {
     int64_t inner = s->heads * s->head_width, most = inner > s->mlp_width ? inner : s->mlp_width;
     w->normed = malloc(rows * s->width * sizeof(float));
     w->qkv = malloc(rows * (s->heads + 2 * s->key_heads) * s->head_width * sizeof(float));
     w->read = malloc(rows * inner * sizeof(float));
     w->gate = malloc(rows * s->mlp_width * sizeof(float));
     w->up = malloc(rows * s->mlp_width * sizeof(float));
-    w->scores = malloc(rows * s->key_heads * longest * sizeof(float));
+    w->scores = malloc((threads > 1 ? threads : 1) * (longest + LANES) * sizeof(float));
     int has_bytes = take_bytes(&w->bytes, rows, most > s->width ? most : s->width);
     return has_bytes && w->normed && w->qkv && w->read && w->gate && w->up && w->scores;
 }
@@ -194,40 +268,59 @@ static void give_workspace(workspace *w) {
     give_bytes(&w->bytes);
 }
 
-static void one_layer(reading *r, workspace *w, float *x, int64_t rows, int threads) {
+typedef struct {
+    product gate, up; /* gate.m NULL: none */
+    meeting meeting;
+} inner;
+
+/* A panel of the MLP's inner width, from its products to what they give together. */
+static void inner_panel_of(void *argument, int64_t panel, int worker) {
+    const inner *i = argument;
+    int64_t begin = panel * PANEL, left = i->meeting.width - begin;
+    if (i->gate.m) panel_of((void *)&i->gate, panel, worker);
+    panel_of((void *)&i->up, panel, worker);
+    for (int64_t row = 0; row < i->up.rows; row++)
+        meet_columns(&i->meeting, row, begin, begin + (left < PANEL ? left : PANEL));
+}
+
+static void one_layer(reading *r, workspace *w, float *x, int threads) {
     const shape *s = r->s;
     const layer *l = r->l;
-    for (int64_t row = 0; row < rows; row++)
-        normalise(x + row * s->width, s->width, l->before, s->epsilon, w->normed + row * s->width);
+    int64_t rows = r->tokens;
+    normalise_rows(s, x, rows, l->before, w->normed, threads);
     multiply(&l->into, w->normed, w->bytes, rows, w->qkv, STORE, threads);
+    if (!r->is_alone) share(store_token, r, rows, threads);
     share(read_head, r, rows * s->key_heads, threads);
     multiply(&l->out, w->read, w->bytes, rows, x, ADD, threads);
-    for (int64_t row = 0; row < rows; row++)
-        normalise(x + row * s->width, s->width, l->between, s->epsilon, w->normed + row * s->width);
-    if (l->gate.weights) multiply(&l->gate, w->normed, w->bytes, rows, w->gate, STORE, threads);
-    multiply(&l->up, w->normed, w->bytes, rows, w->up, STORE, threads);
-    meeting m = {l->gate.weights ? w->gate : NULL, w->up, s->mlp_width};
-    share(meet, &m, rows, rows * s->mlp_width < 16384 ? 1 : threads);
+    normalise_rows(s, x, rows, l->between, w->normed, threads);
+    const matrix *gate = l->gate.weights ? &l->gate : NULL;
+    inner i = {{gate, w->normed, w->bytes, rows, w->gate, STORE}, {&l->up, w->normed, w->bytes, rows, w->up, STORE},
+               {gate ? w->gate : NULL, w->up, s->mlp_width}};
+    take_in(&i.up, threads);
+    share(inner_panel_of, &i, panels_of(&l->up), threads);
     multiply(&l->down, w->up, w->bytes, rows, x, ADD, threads);
 }
 
-/* Read one token in each row: `x` (rows, width) goes in as embeddings and comes out as normalised states.
+/* Read tokens into their rows: `x` (tokens, width) goes in as embeddings and comes out as normalised states.
  *
- * places: [layers][rows]. Returns 0, or 1 where there is no memory; then nothing was changed.
+ * places: [layers][held], of the rows that are read into; rows: [tokens] each one's among them; the tokens of one row
+ * follow each other without a gap in its positions. is_alone: no two tokens are of one row.
+ * Returns 0, or 1 where there is no memory; then nothing was changed.
  */
-int read_tokens(const shape *s, const place *places, const int64_t *positions, const float *turns, float *x, int64_t rows, int threads) {
+int read_tokens(const shape *s, const place *places, int64_t held, const int64_t *rows, const int64_t *positions,
+                const float *turns, float *x, int64_t tokens, int is_alone, int threads) {
     workspace w;
     int64_t longest = 1;
-    for (int64_t row = 0; row < rows; row++) longest = positions[row] >= longest ? positions[row] + 1 : longest;
-    int is_ready = take_workspace(&w, s, rows, longest);
+    for (int64_t token = 0; token < tokens; token++) longest = positions[token] >= longest ? positions[token] + 1 : longest;
+    int is_ready = take_workspace(&w, s, tokens, longest, threads);
     if (is_ready) {
         pthread_mutex_lock(&one_caller);
         for (int64_t number = 0; number < s->layers; number++) {
-            reading r = {s, &s->layer[number], places + number * rows, positions, turns, w.qkv, w.read, w.scores, longest};
-            one_layer(&r, &w, x, rows, threads);
+            reading r = {s, &s->layer[number], places + number * held, rows, positions, turns, w.qkv, w.read, w.scores,
+                         longest, tokens, is_alone};
+            one_layer(&r, &w, x, threads);
         }
-        for (int64_t row = 0; row < rows; row++)
-            normalise(x + row * s->width, s->width, s->last, s->epsilon, x + row * s->width);
+        normalise_rows(s, x, tokens, s->last, x, threads);
         pthread_mutex_unlock(&one_caller);
     }
     give_workspace(&w);
