@@ -25,10 +25,7 @@
 #define LANES 16
 #define VECTORS 4
 #define PANEL (LANES * VECTORS)
-#ifndef AHEAD_FLOAT
-#define AHEAD_FLOAT 16
-#define AHEAD_INT8 1
-#endif
+#define AHEAD 16 /* inputs whose weights are fetched before they are needed */
 #define GROUP 64 /* inputs that share a scale of an activation in int8 */
 
 typedef float vf __attribute__((vector_size(LANES * 4), aligned(4)));
@@ -211,7 +208,7 @@ static inline void finish(const matrix *m, int64_t panel, int64_t row, const flo
         for (int64_t i = 0; i < m->inputs; i++, w += PANEL) {                                                       \
             vf weight[VECTORS];                                                                                     \
             for (int v = 0; v < VECTORS; v++) weight[v] = *(const vf *)(w + v * LANES);                             \
-            for (int v = 0; v < VECTORS; v++) __builtin_prefetch(w + AHEAD_FLOAT * PANEL + v * LANES);                    \
+            for (int v = 0; v < VECTORS; v++) __builtin_prefetch(w + AHEAD * PANEL + v * LANES);                    \
             for (int r = 0; r < ROWS; r++) {                                                                        \
                 float value = from[r * m->inputs + i];                                                              \
                 for (int v = 0; v < VECTORS; v++) sum[r][v] += weight[v] * value;                                   \
@@ -274,37 +271,44 @@ static inline vi dot4(vi sum, const int8_t *w, const uint8_t *x) {
 #endif
 }
 
-#define INT8_ROWS(NAME, ROWS)                                                                                       \
-    static void NAME(const matrix *m, int64_t panel, bytes_of x, int64_t row, float *y, int mode) { \
+/* TOGETHER: vectors of outputs whose sums are held at once, as many as there are registers for. */
+#define INT8_ROWS(NAME, ROWS, TOGETHER)                                                                             \
+    static void NAME(const matrix *m, int64_t panel, bytes_of x, int64_t row, float *y, int mode) {                 \
         int64_t groups = groups_of(m->inputs), wide = groups * GROUP;                                               \
         const int8_t *w = (const int8_t *)m->weights + panel * PANEL * wide;                                        \
         const int32_t *offsets = m->sums + panel * groups * PANEL;                                                  \
         vf total[ROWS][VECTORS] = {0};                                                                              \
         for (int64_t g = 0; g < groups; g++) {                                                                      \
-            for (int v = 0; v < VECTORS; v++) {                                                                     \
-                vi high[ROWS] = {0}, low[ROWS] = {0};                                                               \
-                for (int i = 0; i < GROUP; i += 4)                                                                  \
+            for (int begin = 0; begin < VECTORS; begin += TOGETHER) {                                               \
+                vi high[ROWS][TOGETHER] = {0}, low[ROWS][TOGETHER] = {0};                                           \
+                for (int i = 0; i < GROUP; i += 4) {                                                                \
+                    const int8_t *four = w + i * PANEL + begin * LANES * 4;                                         \
+                    for (int v = 0; v < TOGETHER; v++) __builtin_prefetch(four + GROUP * PANEL + v * LANES * 4);    \
                     for (int r = 0; r < ROWS; r++) {                                                                \
-                        const int8_t *four = w + (i * PANEL) + v * LANES * 4;                                       \
-                        if (r == 0) __builtin_prefetch(w + AHEAD_INT8 * GROUP * PANEL + (v * GROUP / 4 + i / 4) * 64);                          \
-                        high[r] = dot4(high[r], four, x.high + (row + r) * wide + g * GROUP + i);                   \
-                        low[r] = dot4(low[r], four, x.low + (row + r) * wide + g * GROUP + i);                      \
+                        int64_t at = (row + r) * wide + g * GROUP + i;                                              \
+                        for (int v = 0; v < TOGETHER; v++) {                                                        \
+                            high[r][v] = dot4(high[r][v], four + v * LANES * 4, x.high + at);                       \
+                            low[r][v] = dot4(low[r][v], four + v * LANES * 4, x.low + at);                          \
+                        }                                                                                           \
                     }                                                                                               \
-                vi offset = *(const vi *)(offsets + g * PANEL + v * LANES) * OFFSET;                                \
-                for (int r = 0; r < ROWS; r++)                                                                      \
-                    total[r][v] += __builtin_convertvector(high[r] * 128 + low[r] - offset, vf)                     \
-                                   * x.scale[(row + r) * groups + g];                                               \
+                }                                                                                                   \
+                for (int v = 0; v < TOGETHER; v++) {                                                                \
+                    vi offset = *(const vi *)(offsets + g * PANEL + (begin + v) * LANES) * OFFSET;                  \
+                    for (int r = 0; r < ROWS; r++)                                                                  \
+                        total[r][begin + v] += __builtin_convertvector(high[r][v] * 128 + low[r][v] - offset, vf)   \
+                                               * x.scale[(row + r) * groups + g];                                   \
+                }                                                                                                   \
             }                                                                                                       \
             w += GROUP * PANEL;                                                                                     \
         }                                                                                                           \
         for (int r = 0; r < ROWS; r++) {                                                                            \
             for (int v = 0; v < VECTORS; v++) total[r][v] *= *(const vf *)(m->scales + panel * PANEL + v * LANES);  \
-            finish(m, panel, row + r, (const float *)total[r], y, mode);                                    \
+            finish(m, panel, row + r, (const float *)total[r], y, mode);                                            \
         }                                                                                                           \
     }
-INT8_ROWS(int8_1, 1)
-INT8_ROWS(int8_2, 2)
-INT8_ROWS(int8_4, 4)
+INT8_ROWS(int8_1, 1, 4)
+INT8_ROWS(int8_2, 2, 4)
+INT8_ROWS(int8_4, 4, 1)
 
 /* All rows of one panel. */
 static void one_panel(const matrix *m, int64_t panel, const float *x, bytes_of bytes, int64_t rows, float *y, int mode) {
