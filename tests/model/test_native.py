@@ -8,8 +8,12 @@ import torch
 
 from chatwright.model.engine import compiling
 from chatwright.model.engine.compiling import compiled, kernels
+from chatwright.model.engine.cores import for_kernels, kernel_threads
 from chatwright.model.engine.engine import Engine, EngineSettings
+from chatwright.model.engine.memory import RowMemory
 from chatwright.model.engine.native import NativeMatrix
+from chatwright.model.engine.planning import NextToken, Stretch
+from chatwright.model.engine.runner import Runner
 from chatwright.model.generation import GenerationRequest, Sampling
 
 has_kernels = pytest.mark.skipif(kernels() is None, reason="this machine has no C compiler")
@@ -72,6 +76,37 @@ def test_activations_are_pytorchs():
     assert torch.allclose(held_up.gated_times(rows, held_gate), wanted, rtol=1e-5, atol=1e-5)
     wanted = torch.nn.functional.gelu(rows @ up.T, approximate="tanh")
     assert torch.allclose(held_up.gelu_times(rows), wanted, rtol=1e-5, atol=1e-5)
+
+
+@has_kernels
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tokens_bits_are_the_same_read_alone_or_in_a_stretch_of_any_length(make_network, family):
+    runner = Runner(make_network(std=0.1, context_length=256, **FAMILIES[family]))
+    ids = torch.randint(0, 300, (100,), generator=torch.Generator().manual_seed(3)).tolist()
+    memory = RowMemory(runner.shape, total_blocks=16)
+    whole_row, row = memory.take(100), memory.take(100)
+    whole = runner.read(memory, (), [Stretch(whole_row, 0, ids)])
+    parts = [
+        runner.read(memory, (), [Stretch(row, 0, ids[:64])]),
+        runner.read(memory, (), [Stretch(row, 64, ids[64:71])]),
+    ]
+    parts += [runner.read(memory, [NextToken(row, place, ids[place])], ()) for place in range(71, 100)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+@has_kernels
+def test_pytorch_works_alone_while_the_kernels_do_and_gets_its_threads_back():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with for_kernels():
+            assert (torch.get_num_threads(), kernel_threads()) == (1, 3)
+            with for_kernels():
+                assert kernel_threads() == 3
+            assert (torch.get_num_threads(), kernel_threads()) == (1, 3)
+        assert (torch.get_num_threads(), kernel_threads()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 @has_kernels

@@ -95,8 +95,9 @@ def beam_search(
             raise UsageError(f"a prompt must have between 1 and {context - 1} tokens: {len(prompt)}")
     searches = [_Search(list(prompt), min(max_tokens, context - len(prompt))) for prompt in prompts]
     rows = Rows(network)
-    for group in _groups(searches, rows, beams):
-        _search(rows, group, _Rules(beams, stop_ids, length_penalty))
+    with rows.at_work():
+        for group in _groups(searches, rows, beams):
+            _search(rows, group, _Rules(beams, stop_ids, length_penalty))
     return [search.finished[0][1] for search in searches]
 
 

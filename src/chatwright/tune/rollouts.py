@@ -52,8 +52,9 @@ def write_answers(
         capacities = [len(prompts[row]) + limits[row] for row in running]
         group = rows.room_for(max(capacities))
         draws_BT = torch.rand(len(prompts), max(limits), generator=generator, dtype=torch.double)
-        for start in range(0, len(running), group):
-            _write(rows, running[start : start + group], _Writing(prompts, limits, answers, draws_BT, rules))
+        with rows.at_work():
+            for start in range(0, len(running), group):
+                _write(rows, running[start : start + group], _Writing(prompts, limits, answers, draws_BT, rules))
     return [Answered(list(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
 

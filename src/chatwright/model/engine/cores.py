@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
+_here = threading.local()  # its `inside`: whether this thread is
 _lock = threading.Lock()
 _inside = 0
 _usual = 1
@@ -19,17 +20,22 @@ _usual = 1
 def for_kernels() -> Iterator[None]:
     """PyTorch takes no second thread in this one; `kernel_threads` goes on telling how many there are."""
     global _inside, _usual  # noqa: PLW0603 - the number of PyTorch's threads is one of the process, too
+    if getattr(_here, "inside", False):
+        yield
+        return
     with _lock:
         if not _inside:
             _usual = torch.get_num_threads()
         _inside += 1
         usual = _usual  # of the process: a thread that begins while others are inside would find one
     torch.set_num_threads(1)
+    _here.inside = True
     try:
         yield
     finally:
         with _lock:
             _inside -= 1
+        _here.inside = False
         torch.set_num_threads(usual)
 
 

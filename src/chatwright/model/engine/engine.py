@@ -4,7 +4,6 @@ Prompts are read in stretches between which others write on, and a prompt that b
 where they part. Whatever shares the steps, an answer stays the same. Called by one thread at a time.
 """
 
-import contextlib
 import itertools
 import os
 import secrets
@@ -19,7 +18,6 @@ from torch import Tensor
 
 from chatwright.foundation.errors import UsageError
 from chatwright.model.engine.answering import Answering, by_row
-from chatwright.model.engine.cores import for_kernels
 from chatwright.model.engine.matrices import WeightFormat
 from chatwright.model.engine.memory import BLOCK, PrefixStore, RowMemory, blocks_for
 from chatwright.model.engine.planning import Stretch
@@ -169,7 +167,7 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Piece]]:
         """One step of everything that runs: pieces that came out, each with its request's number."""
-        with for_kernels() if self.runner.is_compiled else contextlib.nullcontext():
+        with self.runner.at_work():
             return self._step()
 
     def _step(self) -> list[tuple[int, Piece]]:

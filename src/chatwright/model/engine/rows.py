@@ -7,6 +7,7 @@ Legend: N rows, V vocabulary, D width.
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,10 @@ class Rows:
         self._runner = Runner(network)
         self._total_blocks = max(1, _MEMORY_BYTES // self._runner.shape.block_bytes)
         self._memory = RowMemory(self._runner.shape, total_blocks=self._total_blocks)
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Around many steps, which are faster for it."""
+        return self._runner.at_work()
 
     def room_for(self, num_tokens: int) -> int:
         """How many rows of so many tokens may be open at once; 1 at least is asked for in any case."""

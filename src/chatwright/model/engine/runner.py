@@ -7,6 +7,7 @@ Legend: N tokens of the step, D width, H query heads, G key heads, Q = H / G, K 
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from chatwright.model.attachment import require_plain
 from chatwright.model.engine.compiling import kernels
+from chatwright.model.engine.cores import for_kernels
 from chatwright.model.engine.matrices import Matrix, WeightFormat, hold, many_rows_dtype
 from chatwright.model.engine.memory import BLOCK, RowMemory, Shape
 from chatwright.model.engine.native import NativeLayer, NativeMatrix, NativeStep
@@ -96,6 +98,10 @@ class Runner:
     def is_compiled(self) -> bool:
         """Whether kernels compiled for this machine do the work."""
         return self._step is not None
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Around many steps: while it lasts the machine's cores are the kernels' where there are any."""
+        return for_kernels() if self.is_compiled else nullcontext()
 
     def _hold(self, weight_OI: Tensor, bias_O: Tensor | None, weights: WeightFormat) -> Matrix:
         if self._kernels is None:
