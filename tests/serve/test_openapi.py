@@ -82,7 +82,7 @@ def test_every_answer_is_as_the_document_says_and_nothing_opens_without_the_toke
     found = [result.ok() for result in schemathesis.openapi.from_dict(document).get_all_operations()]
     asked = [operation for operation in found if mode is GenerationMode.POSITIVE or can_be_unsound(operation)]
     varied = [operation for operation in asked if takes_something(operation)]
-    each = -(-CASES // (2 * len(varied)))
+    each = -(-CASES * 6 // (10 * len(varied)))  # some operations have fewer different cases than are asked for
     count = {"cases": 0, "good": 0}
 
     for operation in asked:
