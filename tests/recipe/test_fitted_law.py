@@ -11,12 +11,14 @@ from chatwright.foundation.errors import UsageError
 from chatwright.recipe.plan import Budget, affordable, as_json, as_recipe, choose, climb, fit, plan_for
 from chatwright.recipe.plan.energy import EnergyMeter
 
-TRUTH = {"floor": 0.9, "size": 0.55, "alpha": 0.3, "data": 1.1, "beta": 0.45}  # at a million of each
+TRUTH = {"floor": 0.9, "size": 0.55, "alpha": 0.3, "data": 1.1, "beta": 0.45, "together": 0.5}  # at a million of each
 
 
 def true_bits(parameters, tokens):
     size = TRUTH["size"] * (parameters / 1e6) ** -TRUTH["alpha"]
-    return TRUTH["floor"] + size + TRUTH["data"] * (tokens / 1e6) ** -TRUTH["beta"]
+    data = TRUTH["data"] * (tokens / 1e6) ** -TRUTH["beta"]
+    inside = size ** (1 / TRUTH["together"]) + data ** (1 / TRUTH["together"])
+    return TRUTH["floor"] + inside ** TRUTH["together"]
 
 
 def trainer(*, noise=0.0, seed=0):

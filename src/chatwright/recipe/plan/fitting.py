@@ -1,9 +1,11 @@
 """A loss law of this corpus, fitted to the rungs of a ladder, with bands for what it predicts. Formulas only.
 
-L(N, D) = E + A / N^alpha + B / D^beta as in `scaling.py`, here in bits per byte of held-out text. A handful of short
-runs does not decide five constants, so none is chosen: over a grid of exponents the rest is linear and solved exactly,
-each point of the grid is weighed by how well it explains the rungs and how near its exponents lie to published ones,
-and a prediction is the weighed mean with its spread (Bayesian linear regression; Bishop 2006, section 3.3).
+L(N, D) = E + (A N^(-alpha / g) + B D^(-beta / g))^g, in bits per byte of held-out text. With g = 1 it is the sum of
+Hoffmann et al. 2022, with E = 0 and g = beta the law of Kaplan et al. 2020 (equation 1.5). Short runs of small models
+lie between: the more both have read, the further they part, which a sum denies (`docs/log.md`). A handful of short
+runs does not decide five constants, so none is chosen: over a grid of floors and exponents the rest is linear and
+solved exactly, each point of the grid is weighed by how well it explains the rungs and how likely it was before, and a
+prediction is the weighed mean with its spread (Bayesian linear regression; Bishop 2006, section 3.3).
 """
 
 import math
@@ -18,15 +20,19 @@ from chatwright.recipe.plan.ladder import Rung
 from chatwright.recipe.plan.scaling import effective_tokens
 
 _Array = npt.NDArray[np.float64]
-_EXPONENTS = np.linspace(0.05, 1.0, 20)
-# Published exponents lie from 0.34 to 0.37 (Hoffmann et al. 2022; Besiroglu et al. 2024), for far longer runs; short
-# ones learn faster than that, hence the width.
-_EXPONENT_MEAN, _EXPONENT_SPREAD = 0.37, 0.25
-_FLOOR_MEAN, _FLOOR_SPREAD = 0.8, 0.4  # bits per byte: what English text keeps (Shannon 1951: 0.6 to 1.3 a letter)
-_SCALE_SPREAD = 3.0  # of A / N^alpha and B / D^beta at the middle of the rungs, bits per byte
+_TOGETHER = 0.5  # g
+_FLOORS = np.linspace(0.3, 1.5, 13)
+_EXPONENTS = np.linspace(0.1, 1.0, 10)
+# Before anything was trained: floors from what English text keeps (Shannon 1951: 0.6 to 1.3 bits a letter), exponents
+# from published ones, 0.34 to 0.37 (Hoffmann et al. 2022; Besiroglu et al. 2024), which short runs exceed, hence the
+# widths.
+_FLOOR_MEAN, _FLOOR_SPREAD = 0.9, 0.3
+_SIZE_POWER_MEAN, _TOKENS_POWER_MEAN, _POWER_SPREAD = 0.37, 0.45, 0.25
+_SCALE_SPREAD = 3.0  # of each term at the middle of the rungs, bits per byte
 _NOISE = 0.01  # of a rung's loss, from seeds and the sample of held-out text; never taken as less
 _BAND = 1.645  # standard deviations either side: nine of ten
 _FEWEST = 4
+_LEAST = 0.05  # bits per byte between a floor and what is above it
 _BEYOND = 8.0  # times the largest rung's parameters or tokens: further, nothing is predicted
 
 
@@ -34,9 +40,10 @@ _BEYOND = 8.0  # times the largest rung's parameters or tokens: further, nothing
 class FittedLaw:
     """Predicts bits per byte of held-out text on this corpus, for models within reach of the ladder's."""
 
-    exponents: _Array  # points of the grid by (alpha, beta)
-    means: _Array  # points by (E, A', B'), for sizes and tokens over their references
-    spreads: _Array  # points by 3 by 3: covariance of the means
+    floors: _Array  # of the points of the grid
+    exponents: _Array  # points by (alpha / g, beta / g)
+    means: _Array  # points by (A, B), for sizes and tokens over their references
+    spreads: _Array  # points by 2 by 2: covariance of the means
     weights: _Array  # of the points; their sum is 1
     noise: float  # standard deviation of a rung, as a share of its loss
     reference: tuple[float, float]  # parameters and effective tokens that sizes are divided by
@@ -55,17 +62,20 @@ class FittedLaw:
 
     def loss(self, parameters: float, tokens: float) -> float:
         """The expected bits per byte after so many different tokens."""
-        features = self._features(parameters, tokens)
-        return float(self.weights @ np.einsum("pk,pk->p", self.means, features))
+        return float(self.weights @ self._each(self._features(parameters, tokens)))
 
     def interval(self, parameters: float, tokens: float) -> tuple[float, float]:
         """Between which nine of ten such runs should end."""
         features = self._features(parameters, tokens)
-        each = np.einsum("pk,pk->p", self.means, features)
+        each = self._each(features)
         middle = float(self.weights @ each)
-        within = np.einsum("pk,pkl,pl->p", features, self.spreads, features)
+        within = np.einsum("pk,pkl,pl->p", features, self.spreads, features) * _slope(each - self.floors) ** 2
         variance = float(self.weights @ (within + (each - middle) ** 2)) + (self.noise * middle) ** 2
         return middle - _BAND * math.sqrt(variance), middle + _BAND * math.sqrt(variance)
+
+    def _each(self, features: _Array) -> _Array:
+        """What each point expects."""
+        return np.asarray(self.floors + np.einsum("pk,pk->p", self.means, features) ** _TOGETHER)
 
     def covers(self, parameters: float, tokens: float) -> bool:
         """Whether the prediction reaches no further than a few times past the ladder."""
@@ -75,7 +85,12 @@ class FittedLaw:
     def _features(self, parameters: float, tokens: float) -> _Array:
         by_size = (parameters / self.reference[0]) ** -self.exponents[:, 0]
         by_tokens = (tokens / self.reference[1]) ** -self.exponents[:, 1]
-        return np.stack([np.ones_like(by_size), by_size, by_tokens], axis=1)
+        return np.stack([by_size, by_tokens], axis=1)
+
+
+def _slope(above: _Array) -> _Array:
+    """How much a loss moves with the sum inside, where it lies so far above its floor."""
+    return np.asarray(_TOGETHER * np.maximum(above, _LEAST) ** (1 - 1 / _TOGETHER))
 
 
 def fit(rungs: Sequence[Rung], *, corpus_tokens: int) -> FittedLaw:
@@ -90,7 +105,8 @@ def fit(rungs: Sequence[Rung], *, corpus_tokens: int) -> FittedLaw:
     tokens = np.array([effective_tokens(rung.tokens, corpus_tokens) for rung in rungs])
     bits = np.array([rung.bits_per_byte for rung in rungs])
     reference = (float(np.exp(np.log(sizes).mean())), float(np.exp(np.log(tokens).mean())))
-    grid = np.array([(alpha, beta) for alpha in _EXPONENTS for beta in _EXPONENTS])
+    floors = [floor for floor in _FLOORS if floor < bits.min() - _LEAST]
+    grid = np.array([(floor, alpha, beta) for floor in floors for alpha in _EXPONENTS for beta in _EXPONENTS])
     noise = _NOISE
     for _ in range(2):  # the second time with the noise that the first one's residuals show
         points = [_solve(point, sizes / reference[0], tokens / reference[1], bits, noise) for point in grid]
@@ -99,7 +115,8 @@ def fit(rungs: Sequence[Rung], *, corpus_tokens: int) -> FittedLaw:
     scores = np.array([point.score for point in points])
     weights = np.exp(scores - scores.max())
     return FittedLaw(
-        exponents=grid,
+        floors=grid[:, 0],
+        exponents=grid[:, 1:] / _TOGETHER,
         means=np.array([point.mean for point in points]),
         spreads=np.array([point.spread for point in points]),
         weights=weights / weights.sum(),
@@ -113,27 +130,32 @@ def fit(rungs: Sequence[Rung], *, corpus_tokens: int) -> FittedLaw:
 
 @dataclass(frozen=True, kw_only=True)
 class _Point:
-    """The linear part at one pair of exponents."""
+    """The linear part at one floor and pair of exponents."""
 
     mean: _Array
     spread: _Array
-    residuals: _Array
-    score: float  # logarithm of the evidence times the prior of the exponents, up to a constant
+    residuals: _Array  # bits per byte
+    score: float  # logarithm of the evidence times the prior of the point, up to a constant
 
 
-def _solve(exponents: _Array, sizes: _Array, tokens: _Array, bits: _Array, noise: float) -> _Point:
-    """Posterior of (E, A', B') under a normal prior, and the evidence of the exponents (Bishop 2006, eq. 3.49 ff.)."""
-    features = np.stack([np.ones_like(sizes), sizes ** -exponents[0], tokens ** -exponents[1]], axis=1)
-    precision = np.diag(1 / np.array([_FLOOR_SPREAD, _SCALE_SPREAD, _SCALE_SPREAD]) ** 2)
-    prior = np.array([_FLOOR_MEAN, 0.0, 0.0])
-    trust = np.diag(1 / (noise * bits) ** 2)
+def _solve(point: _Array, sizes: _Array, tokens: _Array, bits: _Array, noise: float) -> _Point:
+    """Posterior of (A, B) under a normal prior, and the evidence of the point (Bishop 2006, eq. 3.49 ff.).
+
+    The sum inside is linear in both; a rung's noise there is that of its bits over the slope between the two.
+    """
+    floor, alpha, beta = point
+    above = bits - floor
+    inside = above ** (1 / _TOGETHER)
+    features = np.stack([sizes ** (-alpha / _TOGETHER), tokens ** (-beta / _TOGETHER)], axis=1)
+    precision = np.eye(2) / _SCALE_SPREAD ** (2 / _TOGETHER)
+    trust = np.diag((_slope(above) / (noise * bits)) ** 2)
     inverse = precision + features.T @ trust @ features
     spread = np.linalg.inv(inverse)
-    mean = spread @ (precision @ prior + features.T @ trust @ bits)
     # Neither more parameters nor more tokens make a model worse.
-    mean = np.array([mean[0], max(0.0, mean[1]), max(0.0, mean[2])])
-    residuals = bits - features @ mean
-    away = (mean - prior) @ precision @ (mean - prior)
-    evidence = -0.5 * (residuals @ trust @ residuals + away + np.linalg.slogdet(inverse)[1])
-    distance = (exponents - _EXPONENT_MEAN) / _EXPONENT_SPREAD
-    return _Point(mean=mean, spread=spread, residuals=residuals, score=float(evidence - 0.5 * distance @ distance))
+    mean = np.maximum(0.0, spread @ (features.T @ trust @ inside))
+    residuals = above - (features @ mean) ** _TOGETHER
+    misses = residuals / (noise * bits)
+    evidence = -0.5 * (misses @ misses + mean @ precision @ mean + np.linalg.slogdet(inverse)[1])
+    away = (np.array([alpha - _SIZE_POWER_MEAN, beta - _TOKENS_POWER_MEAN])) / _POWER_SPREAD
+    distance = away @ away + ((floor - _FLOOR_MEAN) / _FLOOR_SPREAD) ** 2
+    return _Point(mean=mean, spread=spread, residuals=residuals, score=float(evidence - 0.5 * distance))
