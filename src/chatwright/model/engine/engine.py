@@ -37,7 +37,7 @@ class EngineSettings:
     """How much an engine does at once."""
 
     weights: WeightFormat = "float32"  # int8: matrices as whole numbers of 8 bits, on the CPU
-    compiles: bool = True  # kernels for this machine, where it has a C compiler; else PyTorch's
+    compiles: bool = True  # kernels for this CPU, where there is a C compiler; steps recorded as graphs on a GPU
     max_answers: int = 32  # read or written in one step; more wait
     memory_blocks: int | None = None  # for rows; None: enough for `max_answers`, within a share of the RAM
     shared_blocks: int | None = None  # for beginnings of prompts; None: half as many; 0: none are shared

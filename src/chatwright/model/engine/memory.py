@@ -106,6 +106,10 @@ class RowMemory:
         """(C, 2G, S, K) of one layer."""
         return self._slabs[slab].layers[number]
 
+    def has_slab(self, number: int) -> bool:
+        """Whether it was not given up."""
+        return number in self._slabs
+
     def copy(self, source: Row, target: Row, num_tokens: int) -> None:
         """Give `target` the first tokens of `source`."""
         for number in range(self.shape.layers):

@@ -43,7 +43,7 @@ class Run(NamedTuple):
     places: slice
     tokens: slice  # of the step
     slots: int  # read: whole blocks
-    last: int  # position of the furthest token
+    last: int | None  # position of the furthest token; None where only tensors know it
     masks: Masks  # (C, 1, 1, S)
 
 
@@ -108,6 +108,30 @@ def plan(
     return Step(torch.tensor(ids, device=device), positions_N, singles_index, runs, tiles, placed, memory)
 
 
+def whole_slab(
+    slab: int, ids_C: Tensor, positions_C: Tensor, *, slots: int, memory: RowMemory, window: int | None
+) -> Step:
+    """A step of one token in every row of a slab, of tensors alone: what a graph can record.
+
+    Args:
+        slab: whose rows read.
+        ids_C: of the tokens.
+        positions_C: theirs.
+        slots: that are read.
+        memory: holds the slab.
+        window: tokens that sliding layers read, the reader itself too.
+    """
+    every = slice(0, len(ids_C))
+    places_C = torch.arange(len(ids_C), device=ids_C.device)
+    run = Run(slab, every, every, slots, None, _masks_of_rows(positions_C, slots, window, memory.shape))
+    return Step(ids_C, positions_C, (places_C, positions_C), [run], [], [], memory)
+
+
+def _masks_of_rows(positions_C: Tensor, slots: int, window: int | None, shape: Shape) -> Masks:
+    whole, near = _masks(positions_C, slots, window, shape)
+    return Masks(whole[:, None, None], None if near is None else near[:, None, None])
+
+
 def _runs(singles: Sequence[NextToken], positions_N: Tensor, window: int | None, shape: Shape) -> list[Run]:
     runs: list[Run] = []
     begin = 0
@@ -118,8 +142,7 @@ def _runs(singles: Sequence[NextToken], positions_N: Tensor, window: int | None,
         first = singles[begin].row
         furthest = max(single.position for single in singles[begin:end])
         slots = (furthest // BLOCK + 1) * BLOCK
-        whole, near = _masks(positions_N[begin:end], slots, window, shape)
-        masks = Masks(whole[:, None, None], None if near is None else near[:, None, None])
+        masks = _masks_of_rows(positions_N[begin:end], slots, window, shape)
         runs.append(Run(first.slab, slice(first.place, last.place + 1), slice(begin, end), slots, furthest, masks))
         begin = end
     return runs

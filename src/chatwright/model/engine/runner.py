@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from chatwright.model.attachment import require_plain
 from chatwright.model.engine.compiling import kernels
 from chatwright.model.engine.cores import for_kernels
+from chatwright.model.engine.graphs import RecordedSteps
 from chatwright.model.engine.matrices import Matrix, WeightFormat, hold, many_rows_dtype
 from chatwright.model.engine.memory import BLOCK, RowMemory, Shape
 from chatwright.model.engine.native import NativeLayer, NativeMatrix, NativeStep
 from chatwright.model.engine.pages import Shelf
-from chatwright.model.engine.planning import Masks, NextToken, Run, Step, Stretch, Tile, plan
+from chatwright.model.engine.planning import Masks, NextToken, Run, Step, Stretch, Tile, plan, whole_slab
 from chatwright.model.network import Block, Mlp, Network
 
 
@@ -56,7 +57,8 @@ class Runner:
     Args:
         network: its matrices are copied.
         weights: the number format of the matrices.
-        compiles: whether kernels may be compiled for this machine; without them PyTorch's are taken.
+        compiles: whether kernels may be compiled for this machine's CPU, or steps recorded on its GPU; without it
+            each operation is called as PyTorch has it.
         frees: whether each parameter is given up once it is copied, so that the network is not held twice; it can
             compute nothing any more then.
 
@@ -93,6 +95,7 @@ class Runner:
         dtype = torch.bfloat16 if is_narrow else torch.float32
         self.shape = Shape(config.layers, config.key_heads, config.head_width, dtype, device)
         self._step = self._compiled_step()
+        self._recorded = RecordedSteps(self.read_slab) if compiles and device.type == "cuda" else None
 
     @property
     def is_compiled(self) -> bool:
@@ -166,9 +169,12 @@ class Runner:
             singles: sorted by row.
             stretches: their states stand behind those of the singles, in order.
         """
-        if self._step is None:
+        if self._step is not None:
+            return self._read_compiled(self._step, memory, singles, stretches)
+        if self._recorded is None or not singles:
             return self._read_all(memory, singles, stretches)
-        return self._read_compiled(self._step, memory, singles, stretches)
+        states_ND = self._recorded.read(memory, singles)
+        return torch.cat([states_ND, self._read_all(memory, (), stretches)]) if stretches else states_ND
 
     def _read_compiled(
         self, step: NativeStep, memory: RowMemory, singles: Sequence[NextToken], stretches: Sequence[Stretch]
@@ -190,7 +196,25 @@ class Runner:
         """Whatever reads, through each matrix together."""
         config = self._config
         queries = config.heads // config.key_heads
-        step = plan(singles, stretches, memory=memory, queries=queries, window=config.sliding_window)
+        return self._through_layers(
+            plan(singles, stretches, memory=memory, queries=queries, window=config.sliding_window)
+        )
+
+    def read_slab(self, memory: RowMemory, slab: int, inputs_2C: Tensor, slots: int) -> Tensor:
+        """One token in every row of a slab: what `RecordedSteps` records.
+
+        Args:
+            memory: holds the slab.
+            slab: its number.
+            inputs_2C: ids and positions.
+            slots: that are read; no position that matters lies behind.
+        """
+        window = self._config.sliding_window
+        return self._through_layers(
+            whole_slab(slab, inputs_2C[0], inputs_2C[1], slots=slots, memory=memory, window=window)
+        )
+
+    def _through_layers(self, step: Step) -> Tensor:
         x_ND = F.embedding(step.ids_N, self._embedding_VD)
         if self._positions_SD is not None:
             x_ND = x_ND + F.embedding(step.positions_N, self._positions_SD)
@@ -293,7 +317,7 @@ def _store(kv_NGK: Tensor, number: int, step: Step) -> None:
     places, slots = step.singles
     for run in step.runs:
         target, tokens = step.memory.layer(run.slab, number), run.tokens
-        if tokens.stop - tokens.start == 1:
+        if tokens.stop - tokens.start == 1 and run.last is not None:
             target[run.places.start, :, run.last] = kv_NGK[tokens.start]
         else:
             heads = torch.arange(kv_NGK.shape[1], device=kv_NGK.device)
