@@ -1,6 +1,7 @@
 """Conversations through the API: kept, streamed into, apart from each other's, and whole after a break."""
 
 import json
+import time
 import uuid
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 from echo_server import PATIENT, EchoEngine, error_of, running, until
 
 from chatwright.serve.settings import ServeSettings
+from chatwright.serve.worker import EngineWorker
 
 HERE = "/v1/conversations"
 TOKENS = {"": "owner-token-of-the-test", "ann": "ann-token-of-the-test", "ben": "ben-token-of-the-test"}
@@ -160,7 +162,15 @@ def test_what_was_being_written_when_a_server_died_is_marked(tmp_path):
         assert (kept["content"], kept["finish"]) == ("half", "broken")
 
 
-def test_a_reader_that_leaves_ends_the_answer_and_what_was_written_stays(tmp_path):
+@pytest.mark.parametrize("worker_s", [0, 0.5], ids=["quick", "slow"])
+def test_a_reader_that_leaves_ends_the_answer_and_what_was_written_stays(tmp_path, monkeypatch, worker_s):
+    keep = EngineWorker._keep
+
+    def kept_later(*told):
+        time.sleep(worker_s)  # the engine hears of it only after its step
+        keep(*told)
+
+    monkeypatch.setattr(EngineWorker, "_keep", kept_later)
     with running(tmp_path) as server, server.client() as client:
         conversation = begin(client)
         question = say(client, conversation, "forever")
@@ -169,7 +179,8 @@ def test_a_reader_that_leaves_ends_the_answer_and_what_was_written_stays(tmp_pat
                 if "word3" in line:
                     break
         until(lambda: server.engine.ended == ["cancelled"])
-        until(lambda: client.get(f"{HERE}/{conversation}").json()["turns"][1]["finish"] == "cancelled")
+        until(lambda: client.get(f"{HERE}/{conversation}").json()["turns"][1]["finish"] is not None)
+        assert client.get(f"{HERE}/{conversation}").json()["turns"][1]["finish"] == "cancelled"
         assert "word3" in client.get(f"{HERE}/{conversation}").json()["turns"][1]["content"]
 
 

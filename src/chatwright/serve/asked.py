@@ -40,6 +40,11 @@ class Asked:
         """Answers of all jobs together."""
         return sum(job.request.num_answers for job in self.jobs)
 
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody waits any more."""
+        return any(job.cancelled.is_set() for job in self.jobs)
+
     def cancel(self) -> None:
         """Nobody waits any more; harmless after the end."""
         for job in self.jobs:

@@ -185,6 +185,8 @@ class StreamedCompletion(EventStream):
                     yield b": waiting\n\n"
                     continue
                 if part.piece.finish == "cancelled":
+                    if self.asked.is_left:
+                        return  # nobody reads what would be told
                     raise stopping()
                 for event in self._of_piece(part.choice, part.piece):
                     yield event
