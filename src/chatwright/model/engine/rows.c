@@ -53,22 +53,12 @@ static inline __attribute__((always_inline)) void tile(const float *a, int64_t s
 
 /* Scores become shares that are yet to be divided by their sum, which is returned; none before `begin` or from `end`. */
 static float shares_of(float *x, int64_t from, int64_t until, int64_t begin, int64_t end) {
-    vf peaks = (vf){0} - INFINITY, sums = {0};
     for (int64_t i = from; i < begin; i++) x[i] = -INFINITY;
     for (int64_t i = end; i < until; i++) x[i] = -INFINITY;
-    for (int64_t i = from; i < until; i += LANES) {
-        vf value = *(const vf *)(x + i);
-        peaks = larger(value, peaks);
-    }
-    float peak = peak_of(peaks);
-    for (int64_t i = from; i < until; i += LANES) {
-        vf share = exps(*(const vf *)(x + i) - peak);
-        *(vf *)(x + i) = share;
-        sums += share;
-    }
+    float sum = weigh(x, from, until);
     for (int64_t i = from; i < begin; i++) x[i] = 0;
     for (int64_t i = end; i < until; i++) x[i] = 0;
-    return sum_of(sums);
+    return sum;
 }
 
 /* One head of one row of the batch. keys: [width][padded], turned over; shares: [QUERIES][padded]. */

@@ -115,11 +115,9 @@ static inline vf exps(vf x) {
     return y * (vf)((whole + 127) << 23);
 }
 
-/* Numbers from `begin` on become shares that are yet to be divided by their sum, which is returned. There is room for
- * LANES more behind `end`. */
+/* Numbers become shares that are yet to be divided by their sum, which is returned; as many as whole vectors hold. */
 static float weigh(float *x, int64_t begin, int64_t end) {
     vf peaks = (vf){0} - INFINITY, sums = {0};
-    for (int64_t s = end; s < end + LANES; s++) x[s] = -INFINITY; /* whose share is nothing beside others */
     for (int64_t s = begin; s < end; s += LANES) peaks = larger(*(const vf *)(x + s), peaks);
     float most = peak_of(peaks);
     for (int64_t s = begin; s < end; s += LANES) {
@@ -194,6 +192,7 @@ static void read_head(void *argument, int64_t index, int worker) {
         float *query = own_of(r, token) + h * width;
         prepare_head(r, query, weights ? weights + h * width : NULL, turns);
         for (int64_t s = begin; s <= position; s++) shares[s] = dot(query, keys + s * width, width) * scale;
+        for (int64_t s = 1; s < LANES; s++) shares[position + s] = -INFINITY; /* whose share is nothing beside others */
         float sum = weigh(shares, begin, position + 1);
         mix(shares, values, begin, position + 1, width, 1 / sum, r->y + (token * r->s->heads + h) * width);
     }
