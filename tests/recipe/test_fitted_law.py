@@ -55,6 +55,13 @@ def test_a_fitted_law_predicts_what_three_times_the_longest_run_gives():
     assert law.loss(parameters, tokens) == pytest.approx(true_bits(parameters, tokens), rel=0.03)
 
 
+def test_a_text_easier_than_all_floors_of_the_grid_is_fitted_too():
+    easy = [rung._replace(bits_per_byte=rung.bits_per_byte / 8) for rung in ladder()]
+    law = fit(easy, corpus_tokens=10**9)
+    for rung in easy:
+        assert law.loss(rung.parameters, rung.tokens) == pytest.approx(rung.bits_per_byte, rel=0.05)
+
+
 def test_nine_of_ten_bands_hold_the_truth():
     inside = 0
     for seed in range(40):

@@ -105,7 +105,7 @@ def fit(rungs: Sequence[Rung], *, corpus_tokens: int) -> FittedLaw:
     tokens = np.array([effective_tokens(rung.tokens, corpus_tokens) for rung in rungs])
     bits = np.array([rung.bits_per_byte for rung in rungs])
     reference = (float(np.exp(np.log(sizes).mean())), float(np.exp(np.log(tokens).mean())))
-    floors = [floor for floor in _FLOORS if floor < bits.min() - _LEAST]
+    floors = [floor for floor in _FLOORS if floor < bits.min() - _LEAST] or [bits.min() / 2]  # a text easier than any
     grid = np.array([(floor, alpha, beta) for floor in floors for alpha in _EXPONENTS for beta in _EXPONENTS])
     noise = _NOISE
     for _ in range(2):  # the second time with the noise that the first one's residuals show
