@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from sample_run import HOSTILE, write_run
 
 from chatwright.feedback.conversations import Message
@@ -15,7 +16,8 @@ from chatwright.feedback.store import Answer, Choice, FeedbackStore, Rating
 from chatwright.foundation import storage
 from chatwright.foundation.config import validate
 from chatwright.foundation.errors import ConfigError, ExitCode, RefusedError, UsageError
-from chatwright.model.directory import digest_of, save_model
+from chatwright.model.chat import ChatModel
+from chatwright.model.directory import LoadedModel, digest_of, save_model
 from chatwright.recipe.improve import judging, rounds, service
 from chatwright.recipe.improve.gather import Gathered, gather, read_frozen, write
 from chatwright.recipe.improve.judging import Figures, Measured, Share, bootstrap, judge
@@ -24,7 +26,7 @@ from chatwright.recipe.report.facts import read_run
 from chatwright.recipe.report.page import _digest as page_digest
 from chatwright.recipe.report.page import render
 from chatwright.tune.preferences.material import is_held_out
-from chatwright.tune.preferences.pairs import Preferences
+from chatwright.tune.preferences.pairs import Pair, Preferences, Verdict
 
 NOTHING = frozenset()
 CONFIG = ImproveConfig()
@@ -324,6 +326,7 @@ def figures(bits, right):
         ("wins on held-out feedback", {"heldout": None}),
         ("keeps what earlier feedback taught", {"earlier": share(0.2, 0.48)}),
         ("keeps what earlier feedback taught", {"earlier": share(0.2, 0.6)}),
+        ("still gives the answers that earlier feedback taught", {"taught": share(0.3, 0.6)}),
         ("tasks", {"new": figures(2.0, 0.46)}),
         ("tasks since the first model", {"first": figures(2.0, 0.56)}),
         ("forgetting", {"new": figures(2.06, 0.5)}),
@@ -337,17 +340,39 @@ def test_each_condition_alone_keeps_a_model_out_of_service(failed, change):
         "first": figures(2.0, None),
         "heldout": share(0.6, 0.9),
         "earlier": share(0.4, 0.6),
+        "taught": share(0.4, 0.7),
     }
     checks = judge(Measured(**{**sound, **change}), Gathered(*[Preferences([], [])] * 3, {}), PromotionConfig())
     assert [check.name for check in checks if not check.passed] == ([failed] if failed else [])
 
 
 def test_a_new_model_with_contradicting_feedback_is_told_why():
-    found = Measured(*[figures(2.0, None)] * 3, share(0.7, 0.9), share(0.1, 0.3))
+    found = Measured(*[figures(2.0, None)] * 3, share(0.7, 0.9), share(0.1, 0.3), None)
     gathered = Gathered(*[Preferences([], [])] * 3, {})
     (failed,) = [check for check in judge(found, gathered, PromotionConfig()) if not check.passed]
     assert "contradicts what people said before" in failed.told
     assert all(check.passed for check in judge(found, gathered, PromotionConfig(keeps_earlier=False)))
+
+
+def test_what_earlier_rounds_made_likelier_is_followed_in_the_new_model(make_network, tiny_tokenizer):
+    def moved(times):
+        network = make_network(seed=1)
+        with torch.no_grad():
+            for weight, other in zip(network.parameters(), make_network(seed=2).parameters(), strict=True):
+                weight.add_(other, alpha=times * 0.001)
+        return ChatModel(LoadedModel(network, tiny_tokenizer, {}, f"{times}"), name="tiny")
+
+    texts = [(f"Question {number}?", f"It is the {number}. of them, at {number + 7}.") for number in range(24)]
+    part = Preferences(
+        [Pair(messages=(Message("user", asked),), chosen=told, rejected="No.") for asked, told in texts[:12]],
+        [Verdict(messages=(Message("user", asked),), answer=told, is_good=True) for asked, told in texts[12:]],
+    )
+    config = PromotionConfig(least_heldout=2, draws=200)
+    first, old = moved(0), moved(1)
+    found = {times: judging.taught(moved(times), old, first, part, config=config) for times in (-1, 0, 1)}
+    assert 2 <= found[1].comparisons < 24
+    assert {times: one.share for times, one in found.items()} == {-1: 0.0, 0: 0.5, 1: 1.0}
+    assert judging.taught(old, first, first, part, config=config) is None
 
 
 @pytest.mark.parametrize(

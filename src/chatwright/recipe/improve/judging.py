@@ -28,6 +28,7 @@ from chatwright.tune.preferences.source import encode_answer, sums_of
 
 _MAX_COUPLES = 20_000
 _ROWS = 16  # answers read at once
+_CONTRADICTS = ". The new feedback contradicts what people said before"
 _CHUNK = 256  # draws of the bootstrap at once
 
 
@@ -112,6 +113,30 @@ def won(new: ChatModel, old: ChatModel, part: Preferences, *, config: PromotionC
     return bootstrap(outcomes, questions, confidence=config.confidence, draws=config.draws)
 
 
+def taught(
+    new: ChatModel, old: ChatModel, first: ChatModel, part: Preferences, *, config: PromotionConfig
+) -> Share | None:
+    """Of the preferred answers that earlier rounds made likelier than in the first model, the share that still is.
+
+    Comparisons within a pair miss a model that has left both answers behind for a third, which a poisoned round can
+    teach (`docs/log.md`). None where less than `least_heldout` answers have become likelier.
+    """
+    chosen = [(pair.messages, pair.chosen) for pair in part.pairs]
+    chosen += [(verdict.messages, verdict.answer) for verdict in part.verdicts if verdict.is_good]
+    weights = [pair.weight for pair in part.pairs] + [verdict.weight for verdict in part.verdicts if verdict.is_good]
+    seen: dict[str, int] = {}
+    outcomes = []
+    for (messages, _), weight, before, now in zip(
+        chosen, weights, _gains(old, first, chosen), _gains(new, first, chosen), strict=True
+    ):
+        if before is not None and now is not None and before > 0:
+            number = _number(messages[-1].content, seen)
+            outcomes.append(_Outcome(number, number, weight, _outcome(now)))
+    if len(outcomes) < config.least_heldout:
+        return None
+    return bootstrap(outcomes, len(seen), confidence=config.confidence, draws=config.draws)
+
+
 def _gains(new: ChatModel, old: ChatModel, answers: Sequence[tuple[tuple[Message, ...], str]]) -> list[float | None]:
     """Nats that each answer gained from the old model to the new one; None for what does not fit the context."""
     encoded = [encode_answer(messages, text, new.encoder) for messages, text in answers]
@@ -191,6 +216,7 @@ class Measured(NamedTuple):
     first: Figures  # of the model that the loop began with
     heldout: Share | None
     earlier: Share | None
+    taught: Share | None
 
 
 def measure_both(
@@ -216,6 +242,7 @@ def measure_both(
         begun,
         heldout=won(new, old, gathered.heldout, config=config),
         earlier=won(new, old, gathered.earlier, config=config),
+        taught=taught(new, old, first, gathered.earlier, config=config),
     )
 
 
@@ -223,7 +250,7 @@ def judge(found: Measured, gathered: Gathered, config: PromotionConfig) -> list[
     """The conditions, all of which a new model must meet."""
     checks = [_wins(found.heldout, gathered)]
     if config.keeps_earlier:
-        checks.append(_keeps(found.earlier, config))
+        checks += [_keeps(found.earlier, config), _still_taught(found.taught, config)]
     for name, before, bound in (
         ("tasks", found.old, config.task_loss),
         ("tasks since the first model", found.first, config.task_loss_ever),  # else rounds lose a little each
@@ -275,8 +302,19 @@ def _keeps(share: Share | None, config: PromotionConfig) -> Check:
     least = 0.5 - config.earlier_loss
     passed = share.share >= least and share.high >= 0.5
     told = f"won {_shown(share)}; at least {least:.0%} are needed, and the interval must not lie below 50 %"
-    contradicts = "" if passed else ". The new feedback contradicts what people said before"
-    return Check(name, passed, told + contradicts)
+    return Check(name, passed, told + ("" if passed else _CONTRADICTS))
+
+
+def _still_taught(share: Share | None, config: PromotionConfig) -> Check:
+    name = "still gives the answers that earlier feedback taught"
+    if share is None:
+        return Check(name, passed=True, told="too few held-out answers have become likelier in earlier rounds")
+    passed = share.share >= config.taught_kept
+    told = (
+        f"{share.share:.1%} of {share.comparisons} preferred answers that earlier rounds made likelier are still so "
+        f"({share.low:.1%} to {share.high:.1%}); at least {config.taught_kept:.0%} must be"
+    )
+    return Check(name, passed, told + ("" if passed else _CONTRADICTS))
 
 
 def _shown(share: Share) -> str:
