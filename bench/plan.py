@@ -9,7 +9,6 @@ rates that were measured on it while it was idle (WIDTH:LAYERS:TOKENS_PER_SECOND
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -121,9 +120,15 @@ def train_one(run: Path, proposal: dict) -> dict:
         "stage_seconds": round(time.monotonic() - began, 1),
         "training_seconds": summary["seconds"],
         "bits_per_byte": summary["evaluation"]["bits_per_byte"]["all"],
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory(),
         "tokens": summary["target_tokens"],
     }
+
+
+def peak_memory() -> int:
+    """Bytes that this program held at most. `ru_maxrss` survives exec, so it can be the parent's (getrusage(2))."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 
 
 if __name__ == "__main__":

@@ -39,8 +39,16 @@ def test_a_ladder_has_several_sizes_and_lengths_and_keeps_to_its_share_of_the_bu
     rungs = ladder()
     assert len({rung.parameters for rung in rungs}) >= 3
     assert len({rung.steps for rung in rungs if rung.parameters == rungs[0].parameters}) >= 2
-    seconds = {one.shape: one.step_seconds for one in affordable(TWO_CORES, corpus(10**9), Budget(seconds=600))}
-    assert sum(rung.steps * seconds[rung.shape] for rung in rungs) < 1.7 * 600
+    found = affordable(TWO_CORES, corpus(10**9), Budget(seconds=600))
+    row_seconds = {one.shape: one.step_seconds / one.batch_rows for one in found}
+    assert sum(rung.steps * rung.batch_rows * row_seconds[rung.shape] for rung in rungs) < 1.7 * 600
+
+
+def test_a_short_rung_has_the_batch_of_its_own_compute():
+    rungs = ladder(3600)
+    (batch,) = {one.batch_rows for one in affordable(TWO_CORES, corpus(10**9), Budget(seconds=3600))}
+    assert rungs[0].batch_rows < rungs[-1].batch_rows < batch
+    assert all(rung.steps >= 50 for rung in rungs)
 
 
 def test_a_budget_too_short_for_two_sizes_is_told():

@@ -4,6 +4,7 @@ A rung is one short training of one size. Sizes about a factor of two apart are 
 ends lie on curves of equal cost (approach 2 of Hoffmann et al. 2022), and the best two once more for longer.
 """
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,13 +16,14 @@ from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.config import ModelConfig
 from chatwright.recipe.plan.choose import Candidate
-from chatwright.recipe.plan.shapes import learning_rate_for
+from chatwright.recipe.plan.cost import step_flops
+from chatwright.recipe.plan.shapes import batch_tokens_for, learning_rate_for
 from chatwright.train.pretrain import PretrainConfig, PretrainInputs
 from chatwright.train.pretrain import run as pretrain
 
 _SIZES = 4
 _APART = 1.9  # a rung's parameters over those of the rung below, at least
-_FEWEST_STEPS = 25  # of the shortest training; below, the warm-up is all there is to see
+_FEWEST_STEPS = 50  # of the shortest training; below, the warm-up is most of what there is to see
 _SHARES = (1 / 12, 1 / 6)  # of the budget, for every size
 _LONG_SHARE, _LONG = 1 / 3, 2  # of the budget, for the best sizes of the shorter ones
 _LONG_BUDGET_S = 900.0  # above, each share is a quarter: the ladder must stay short beside what it plans
@@ -72,17 +74,32 @@ def climb(found: Sequence[Candidate], seconds: float, train: Train) -> tuple[Run
         UsageError: the budget is too short for two sizes.
     """
     scale = 1.0 if seconds <= _LONG_BUDGET_S else 0.25
-    sizes = _spaced([one for one in found if _steps(one, seconds * scale * _SHARES[0]) >= _FEWEST_STEPS])
+    shares = [scale * share for share in _SHARES]
+    sizes = _spaced([one for one in found if _steps(_for_share(one, shares[0]), seconds * shares[0]) >= _FEWEST_STEPS])
     if len(sizes) < 2:
         raise UsageError(
             "the budget is too short for a ladder of sizes",
             hint=f"`--fit` needs {_FEWEST_STEPS} steps of two sizes in a twelfth of the budget: allow more time",
         )
-    rungs = [_rung(one, seconds * scale * share, train) for share in _SHARES for one in sizes]
+    rungs = [_rung(one, seconds, share, train) for share in shares for one in sizes]
     best = sorted(rungs[-len(sizes) :], key=lambda rung: rung.bits_per_byte)[:_LONG]
     for one in (one for one in sizes if one.shape in [rung.shape for rung in best]):
-        rungs.append(_rung(one, seconds * scale * _LONG_SHARE, train))
+        rungs.append(_rung(one, seconds, scale * _LONG_SHARE, train))
     return tuple(rungs)
+
+
+def _for_share(one: Candidate, share: float) -> Candidate:
+    """The candidate with the batch of a part of the budget.
+
+    With the batch of the whole, the largest size would end within its first hundred steps and look worse than it is.
+    """
+    smaller = batch_tokens_for(share) / batch_tokens_for(1.0)
+    rows = max(1, 2 ** round(math.log2(one.batch_rows * smaller)))
+    tokens = one.shape.context_length
+    faster = step_flops(one.shape, rows * tokens) / step_flops(one.shape, one.batch_rows * tokens)
+    return one._replace(
+        batch_rows=rows, micro_rows=math.gcd(rows, one.micro_rows), step_seconds=one.step_seconds * faster
+    )
 
 
 def _steps(one: Candidate, seconds: float) -> int:
@@ -98,11 +115,12 @@ def _spaced(found: Sequence[Candidate]) -> list[Candidate]:
     return taken[-_SIZES:]
 
 
-def _rung(one: Candidate, seconds: float, train: Train) -> Rung:
-    steps = _steps(one, seconds)
-    bits = train(one, steps)
-    say(f"  {one.parameters:,} parameters, {steps} steps: {bits:.3f} bits per byte")
-    return Rung(one.shape, steps, one.batch_rows, bits)
+def _rung(one: Candidate, seconds: float, share: float, train: Train) -> Rung:
+    short = _for_share(one, share)
+    steps = _steps(short, seconds * share)
+    bits = train(short, steps)
+    say(f"  {one.parameters:,} parameters, {steps} steps of {short.batch_rows} rows: {bits:.3f} bits per byte")
+    return Rung(one.shape, steps, short.batch_rows, bits)
 
 
 def trainer_on(run_dir: Path, *, precision: str, threads: int) -> Train:
