@@ -309,10 +309,10 @@ def _still_taught(share: Share | None, config: PromotionConfig) -> Check:
     name = "still gives the answers that earlier feedback taught"
     if share is None:
         return Check(name, passed=True, told="too few held-out answers have become likelier in earlier rounds")
-    passed = share.share >= config.taught_kept
+    passed = share.high >= config.taught_kept
     told = (
         f"{share.share:.1%} of {share.comparisons} preferred answers that earlier rounds made likelier are still so "
-        f"({share.low:.1%} to {share.high:.1%}); at least {config.taught_kept:.0%} must be"
+        f"({share.low:.1%} to {share.high:.1%}); the interval must reach {config.taught_kept:.0%}"
     )
     return Check(name, passed, told + ("" if passed else _CONTRADICTS))
 

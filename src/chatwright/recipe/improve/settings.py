@@ -85,11 +85,11 @@ class PromotionConfig(Config):
         True  # new feedback must not contradict that of earlier rounds; false: people changed their mind
     )
     earlier_loss: float = Field(
-        default=0.05, ge=0, lt=0.5
+        default=0.1, ge=0, lt=0.5
     )  # share below half that may be won of earlier rounds' feedback
     taught_kept: float = Field(
         default=0.5, ge=0, le=1
-    )  # share of preferred answers that earlier rounds made likelier and that must still be so
+    )  # of the preferred answers that earlier rounds made likelier: the share that may still be so must reach this
     forgetting: float = Field(default=0.05, ge=0)  # bits per byte that a round may lose on held-out documents
     forgetting_ever: float = Field(default=0.1, ge=0)  # the same since the model that the loop began with
     task_loss: float = Field(default=0.03, ge=0)  # share of test questions answered right that a round may lose
