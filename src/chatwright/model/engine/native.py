@@ -121,34 +121,13 @@ class NativeMatrix(Matrix):
 
     def times(self, x_NI: Tensor) -> Tensor:
         """See `Matrix`."""
-        return self._times(x_NI, torch.empty((len(x_NI), self.described.outputs)), adds=False)
-
-    def gelu_times(self, x_NI: Tensor) -> Tensor:
-        """See `Matrix`."""
-        return self._activated(None, self.times(x_NI))
-
-    def gated_times(self, x_NI: Tensor, gate: Matrix) -> Tensor:
-        """See `Matrix`."""
-        return self._activated(gate.times(x_NI), self.times(x_NI))
-
-    def _activated(self, gate_NO: Tensor | None, up_NO: Tensor) -> Tensor:
-        """PyTorch computes a tensor's last elements otherwise: bits would hang on the rows beside."""
-        sizes = _Number(len(up_NO)), _Number(up_NO.shape[1]), kernel_threads()
-        self._library.activate(_Pointer(_at(gate_NO)), _Pointer(_at(up_NO)), *sizes)
-        return up_NO
-
-    def times_onto(self, x_NI: Tensor, other_NO: Tensor) -> Tensor:
-        """See `Matrix`; `other` itself becomes the result."""
-        return self._times(x_NI, other_NO, adds=True)
-
-    def _times(self, x_NI: Tensor, y_NO: Tensor, *, adds: bool) -> Tensor:
         x_NI = x_NI.contiguous()
+        y_NO = torch.empty((len(x_NI), self.described.outputs))
         failed = self._library.times(
             ctypes.byref(self.described),
             _Pointer(x_NI.data_ptr()),
             _Number(len(x_NI)),
             _Pointer(y_NO.data_ptr()),
-            int(adds),
             kernel_threads(),
         )
         if failed:

@@ -373,13 +373,13 @@ static void give_bytes(bytes_of *bytes) {
     free(bytes->scale);
 }
 
-/* y = x @ weights.T + bias, or y += that. Returns 0, or 1 where there is no memory. */
-int times(const matrix *m, const float *x, int64_t rows, float *y, int adds, int threads) {
+/* y = x @ weights.T + bias. Returns 0, or 1 where there is no memory. */
+int times(const matrix *m, const float *x, int64_t rows, float *y, int threads) {
     bytes_of bytes = {0};
     int is_ready = !m->scales || take_bytes(&bytes, rows, m->inputs);
     if (is_ready) {
         pthread_mutex_lock(&one_caller);
-        multiply(m, x, bytes, rows, y, adds ? ADD : STORE, threads);
+        multiply(m, x, bytes, rows, y, STORE, threads);
         pthread_mutex_unlock(&one_caller);
     }
     give_bytes(&bytes);

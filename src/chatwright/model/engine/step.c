@@ -226,20 +226,6 @@ static void meet_columns(const meeting *m, int64_t row, int64_t begin, int64_t e
     }
 }
 
-static void meet(void *argument, int64_t row, int worker) {
-    const meeting *m = argument;
-    (void)worker;
-    meet_columns(m, row, 0, m->width);
-}
-
-/* up = swish(gate) * up, or gelu(up) without a gate, for many rows. */
-void activate(const float *gate, float *up, int64_t rows, int64_t width, int threads) {
-    meeting m = {gate, up, width};
-    pthread_mutex_lock(&one_caller);
-    share(meet, &m, rows, rows * width < WORTH_SHARING ? 1 : threads);
-    pthread_mutex_unlock(&one_caller);
-}
-
 typedef struct {
     float *normed, *qkv, *read, *gate, *up, *scores;
     bytes_of bytes;
