@@ -2,8 +2,8 @@
 
 A CUDA graph has fixed shapes and addresses. So it covers a whole slab, whatever of it is in use, up to a number of
 slots that doubles; tokens and positions are copied into its inputs before each replay. Rows that do not take part read
-a token at their last slot, which their own last token overwrites before anything reads it. On other devices nothing is
-recorded.
+a token at their last position, which their own last token overwrites before anything reads it. On other devices
+nothing is recorded.
 Legend: C rows of a slab, N tokens, D width.
 """
 
@@ -38,11 +38,13 @@ class RecordedSteps:
 
     Args:
         read_slab: the step itself, of tensors of fixed shapes only.
+        context_length: of the network; a slab's rows may have room for more.
         record: makes something to replay of it.
     """
 
-    def __init__(self, read_slab: ReadSlab, *, record: Record | None = None):
+    def __init__(self, read_slab: ReadSlab, *, context_length: int, record: Record | None = None):
         self._read_slab = read_slab
+        self._context_length = context_length
         self._record = record or cuda_graph
         self._memory: RowMemory | None = None
         self._known: OrderedDict[tuple[int, int], _Recorded] = OrderedDict()  # by slab and slots
@@ -55,7 +57,7 @@ class RecordedSteps:
     def _read_some(self, memory: RowMemory, slab: int, singles: list[NextToken]) -> Tensor:
         rows, _, capacity, _ = memory.layer(slab, 0).shape
         slots = min(capacity, BLOCK * blocks_for(1 + max(single.position for single in singles)))
-        inputs_2C = torch.tensor([[0] * rows, [capacity - 1] * rows])
+        inputs_2C = torch.tensor([[0] * rows, [min(capacity, self._context_length) - 1] * rows])
         places = torch.tensor([single.row.place for single in singles])
         inputs_2C[:, places] = torch.tensor([[single.id, single.position] for single in singles]).t()
         recorded = self._recorded(memory, slab, slots, inputs_2C)

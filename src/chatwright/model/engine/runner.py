@@ -95,7 +95,8 @@ class Runner:
         dtype = torch.bfloat16 if is_narrow else torch.float32
         self.shape = Shape(config.layers, config.key_heads, config.head_width, dtype, device)
         self._step = self._compiled_step()
-        self._recorded = RecordedSteps(self.read_slab) if compiles and device.type == "cuda" else None
+        is_recorded = compiles and device.type == "cuda"
+        self._recorded = RecordedSteps(self.read_slab, context_length=config.context_length) if is_recorded else None
 
     @property
     def is_compiled(self) -> bool:
