@@ -6,7 +6,7 @@ import pytest
 
 from chatwright.evaluate.likelihood import Row, score_rows
 from chatwright.evaluate.measure import measure_tasks
-from chatwright.evaluate.tasks import read_task, run_task, task_figures
+from chatwright.evaluate.tasks import _continuation, read_task, run_task, task_figures
 from chatwright.feedback.conversations import Message
 from chatwright.foundation.errors import DataError, UsageError
 
@@ -42,6 +42,19 @@ def test_the_chosen_answer_is_the_likeliest_by_a_plain_computation(tmp_path, tin
     assert figures["value"] == pytest.approx(sum(outcome.score for outcome in outcomes) / 3, abs=1e-5)
     assert figures["chance"] == pytest.approx((1 / 3 + 1 / 2 + 1 / 2) / 3, abs=1e-5)
     assert figures["topics"]["tickets"]["items"] == 2
+
+
+def test_a_space_at_the_end_of_a_prompt_belongs_to_the_first_word_of_a_choice(tmp_path, tiny_model):
+    choices = ["nine", "the", "zwölf Minuten"]
+    spaced = {"prompt": "The ferry leaves at ", "choices": choices, "answer": 0}
+    joined = {"prompt": "The ferry leaves at", "choices": [f" {choice}" for choice in choices], "answer": 0}
+    items = read_task(write(tmp_path / "ferry.jsonl", spaced, joined)).items
+    found = [[_continuation(tiny_model, item, choice) for choice in item.choices] for item in items]
+    assert found[0] == found[1]
+    for choice, (prompt, ids) in zip(choices, found[0], strict=True):
+        whole = tiny_model.tokenizer.encode(f"The ferry leaves at {choice}")
+        assert [*prompt, *ids] == [tiny_model.tokenizer.begin_of_text, *whole]
+        assert tiny_model.tokenizer.decode(ids) == f" {choice}"
 
 
 def test_answers_and_free_text_are_asked_as_turns_and_scored(tmp_path, tiny_model):

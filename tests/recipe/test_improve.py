@@ -93,6 +93,8 @@ def test_the_report_shows_every_round_and_what_is_in_service(run_dir, tmp_path):
     service.roll_back(run_dir)
     write_run(run_dir)
     page = render(read_run(run_dir))
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
     text = re.sub(r"<[^>]*>", " ", page[page.index('id="rounds"') :])
     for told in (
         "round-0001/model",

@@ -30,6 +30,7 @@ def run(tmp_path):
 
     answers = [given("returns", "returns")] * 4 + [given("shipping", "returns")] * 3 + [given("shipping", "shipping")]
     storage.write_json(folder / "evaluate" / "samples.json", {"finetune": {"answers": answers}})
+    storage.write_json(folder / "evaluate" / "scores.json", {"models": {"finetune": {"answers": {"right": 0.625}}}})
     stages = {
         "evaluate": StageFacts(name="evaluate", directory=folder / "evaluate", content="", facts={}),
         "finetune": StageFacts(
@@ -48,6 +49,13 @@ def test_answers_ratings_and_thumbs_of_a_topic_come_together_weakest_first(run):
     shipping, returns = table
     assert (shipping.questions, shipping.right, shipping.rated, shipping.ratings) == (4, 0.25, 3.0, 1)
     assert (returns.right, returns.thumbs_up, returns.thumbs_down) == (1.0, 1, 0)
+
+
+def test_labels_that_nothing_could_be_judged_by_are_topics_alone(run):
+    storage.write_json(
+        run.directory / "evaluate" / "scores.json", {"models": {"finetune": {"answers": {"exact": 1.0}}}}
+    )
+    assert {topic.name: topic.right for topic in topic_table(run)} == {"returns": 1.0, "shipping": 1.0}
 
 
 def record_of_tasks(figures):

@@ -1,6 +1,7 @@
 """Aligning whole: exact accumulation, the reference, resuming to the same bits, rewards, and settings that mean something."""
 
 import contextlib
+import copy
 import json
 
 import pytest
@@ -17,7 +18,7 @@ from chatwright.model.adapter import LoraConfig
 from chatwright.model.directory import load_model, save_model
 from chatwright.model.engine.engine import Engine
 from chatwright.model.generation import GenerationRequest, Sampling
-from chatwright.model.prompts import ChatEncoder
+from chatwright.model.prompts import QWEN3, ChatEncoder
 from chatwright.train.batches import IGNORED
 from chatwright.tune.preferences import align
 from chatwright.tune.preferences.objectives import PairObjective, Strengths, VerdictObjective
@@ -99,6 +100,16 @@ def test_an_answer_is_encoded_as_the_model_would_write_it(encoder, tiny_tokenize
     assert tiny_tokenizer.decode(answered.answer) == "At nine."
     sample = as_sample(answered)
     assert [target for target in sample.targets if target != IGNORED] == answered.answer
+
+
+def test_an_answer_after_earlier_turns_is_its_own_turn_alone_where_the_template_adds_thoughts(encoder, tiny_tokenizer):
+    thoughtful = copy.copy(encoder)
+    thoughtful.form = QWEN3
+    talk = (Message("user", "Is it open?"), Message("assistant", "Yes."), *ASKED[0])
+    answered, alone = (encode_answer(messages, "At nine.", thoughtful) for messages in (talk, ASKED[0]))
+    assert answered.answer == alone.answer
+    assert tiny_tokenizer.decode(answered.answer) == "At nine."
+    assert answered.prompt == thoughtful.prompt(talk)
 
 
 @pytest.mark.parametrize("method", ["lora", "all"])

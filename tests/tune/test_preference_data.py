@@ -126,6 +126,19 @@ def sides(found):
     return [(pair.chosen, pair.rejected, pair.weight, pair.origin) for pair in found.preferences.pairs]
 
 
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        ([said("user", "And?"), said("assistant", "")], "an empty turn before the answer"),
+        ([said("user", "And?")], "turns that do not alternate"),
+        ([said("assistant", "Hello.")], "turns that do not alternate"),
+    ],
+)
+def test_turns_that_the_reader_of_preferences_refuses_are_left_out(before, reason):
+    found = harvested(entry("a", "No.", ratings=[{"thumb": 1}], messages=[*before, said("user", "When?")]))
+    assert (found.preferences.verdicts, found.dropped) == ([], {reason: 1})
+
+
 def test_a_choice_is_a_pair():
     found = harvested(
         entry("a", "At nine.", choices=[{"against": "b", "choice": "won"}]),

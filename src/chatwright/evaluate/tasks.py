@@ -161,9 +161,8 @@ def _prompt(model: ChatModel, item: Item) -> list[int]:
 def _choose(model: ChatModel, items: Sequence[Item]) -> list[Outcome]:
     rows = []
     for item in items:
-        prompt = _prompt(model, item)
         for choice in item.choices:
-            ids = _continuation(model, item, choice)
+            prompt, ids = _continuation(model, item, choice)
             rows.append(Row([*prompt, *ids[:-1]], ids))
     scored = iter(score_rows(model.network, rows))
     outcomes = []
@@ -183,13 +182,19 @@ def _choose(model: ChatModel, items: Sequence[Item]) -> list[Outcome]:
     return outcomes
 
 
-def _continuation(model: ChatModel, item: Item, choice: str) -> list[int]:
-    """The ids of a choice after what was asked: plain text is encoded as one, for words may join."""
+def _continuation(model: ChatModel, item: Item, choice: str) -> tuple[list[int], list[int]]:
+    """What is read before a choice, and the ids that are scored.
+
+    Plain text is encoded as one, for words may join: a space at the end of what was asked belongs to the choice's first
+    word. What is scored begins where the ids first differ from those of the question alone.
+    """
+    prompt = _prompt(model, item)
     if item.is_chat:
-        return [*model.tokenizer.encode(choice), model.encoder.end]
-    before = model.tokenizer.encode(item.asked)
-    whole = model.tokenizer.encode(item.asked + choice)
-    return whole[len(before) :] or model.tokenizer.encode(choice)
+        return prompt, [*model.tokenizer.encode(choice), model.encoder.end]
+    whole = [model.tokenizer.begin_of_text, *model.tokenizer.encode(item.asked + choice)]
+    differs = (place for place, (one, other) in enumerate(zip(prompt, whole, strict=False)) if one != other)
+    shared = min(next(differs, len(prompt)), len(whole) - 1)
+    return whole[:shared], whole[shared:]
 
 
 def _answers(model: ChatModel, items: Sequence[Item], *, max_tokens: int) -> list[str]:

@@ -100,13 +100,10 @@ def topic_table(
     """
     rows: list[tuple[str, str, str, float]] = []  # question, label, kind, value
     samples = run.read("evaluate", "samples.json")
-    last: dict[str, Any] = next(
-        (samples[name] for name in ("finetune", "pretrain") if samples.get(name, {}).get("answers")), {}
-    )
-    for item in last.get("answers", []):
+    last = next((name for name in ("finetune", "pretrain") if samples.get(name, {}).get("answers")), None)
+    for item in samples[last]["answers"] if last else ():
         label = str(item.get("expected") or "")
-        is_right = item["said"] == item["expected"] if label else item["answer"].strip() == item["reference"].strip()
-        rows.append((item["messages"][-1]["content"], label, "right", float(is_right)))
+        rows.append((item["messages"][-1]["content"], label, "right", float(run.is_right(last, item))))
     for entry in ratings:
         if entry["item_kind"] == "scale" and not entry["is_check"] and entry["occasion"] == 0:
             value = float(np.mean(list(entry["scores"].values())))

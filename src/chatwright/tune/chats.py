@@ -40,6 +40,15 @@ def encode_samples(conversations: Sequence[Conversation], encoder: ChatEncoder, 
     return [_encode(conversation, encoder, context_length) for conversation in conversations]
 
 
+def fits(conversation: Conversation, encoder: ChatEncoder, *, context_length: int) -> bool:
+    """Whether `encode_samples` would take a conversation: its last exchange fits, and something of it is learned."""
+    try:
+        _encode(conversation, encoder, context_length)
+    except DataError:
+        return False
+    return True
+
+
 def _encode(conversation: Conversation, encoder: ChatEncoder, context_length: int) -> Sample:
     messages = list(conversation.messages)
     first = 1 if messages[0].role == "system" else 0

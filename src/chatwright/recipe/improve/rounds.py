@@ -5,6 +5,7 @@ of the opinions that it learned from. No text that a person wrote stays there.
 """
 
 import contextlib
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from chatwright.foundation.errors import UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag, stop_requested
 from chatwright.foundation.streams import seed_for
+from chatwright.model.directory import load_model
+from chatwright.model.prompts import ChatEncoder
 from chatwright.recipe.improve import gather as gathering
 from chatwright.recipe.improve import judging
 from chatwright.recipe.improve.gather import CARD, LEARNED, Gathered
@@ -30,6 +33,7 @@ from chatwright.recipe.improve.settings import ImproveConfig
 from chatwright.recipe.recipe import Recipe, load_recipe
 from chatwright.tokens.shards import TokenData
 from chatwright.tune import finetune
+from chatwright.tune.chats import fits
 from chatwright.tune.preferences import align
 from chatwright.tune.preferences.harvest import questions_of
 
@@ -261,9 +265,13 @@ def _learn(at: _Place, gathered: Gathered) -> tuple[Path, dict[str, Any]]:
     base = at.service.path(at.run_dir)
     learning: dict[str, Any] = {"begins_with": at.service.now.model}
     if gathered.facts["train"]["edits"] >= config.edits.least:
-        corrected = config.edits.as_finetune(config.learn, data=str(frozen / "edits.jsonl"))
-        base = _stage(at, "edits", finetune.run, corrected, base)
-        learning["edits"] = _figures(base.parent, ("steps", "forgetting"))
+        edits, left_out = _edits_that_fit(frozen / "edits.jsonl", base)
+        if len(edits) >= config.edits.least:
+            lines = "".join(json.dumps(edit, ensure_ascii=False) + "\n" for edit in edits)
+            (at.work / "edits.jsonl").write_text(lines, encoding="utf-8")
+            corrected = config.edits.as_finetune(config.learn, data=str(at.work / "edits.jsonl"))
+            base = _stage(at, "edits", finetune.run, corrected, base)
+            learning["edits"] = _figures(base.parent, ("steps", "forgetting")) | {"left_out": left_out}
     objective = _objective(gathered, config)
     heldout = frozen / "heldout.jsonl"
     settings = config.learn.as_align(
@@ -272,6 +280,15 @@ def _learn(at: _Place, gathered: Gathered) -> tuple[Path, dict[str, Any]]:
     made = _stage(at, "align", align.run, settings, base)
     keys = ("objective", "steps", "rows", "divergence_nats", "dropped", "evaluation")
     return made, {**learning, **_figures(made.parent, keys)}
+
+
+def _edits_that_fit(path: Path, base: Path) -> tuple[list[dict[str, Any]], int]:
+    """Corrected answers that the model can read whole, and how many are left out: one too long must not end a round."""
+    model = load_model(base)
+    encoder, length = ChatEncoder(model.tokenizer), model.network.config.context_length
+    known = read_conversations(path)
+    fitting = [one for one in known if fits(one, encoder, context_length=length)]
+    return [{"messages": [message._asdict() for message in one.messages]} for one in fitting], len(known) - len(fitting)
 
 
 def _figures(directory: Path, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -54,17 +54,8 @@ def _judged(run: RunFacts) -> tuple[str, list[Verdict]]:
     for name in ("finetune", "pretrain"):
         answers = shown.get(name, {}).get("answers")
         if answers:
-            by_label = "right" in run.models.get(name, {}).get("answers", {})
-            return name, [
-                Verdict(index, item, _is_right(item, by_label=by_label)) for index, item in enumerate(answers, 1)
-            ]
+            return name, [Verdict(index, item, run.is_right(name, item)) for index, item in enumerate(answers, 1)]
     return "", []
-
-
-def _is_right(item: dict[str, Any], *, by_label: bool) -> bool:
-    if by_label and item.get("expected") is not None:
-        return bool(item.get("said") == item["expected"])
-    return bool(item["answer"].strip() == item["reference"].strip())
 
 
 def choose(verdicts: Sequence[Verdict]) -> list[Verdict]:

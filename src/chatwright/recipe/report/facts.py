@@ -101,6 +101,13 @@ class RunFacts:
         scored = self.scores.get("models") or {}
         return {name: scored[name] for name in _MODEL_STAGES if name in scored}
 
+    def is_right(self, model: str, item: dict[str, Any]) -> bool:
+        """Whether an answer of `samples.json` is, as the model's scores were judged: by its label, or by its text."""
+        by_label = "right" in self.models.get(model, {}).get("answers", {})
+        if by_label and item.get("expected") is not None:
+            return bool(item.get("said") == item["expected"])
+        return bool(item["answer"].strip() == item["reference"].strip())
+
 
 def manifest_paths(run_dir: Path) -> list[Path]:
     """The manifests of the stages that are published."""

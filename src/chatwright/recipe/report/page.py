@@ -11,7 +11,7 @@ from chatwright.recipe.report.rounds import round_paths, rounds_section
 from chatwright.recipe.report.shell import page_of
 
 REPORT = "report.html"
-_VERSION = 4  # raised when the same run would give another page
+_VERSION = 5  # raised when the same run would give another page
 _META = "chatwright-made-from"
 _HEAD_BYTES = 4096
 
@@ -79,7 +79,6 @@ def render(run: RunFacts, *, digest: str = "") -> str:
         samples_section,
         weak_section,
         evaluations_section,
-        rounds_section,
         training_section,
         data_section,
         lineage_section,

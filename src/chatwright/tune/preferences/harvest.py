@@ -8,7 +8,8 @@ The rules, in the order in which they act:
    scored both, or else one vote if the means differ by `score_margin`. A thumb up beats a thumb down in the same way.
 5. Each vote weighs `user_weight` or `expert_weight`. A pair, or an answer's thumb, stands if at least `agreement` of
    the weight is on one side; its own weight is what remains of it after the other side is taken off.
-6. Pairs of equal text, of answers that were cancelled, or whose last question is among the test prompts are dropped.
+6. Pairs of equal text, of answers that were cancelled, whose last question is among the test prompts, or that follow an
+   empty turn or two turns of one side are dropped.
 7. Before all of that: answers to, and opinions of, people who do not agree to being learned from are dropped.
 Not for reading a database (feedback/store.py) or writing files (pairs.py).
 """
@@ -120,13 +121,24 @@ def _unusable(entry: dict[str, Any], test_prompts: frozenset[str]) -> str | None
     if not entry.get("consent", True):
         return "who asked does not agree to being learned from"
     messages = _messages(entry)
-    if not messages or messages[-1].role != "user":
-        return "no question before the answer"
+    unsound = _unsound_turns(messages)
+    if unsound is not None:
+        return unsound
     if normalised(messages[-1].content) in test_prompts:
         return "a test prompt"
     if entry.get("finish") == "cancelled":
         return "the answer was cancelled"
     return None if str(entry.get("answer", "")).strip() else "an empty answer"
+
+
+def _unsound_turns(messages: Sequence[Message]) -> str | None:
+    """Why nothing can be learned after these turns: readers of preferences refuse what is named here."""
+    if not messages or messages[-1].role != "user":
+        return "no question before the answer"
+    turns = messages[1:] if messages[0].role == "system" else messages
+    if any(message.role != ("user", "assistant")[place % 2] for place, message in enumerate(turns)):
+        return "turns that do not alternate"
+    return None if all(message.content.strip() for message in messages) else "an empty turn before the answer"
 
 
 def _messages(entry: dict[str, Any]) -> tuple[Message, ...]:

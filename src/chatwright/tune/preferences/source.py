@@ -39,11 +39,15 @@ class EncodedVerdict(NamedTuple):
 
 
 def encode_answer(messages: Sequence[Message], answer: str, encoder: ChatEncoder) -> Answered:
-    """What the model reads, and what it should or should not say, with the end of its turn."""
-    whole = encoder.conversation([*messages, Message("assistant", answer)])
-    prompt = encoder.prompt(messages)
-    end = len(whole.ids) - whole.ids[::-1].index(encoder.end)
-    return Answered(prompt, whole.ids[len(prompt) : end])
+    """What the model reads, and what it should or should not say, with the end of its turn.
+
+    The answer's ids are those of its own turn alone: some templates write earlier turns otherwise in a prompt than in a
+    conversation that is trained on.
+    """
+    asked = messages[-1:]
+    alone = encoder.conversation([*asked, Message("assistant", answer)]).ids
+    end = len(alone) - alone[::-1].index(encoder.end)
+    return Answered(encoder.prompt(messages), alone[len(encoder.prompt(asked)) : end])
 
 
 def as_sample(answered: Answered) -> Sample:
