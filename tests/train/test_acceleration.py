@@ -112,6 +112,24 @@ def test_a_short_run_is_not_compiled_and_says_why(tmp_path, capsys):
     assert storage.read_json(tmp_path / compiling.COMPILING)["is_on"] is False
 
 
+def test_compiling_is_tried_on_micro_batches_as_large_as_those_of_the_run(tmp_path, monkeypatch):
+    seen = {}
+
+    def noted(network, setting, **given):
+        seen.update(given)
+        return compiling.Decision(False, "a test")
+
+    class Known(DrawnSource):
+        def longest(self):
+            (whole,) = DrawnSource(rows=8, micro_rows=8).step(0)
+            return whole
+
+    monkeypatch.setattr(compiling, "decide", noted)
+    new_trainer(tmp_path, steps=5, source=Known(rows=8, micro_rows=2), compile="auto").run()
+    assert tuple(seen["batch"].ids_BT.shape) == (2, 12)
+    assert seen["passes"] == 5 * 4
+
+
 def test_a_machine_without_a_compiler_is_told_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="no C\\+\\+ compiler"):

@@ -14,6 +14,7 @@ from chatwright.foundation.errors import ExitCode, OutOfMemoryError, RefusedErro
 from chatwright.train import fitting
 from chatwright.train.batches import MicroBatch
 from chatwright.train.objectives import next_token
+from chatwright.tune.tasks import task_batch
 
 PROGRAM = Path(__file__).with_name("scarce_memory.py")
 
@@ -62,10 +63,7 @@ def test_documents_and_weights_go_with_their_rows():
 
 
 def test_what_carries_more_than_targets_is_not_split():
-    class Pairs(MicroBatch):
-        pass
-
-    pairs = Pairs(*batch_of(4))
+    pairs = task_batch(*batch_of(4)[:2], count=2, extras={"weights_P": torch.ones(2)})
     assert pairs.split(12) == [pairs]
     with pytest.raises(OutOfMemoryError, match="4 x 12 tokens, which cannot be split"):
         fitting.Fitting().lower([pairs])

@@ -82,6 +82,16 @@ def test_a_step_that_is_not_finite_leaves_every_parameter_as_it_was(tmp_path, ki
     assert [line["step"] for line in metrics(tmp_path) if line["event"] == "skipped"] == [1]
 
 
+def test_a_rank_without_a_share_of_the_first_step_has_a_loss_scale_to_halve(tmp_path):
+    trainer = new_trainer(tmp_path, precision="float16")
+    began = trainer._stepper.scale
+    trainer._stepper.discard()
+    assert trainer._stepper.scale == began / 2
+    trainer._stepper.scale = 64.0
+    trainer._stepper.discard()
+    assert trainer._stepper.scale == 32.0
+
+
 def test_training_goes_on_after_a_step_that_was_skipped(tmp_path):
     network, source = new_network(), DrawnSource()
     before = digest(network)

@@ -5,9 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+import torch
 import torch.distributed as dist
 
+from chatwright.train import ranks
 from chatwright.train.meeting import meet
+from chatwright.train.ranks import Ranks
 
 PATIENCE = timedelta(seconds=20)
 
@@ -34,6 +37,18 @@ def test_whoever_comes_first_finds_those_of_its_own_start(store_of_all_starts, o
         with ThreadPoolExecutor(3) as pool:
             seen = list(pool.map(come, range(3)))
         assert seen == [[f"{start} {rank}" for rank in range(3)]] * 3
+
+
+def test_a_rank_takes_its_gpu_before_it_meets_the_others(monkeypatch):
+    done = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(("own", device)))
+    monkeypatch.setattr(ranks, "meet", lambda *_: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda kind, **told: done.append((kind, told["device_id"])))
+    monkeypatch.setattr(Ranks, "wait", lambda self: None)
+    Ranks().join(torch.device("cuda", 1))
+    assert done == [("own", torch.device("cuda", 1)), ("nccl", torch.device("cuda", 1))]
 
 
 def test_who_waits_in_vain_says_so(store_of_all_starts):

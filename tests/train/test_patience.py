@@ -1,5 +1,7 @@
 """A run ends where held-out loss no longer falls, if that was asked for, and a resumed one at the same step."""
 
+import math
+
 import pytest
 import torch
 from tiny_training import DrawnSource, StoppingSource, digest, metrics, new_network, new_trainer
@@ -69,6 +71,20 @@ def test_a_resumed_run_has_the_patience_that_was_left(tmp_path):
     run(tmp_path / "halves", source=Counting(), network=resumed, patience=3)()
     assert digest(resumed) == digest(straight)
     assert metrics(tmp_path / "halves") == metrics(tmp_path / "straight")
+
+
+def test_a_measurement_that_is_not_finite_is_logged_as_none_and_compares_with_nothing(tmp_path):
+    values = iter([2.0, math.nan, 1.0, 1.5])
+    trainer = new_trainer(
+        tmp_path,
+        evaluate_every=3,
+        evaluate=lambda: {"bits_per_byte": {"all": next(values, 1.5)}, "worst": [{"bits": math.inf}]},
+        patience=2,
+        keep_best=True,
+    )
+    trainer.run()
+    found = [row["bits_per_byte"]["all"] for row in metrics(tmp_path) if row["event"] == "evaluation"]
+    assert found[:4] == [2.0, None, 1.0, 1.5]
 
 
 def test_patience_without_a_held_out_loss_is_an_error(tmp_path):

@@ -39,8 +39,11 @@ class MicroBatch(NamedTuple):
 
     @property
     def is_divisible(self) -> bool:
-        """Whether its rows stand by themselves, so that it can be split between any two of them."""
-        return type(self) is MicroBatch and len(self.ids_BT) > 1
+        """Whether its rows stand by themselves, so that it can be split between any two of them.
+
+        What carries extras does not: they belong to pairs or positions of rows, and what is counted is not tokens.
+        """
+        return self.extras is None and len(self.ids_BT) > 1
 
     def split(self, positions: int) -> list["MicroBatch"]:
         """The same rows in parts of at most so many positions, at least one row each; itself where it fits or must."""

@@ -67,7 +67,26 @@ class FittedStepper:
         if habits.is_fitted and self.positions is None and batch is not None:
             self._search(work, batch, directory)
         if habits.compile is not False:
-            self._compile(network, work, batch, directory, habits)
+            parts = [] if batch is None else self._as_trained(batch, source, habits.steps)
+            self._compile(network, work, parts, directory, habits)
+        self._tell_idle(source, habits.steps)
+
+    def _as_trained(self, batch: MicroBatch, source: BatchSource, steps: int) -> list[MicroBatch]:
+        """A rank's rows in micro-batches as large as a search found, or else as the source makes them."""
+        if self.positions is not None:
+            return self._fitting.divided([batch])
+        return batch.split(max(one.ids_BT.numel() for one in source.step(steps - 1)))
+
+    def _tell_idle(self, source: BatchSource, steps: int) -> None:
+        if self._ranks.size == 1 or not self._ranks.is_first or not hasattr(source, "longest"):
+            return
+        parts = self._fitting.divided(source.step(steps - 1))
+        if len(parts) < self._ranks.size:
+            rows = sum(len(part.ids_BT) for part in parts)
+            say(
+                f"  {self._ranks.size - len(parts)} of {self._ranks.size} ranks have nothing to do: a step has "
+                f"{len(parts)} micro-batches; set `micro_rows` to {max(1, rows // self._ranks.size)} or less"
+            )
 
     def _share(self, source: BatchSource) -> MicroBatch:
         """One rank's rows of the most demanding step."""
@@ -83,9 +102,8 @@ class FittedStepper:
             say(f"  {least:,} tokens at once, found by trying ({found.reason})")
 
     def _compile(
-        self, network: Network, work: Work, batch: MicroBatch | None, directory: Path, habits: Preparation
+        self, network: Network, work: Work, parts: Sequence[MicroBatch], directory: Path, habits: Preparation
     ) -> None:
-        parts = [] if batch is None else self._fitting.divided([batch])
         decision = compiling.decide(
             network,
             habits.compile,

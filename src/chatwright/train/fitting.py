@@ -94,7 +94,7 @@ class Fitting:
             raise OutOfMemoryError(
                 f"memory ran out in a micro-batch of {rows} x {length} tokens, which cannot be split further",
                 kept="the newest checkpoint",
-                hint="set `recompute = true`, a lower `precision`, a shorter context or a smaller model",
+                hint="fewer `micro_rows`, `recompute = true`, a lower `precision`, a shorter context, a smaller model",
             )
         self.positions = max(1, largest // 2)
 

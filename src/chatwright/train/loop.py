@@ -40,7 +40,7 @@ from chatwright.train.ranks import Ranks
 from chatwright.train.resume import SCARCE, STATE_VERSION, Belonging, circumstances, refuse_foreign, tell_differences
 from chatwright.train.saving import Saver
 from chatwright.train.schedule import Schedule
-from chatwright.train.sharding import part_like, shard, whole
+from chatwright.train.sharding import in_main_memory, part_like, shard
 from chatwright.train.step import Learned, Stepper
 from chatwright.train.utilisation import measured_meter
 
@@ -80,7 +80,10 @@ class Trainer:
         ranks: Ranks | None = None,
         identity: dict[str, Any] | None = None,
     ):
-        self._network, self._trained = network.to(placement.device), trained.to(placement.device)
+        self._network, self._trained = network, trained
+        if config.parallel == "ddp":  # else each block is moved when it is sharded: the whole may be too large for one
+            network.to(placement.device)
+            trained.to(placement.device)
         if placement.precision == "float8":
             multiply_in_float8(network)
         network.recompute_blocks(is_on=config.recompute)
@@ -137,6 +140,7 @@ class Trainer:
         if self._trained is not self._network:
             raise UsageError(f'`parallel = "{self._config.parallel}"` trains whole networks, not adapters or heads')
         shard(self._network, parallel=self._config.parallel, placement=self._placement, ranks=self._ranks)
+        self._network.to(self._placement.device)  # what belongs to no block
 
     @property
     def step(self) -> int:
@@ -321,7 +325,7 @@ class Trainer:
             tell(values, where=f"step {self._done.step}")
         self._done.evaluation, self._done.score = values, heldout_loss(values)
         self._patience.see(self._done.score)
-        if (self._config.keep_best or self._config.patience) and self._done.score is None:
+        if (self._config.keep_best or self._config.patience) and "bits_per_byte" not in values:
             raise UsageError("`keep_best` and `patience` need a training that measures held-out `bits_per_byte`")
         trim_memory()
 
@@ -356,9 +360,9 @@ class Trainer:
 
     def _snapshot(self) -> Checkpoint:
         """A copy of everything that the next step depends on, in main memory."""
-        weights = {name: whole(p.detach()).to("cpu", copy=True) for name, p in self._trained.named_parameters()}
-        optimizer = {name: whole(tensor).cpu() for name, tensor in self._optimizer.tensors().items()}
-        average = {name: whole(tensor).cpu() for name, tensor in self._average.tensors().items()}
+        parameters: dict[str, Tensor] = dict(self._trained.named_parameters())
+        held = (parameters, self._optimizer.tensors(), self._average.tensors())
+        weights, optimizer, average = (in_main_memory(tensors, is_kept=self._ranks.is_first) for tensors in held)
         return Checkpoint(weights, optimizer, self._state(), self._done.score, average)
 
     def _state(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 What is measured comes in as a function (heldout.py, samples.py); when, and what follows, is the loop's affair.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -30,7 +31,17 @@ class Measuring(NamedTuple):
         # Inference mode forbids what gathers shards.
         quiet = torch.no_grad() if self.is_sharded else torch.inference_mode()
         with self.autocast(), quiet:
-            return self.evaluate()
+            values: dict[str, Any] = _sound(self.evaluate())
+            return values
+
+
+def _sound(value: Any) -> Any:
+    """Without numbers that are not finite: they compare with nothing, and no log can hold them."""
+    if isinstance(value, dict):
+        return {key: _sound(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_sound(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def tell(values: dict[str, Any], *, where: str) -> None:

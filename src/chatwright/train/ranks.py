@@ -29,13 +29,27 @@ class Ranks:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
 
     def join(self, device: torch.device, *, timeout_s: int = TIMEOUT_S) -> None:
-        """Meet the other processes, if that is not done; who is silent for `timeout_s` afterwards is lost."""
+        """Meet the other processes, if that is not done; who is silent for `timeout_s` afterwards is lost.
+
+        Args:
+            device: this rank's. A GPU becomes the process's own: shards are put on the current one.
+            timeout_s: from here on, of each exchange.
+        """
+        is_gpu = device.type == "cuda"
+        if is_gpu:
+            torch.cuda.set_device(device)
         if self.size > 1 and not dist.is_initialized():
-            backend = "nccl" if device.type == "cuda" else "gloo"
             with self._losses_named():
                 timeout = timedelta(seconds=max(timeout_s, _MEETING_S))
                 place = meet(self.rank, self.size, timeout)
-                dist.init_process_group(backend, store=place, rank=self.rank, world_size=self.size, timeout=timeout)
+                dist.init_process_group(
+                    "nccl" if is_gpu else "gloo",
+                    store=place,
+                    rank=self.rank,
+                    world_size=self.size,
+                    timeout=timeout,
+                    device_id=device if is_gpu else None,
+                )
             self.wait()
         self.allow(timeout_s)
 

@@ -6,6 +6,7 @@ Checkpoints hold whole tensors, so that a run goes on with any number of ranks. 
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -78,6 +79,12 @@ def local(tensor: Tensor) -> Tensor:
 def whole(tensor: Tensor) -> Tensor:
     """All of it, gathered from the ranks that hold its parts; all of them must call this together."""
     return cast(Any, tensor).full_tensor() if is_sharded(tensor) else tensor
+
+
+def in_main_memory(tensors: Mapping[str, Tensor], *, is_kept: bool) -> dict[str, Tensor]:
+    """Whole copies where they are kept; shards are gathered one by one, by all ranks together."""
+    gathered = ((name, whole(tensor.detach())) for name, tensor in tensors.items())
+    return {name: tensor.to("cpu", copy=True) for name, tensor in gathered if is_kept}
 
 
 def part_like(parameter: Tensor, tensor: Tensor) -> Tensor:

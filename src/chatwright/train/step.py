@@ -68,7 +68,13 @@ class Stepper:
         if self._is_sharded:
             self._reduction = ShardedReduction()
         self._audit = Audit(learned.optimizer.held, every=audit_every)
-        self._scaler = torch.amp.GradScaler(placement.device.type, enabled=placement.precision == "float16")
+        self._scaler = self._new_scaler()
+
+    def _new_scaler(self, **options: float) -> torch.amp.GradScaler:
+        device = self._placement.device
+        scaler = torch.amp.GradScaler(device.type, enabled=self._placement.precision == "float16", **options)  # type: ignore[arg-type]
+        scaler.scale(torch.zeros((), device=device))  # takes its state now: this rank may have no share of a step
+        return scaler
 
     @property
     def scale(self) -> float | None:
@@ -78,7 +84,7 @@ class Stepper:
     @scale.setter
     def scale(self, value: float | None) -> None:
         if value is not None:
-            self._scaler = torch.amp.GradScaler(self._placement.device.type, init_scale=value)
+            self._scaler = self._new_scaler(init_scale=value)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The placement's precision for a forward pass."""
