@@ -50,6 +50,31 @@ def test_a_recipe_with_three_mistakes_names_all_three(tmp_path, call):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("finetune", "{model}", "{chats}", "--test", "missing.jsonl"), "there is no file `missing.jsonl`"),
+        (("rate", "latin.jsonl"), "`latin.jsonl` is not UTF-8"),
+        (("pairs", "folder", "--out", "folder"), "folder"),
+        (("evaluate", "{model}", "--records", "latin.jsonl"), "`latin.jsonl` is a file"),
+        (("weak", "{run}", "--html", "folder"), "`folder`: Is a directory"),
+    ],
+)
+def test_plain_mistakes_with_paths_are_told_without_a_traceback(finished, tmp_path, call, arguments, named):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.txt").write_text("Where is the harbour? It lies behind the church.\n" * 20)
+    (tmp_path / "latin.jsonl").write_bytes('{"asked": "Fähre?"}'.encode("latin-1"))
+    places = {
+        "model": finished[1] / "finetune" / "model",
+        "run": finished[1],
+        "chats": finished[0].parent / "chats" / "train.jsonl",
+    }
+    told = call(*(argument.format(**places) for argument in arguments), cwd=tmp_path)
+    assert told.returncode in (ExitCode.FAILED, ExitCode.USAGE), told.stdout
+    assert named in told.stderr
+    assert "Traceback" not in told.stderr
+
+
 def test_an_empty_folder_is_told_with_the_next_step(tmp_path, call):
     path = write_recipe(tmp_path, documents=0)
     told = call("run", path, cwd=tmp_path)

@@ -12,7 +12,7 @@ from chatwright.model.config import ModelConfig
 from chatwright.model.families import to_hugging_face
 from chatwright.recipe.preview import as_text, preview
 from chatwright.recipe.recipe import load_recipe
-from chatwright.recipe.runner import _WORK, _plan
+from chatwright.recipe.runner import _WORK, _plan, run_recipe
 from chatwright.recipe.stages import stages_of
 from chatwright.train.optimizers import Optimizer, OptimizerConfig
 
@@ -129,6 +129,20 @@ def test_everything_that_is_missing_is_listed_at_once(tmp_path, recipe_file, doc
         preview(load_recipe(recipe_file))
     assert len(caught.value.problems) == 3
     assert all(name in str(caught.value) for name in ("documents", "none.jsonl", "neither.jsonl"))
+
+
+def test_files_and_models_of_late_stages_are_missed_before_the_early_ones_work(recipe_file):
+    with recipe_file.open("a") as file:
+        file.write(
+            '[align]\nobjective = "grpo"\ndata = "tasks.jsonl"\nrewards = [{kind = "model", model = "judge"}]\n'
+            '[distill]\nteacher = "large"\nparameters = 1000000\n'
+        )
+    recipe = load_recipe(recipe_file)
+    for ask in (preview, run_recipe):
+        with pytest.raises(ConfigError) as caught:
+            ask(recipe)
+        assert len(caught.value.problems) == 3
+        assert all(name in str(caught.value) for name in ("tasks.jsonl", "align.rewards.0.model", "distill.teacher"))
 
 
 def test_an_empty_folder_of_documents_is_a_problem(recipe_file, documents):

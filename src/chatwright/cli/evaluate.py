@@ -160,6 +160,8 @@ def _open(target: Path, records: Path | None) -> _Opened:
     from chatwright.foundation.devices import place
     from chatwright.model.chat import load
 
+    if records is not None and records.exists() and not records.is_dir():
+        raise UsageError(f"`{records}` is a file", hint="`--records` takes a folder")
     model = load(target, device=place(precision="float32").device)  # first: a model that is not there has no run, too
     return _Opened(model, target, folder_for(target, records))
 

@@ -34,7 +34,7 @@ from chatwright.cli import (
 from chatwright.cli import plan as plan_command
 from chatwright.cli.overview import Commands, put_in_order
 from chatwright.foundation.console import duration, say
-from chatwright.foundation.errors import ChatwrightError, StoppedError, UsageError
+from chatwright.foundation.errors import ChatwrightError, ExitCode, StoppedError, UsageError
 
 if TYPE_CHECKING:
     from chatwright.model.engine.engine import EngineSettings
@@ -363,3 +363,8 @@ def main() -> None:
     except ChatwrightError as error:
         say(f"{error}" if isinstance(error, StoppedError) else f"error: {error}")
         sys.exit(error.exit_code)
+    except OSError as error:  # a name that is a folder, or that may not be written; ours have none
+        if error.filename is None:
+            raise
+        say(f"error: `{error.filename2 or error.filename}`: {error.strerror}")
+        sys.exit(ExitCode.FAILED)

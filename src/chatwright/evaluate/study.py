@@ -85,10 +85,14 @@ def items_of_file(path: Path) -> list[StudyItem]:
     """Items from JSON Lines: `asked`, `answers` (one or two), `models`, optionally `id`, `topic`, `check`, `reference`.
 
     Raises:
-        DataError: a line that is no item, with its number.
+        DataError: a line that is no item, with its number, or a file that is no text.
     """
     items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"`{path}` is not UTF-8: byte {error.start} cannot be read") from error
+    for number, line in enumerate(text.split("\n"), start=1):  # `splitlines` would cut at a text's own U+2028, too
         if not line.strip():
             continue
         try:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chatwright.foundation.errors import BusyError, DamagedError, RefusedError, StorageFullError
+from chatwright.foundation.errors import BusyError, DamagedError, RefusedError, StorageFullError, UsageError
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "chatwright.manifest"
@@ -258,6 +258,8 @@ def recover(parent: Path) -> None:
 @contextlib.contextmanager
 def publish(final: Path, facts: Mapping[str, Any] | None = None) -> Iterator[Path]:
     """Yield a scratch directory; on success it becomes `final`, whole and durable, or nothing changes."""
+    if final.is_dir():
+        raise UsageError(f"`{final}` is a folder", hint="name a file")
     final.parent.mkdir(parents=True, exist_ok=True)
     scratch = final.with_name(f".{final.name}.partial")
     shutil.rmtree(scratch, ignore_errors=True)

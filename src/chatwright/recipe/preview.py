@@ -21,7 +21,7 @@ from chatwright.model.directory import read_config
 from chatwright.model.network import Network
 from chatwright.model.selection import select
 from chatwright.recipe.recipe import Recipe
-from chatwright.recipe.runner import _WORK, _plan, _published, device_problems
+from chatwright.recipe.runner import _WORK, _plan, _published, device_problems, missing_problems
 from chatwright.recipe.stages import stages_of
 from chatwright.train.pretrain import PretrainConfig
 from chatwright.tune.finetune_settings import FinetuneConfig
@@ -100,7 +100,9 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     if recipe.finetune is not None:
         yield from _conversation_problems(recipe.finetune.data, "finetune.data")
         yield from _conversation_problems(recipe.finetune.test, "finetune.test")
-    yield from device_problems(recipe, {stage.name for stage in stages_of(recipe)})
+    stages = {stage.name for stage in stages_of(recipe)}
+    yield from device_problems(recipe, stages)
+    yield from missing_problems(recipe, stages - {"finetune", "evaluate"})  # whose files are read, not only looked for
     if recipe.evaluate is not None:
         if recipe.finetune is None or recipe.evaluate.answers != recipe.finetune.test:  # else it is told above
             yield from _conversation_problems(recipe.evaluate.answers, "evaluate.answers")

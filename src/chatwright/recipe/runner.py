@@ -110,15 +110,34 @@ def _until(stages: list[Stage], until: str | None) -> list[Stage]:
 
 def _require_what_is_named(recipe: Recipe, stages: set[str]) -> None:
     """What a late stage would miss is told before the early ones have worked for hours."""
-    problems = [*device_problems(recipe, stages)]
-    problems += [
-        f"`{section}.{key}`: there is no file `{path}`"
-        for section, keys in _FILES
-        for key in keys
-        if section in stages and (path := getattr(getattr(recipe, section), key)) and not Path(path).is_file()
-    ]
+    problems = [*device_problems(recipe, stages), *missing_problems(recipe, stages)]
     if problems:
         raise ConfigError(f"recipe `{recipe.name}`", problems)
+
+
+def missing_problems(recipe: Recipe, stages: set[str]) -> Iterator[str]:
+    """Files and models that these stages read and that are not here, a sentence each; the run's own are yet to come."""
+    for section, keys in _FILES:
+        for key in keys if section in stages else ():
+            path = getattr(getattr(recipe, section), key)
+            if path and not Path(path).is_file():
+                yield f"`{section}.{key}`: there is no file `{path}`"
+    store = recipe.align.store if recipe.align is not None and "align" in stages else None
+    if store and "://" not in store and not Path(store).is_file():
+        yield f"`align.store`: there is no feedback database `{store}`"
+    for name, model in _models_of(recipe, stages):
+        is_own = model and Path(model).resolve().is_relative_to(recipe.run_dir.resolve())
+        if model and not is_own and not Path(model).is_dir():
+            yield f"`{name}`: there is no model directory `{model}`"
+
+
+def _models_of(recipe: Recipe, stages: set[str]) -> Iterator[tuple[str, str | None]]:
+    if recipe.distill is not None and "distill" in stages:
+        yield "distill.teacher", recipe.distill.teacher
+        yield "distill.begin", recipe.distill.begin
+    if recipe.align is not None and "align" in stages:
+        for number, reward in enumerate(recipe.align.rewards):
+            yield f"align.rewards.{number}.model", reward.model
 
 
 def device_problems(recipe: Recipe, stages: set[str]) -> Iterator[str]:

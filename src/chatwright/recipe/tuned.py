@@ -86,6 +86,8 @@ def derived_recipe(model: Path, data: Path, *, test: Path | None, name: str | No
         raise UsageError(
             f"there is no file `{data}`", hint="give conversations as JSON Lines, or CSV of question,answer"
         )
+    if test is not None and not test.is_file():
+        raise UsageError(f"there is no file `{test}`", hint="leave `--test` out, and some of the data is split off")
     named = name or _name(model, data)
     folder = runs / named
     identity = storage.digest_json([digest_of(model), storage.digest_file(data), test and storage.digest_file(test)])
