@@ -100,8 +100,8 @@ def topic_table(
     """
     rows: list[tuple[str, str, str, float]] = []  # question, label, kind, value
     samples = run.read("evaluate", "samples.json")
-    last = next((name for name in ("finetune", "pretrain") if samples.get(name, {}).get("answers")), None)
-    for item in samples[last]["answers"] if last else ():
+    last = next((name for name in ("finetune", "pretrain") if samples.get(name, {}).get("answers")), "finetune")
+    for item in samples.get(last, {}).get("answers", ()):
         label = str(item.get("expected") or "")
         rows.append((item["messages"][-1]["content"], label, "right", float(run.is_right(last, item))))
     for entry in ratings:
