@@ -238,3 +238,57 @@ def test_a_header_that_claims_a_gigabyte_is_refused(tmp_path):
     header.type, header.size = tarfile.XHDTYPE, 1 << 30
     (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + b"\0" * 10_240)
     assert reasons(collect(tmp_path)[1]) == {"damaged_tar": ["a.tar"]}
+
+
+def test_a_zip_that_points_before_its_own_beginning_is_counted_as_damaged(tmp_path):
+    write_zip(tmp_path / "a.zip", [("a.txt", "x")])
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    at = data.index(b"PK\x05\x06") + 16
+    data[at : at + 4] = (int.from_bytes(data[at : at + 4], "little") + 50).to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(data)
+    assert set(collect(tmp_path)[1].dropped) == {"damaged_zip"}
+
+
+SIX = tar_of([(f"{n}.txt", f"text {n}".encode()) for n in range(6)])  # a block of header and one of text for each
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        SIX[: 3 * 1024 + 10] + bytes([SIX[3 * 1024 + 10] ^ 0xFF]) + SIX[3 * 1024 + 11 :],
+        SIX[: 3 * 1024 + 100],
+        SIX[: 3 * 1024],
+    ],
+    ids=["a damaged header", "a cut header", "no end mark"],
+)
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_a_tar_that_ends_at_no_end_mark_is_counted_and_its_first_members_kept(tmp_path, name, data):
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    documents, tally = collect(tmp_path)
+    assert [d.text for d in documents] == ["text 0", "text 1", "text 2"]
+    assert reasons(tally) == {"damaged_tar": [name]}
+    assert "end mark" in tally.dropped["damaged_tar"]["examples"][0]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("data", "kept", "dropped"),
+    [(SIX, 6, {}), (SIX[: 6 * 1024 + 512], 6, {}), (b"\0" * 10_240, 0, {"no_text": ["a.tar"]})],
+    ids=["sound", "one zero block", "nothing but zeros"],
+)
+def test_a_tar_that_ends_at_its_end_mark_is_sound(tmp_path, data, kept, dropped):
+    (tmp_path / "a.tar").write_bytes(data)
+    documents, tally = collect(tmp_path)
+    assert (len(documents), reasons(tally)) == (kept, dropped)
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("size", [0, 511, 512, 513, 1024])
+def test_members_of_whole_and_part_blocks_end_at_the_end_mark(tmp_path, form, size):
+    with tarfile.open(tmp_path / "a.tar", "w", format=form) as archive:
+        for name in ("ä" * 120 + ".txt" if form != tarfile.USTAR_FORMAT else "a.txt", "b.txt"):
+            info = tarfile.TarInfo(name)
+            info.size = size
+            archive.addfile(info, io.BytesIO(b"x" * size))
+    documents, tally = collect(tmp_path)
+    assert [len(d.text) for d in documents] == [size, size]
+    assert tally.dropped == {}

@@ -5,12 +5,13 @@ import subprocess
 import sys
 import time
 
+import fsspec
 import pytest
 
 from chatwright.data import collect, limits
 from chatwright.data.collect import CollectConfig
 from chatwright.data.document import iter_documents
-from chatwright.data.sources import Files, Hub, PythonDocs
+from chatwright.data.sources import Files, Hub, PythonDocs, hub, list_partitions
 from chatwright.foundation import storage
 from chatwright.foundation.config import validate
 from chatwright.foundation.errors import ConfigError, DataError, StoppedError
@@ -129,6 +130,22 @@ def test_after_a_kill_the_result_is_that_of_an_unbroken_run(folder, stage):
     assert files_in(killed.output) == files_in(whole.output)
 
 
+@pytest.mark.parametrize("kind", ["files", "hub"])
+def test_a_lone_surrogate_beside_the_text_costs_no_other_document(tmp_path, monkeypatch, kind):
+    rows = [{"text": f"text {n}", "title": "\ud83d" if n == 3 else "", "licence": "\ud83d"} for n in range(10)]
+    folder = tmp_path / "datasets" / "someone" / "books@main"
+    folder.mkdir(parents=True)
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    system = fsspec.filesystem("dir", path=str(tmp_path), fs=fsspec.filesystem("file"))
+    monkeypatch.setattr(hub, "_file_system", lambda: system)  # the same interface, no network
+    source = Files(path=str(folder)) if kind == "files" else Hub(dataset="someone/books", files="*.jsonl")
+    (partition,) = list_partitions(source)
+    collect.collect_partition(collect._Payload(source, partition, frozenset()), tmp_path / "part-00000.parquet")
+    documents = list(iter_documents(tmp_path))
+    assert [d.text for d in documents] == [f"text {n}" for n in range(10)]
+    assert documents[3].title == "\N{REPLACEMENT CHARACTER}"
+
+
 def test_sources_of_several_kinds_stand_in_one_recipe():
     data = {"sources": [{"kind": "python-docs", "packages": ["*"]}, {"kind": "hub", "dataset": "a/b"}]}
     config = validate(CollectConfig, data, where="x")
@@ -141,6 +158,34 @@ def test_mistakes_in_sources_are_named_with_their_place():
         validate(CollectConfig, data, where="x")
     assert len(caught.value.problems) == 2
     assert all("sources." in problem for problem in caught.value.problems)
+
+
+def websites(*settings):
+    fixed = {"kind": "website", "contact": "me@example.org"}
+    return {"sources": [{**fixed, "start": ["https://a.example/docs/"], **one} for one in settings]}
+
+
+def test_two_websites_that_crawl_otherwise_share_no_store():
+    news = {"start": ["https://a.example/news/"]}
+    with pytest.raises(ConfigError) as caught:
+        validate(CollectConfig, websites({}, news, {"store": "./crawls/a.example", "max_depth": 1}), where="x")
+    (problem,) = caught.value.problems
+    assert "two sources `website` share the store `" in problem
+    assert "/crawls/a.example`: " in problem
+    assert "give each its own `store`" in problem
+
+
+@pytest.mark.parametrize(
+    "second", [{"start": ["https://a.example/news/"], "store": "crawls/news"}, {"domain": "other", "noindex": "keep"}]
+)
+def test_websites_with_a_store_of_their_own_or_the_same_crawl_are_accepted(second):
+    assert len(validate(CollectConfig, websites({}, second), where="x").sources) == 2
+
+
+def test_a_website_without_a_sound_start_is_named_once():
+    with pytest.raises(ConfigError) as caught:
+        validate(CollectConfig, websites({"start": []}, {"start": ["nowhere"]}), where="x")
+    assert len(caught.value.problems) == 2
 
 
 def test_no_source_is_a_mistake():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +11,7 @@ from chatwright.data.document import (
     CORPUS_SCHEMA,
     DOCUMENTS_SCHEMA,
     PROVENANCE,
+    Document,
     PartWriter,
     document_id,
     iter_documents,
@@ -60,6 +63,17 @@ def test_the_evidence_of_a_licence_is_the_recipe_where_nothing_better_is_known(m
         for licence, words in (("MIT", ""), ("MIT", "page: rel=license"), ("unknown", ""))
     ]
     assert evidence == ["recipe", "page: rel=license", ""]
+
+
+def test_a_sealed_document_holds_no_lone_surrogate_in_any_field(tmp_path, make_document):
+    odd = "a\ud83db"
+    names = [f.name for f in dataclasses.fields(Document) if f.type is str and f.name != "raw_sha256"]
+    sound = sealed(dataclasses.replace(make_document(), **dict.fromkeys(names, odd)))
+    assert {getattr(sound, name) for name in names} == {"a\ufffdb"}
+    assert sound.raw_sha256 == sealed(make_document("a\ufffdb")).raw_sha256
+    for name, schema in (("raw", DOCUMENTS_SCHEMA), ("clean", CORPUS_SCHEMA)):
+        write_part(tmp_path / name, [sound], schema)
+        assert pq.read_table(tmp_path / name)["path"].to_pylist() == ["a\ufffdb"]
 
 
 def test_a_split_is_read_alone(tmp_path, make_document):

@@ -208,6 +208,42 @@ def test_an_object_that_changes_while_collecting_stops(store):
         list(read_partition(config, partition, Tally()))
 
 
+@pytest.mark.parametrize("failure", [OSError("503"), RuntimeError("503: a class of the client's own")])
+@pytest.mark.parametrize("name", ["a.tar", "a.zip", "a.warc", "a.txt", "a.jsonl", "a.csv", "a.txt.gz", "a.txt.zst"])
+def test_an_error_of_the_network_is_never_counted_as_damage(store, monkeypatch, name, failure):
+    store.pipe(f"/bucket/{name}", b"whatever stands there")
+    config = Files(path="memory://bucket")
+    (partition,) = list_partitions(config)
+
+    def fail(*arguments):  # noqa: ARG001 - the signature is the file's
+        raise failure
+
+    for method in ("read", "readline"):
+        monkeypatch.setattr(fsspec.implementations.memory.MemoryFile, method, fail)
+    tally = Tally()
+    with pytest.raises(DataError, match=name) as caught:
+        list(read_partition(config, partition, tally))
+    assert "503" in str(caught.value)
+    assert tally.dropped == {}
+
+
+def test_an_error_of_the_network_while_listing_a_table_stops(store, monkeypatch):
+    store.pipe("/bucket/a.parquet", b"whatever stands there")
+
+    def fail(*arguments):  # noqa: ARG001 - the signature is the file's
+        raise OSError("503")
+
+    monkeypatch.setattr(fsspec.implementations.memory.MemoryFile, "read", fail)
+    with pytest.raises(DataError, match="503"):
+        list_partitions(Files(path="memory://bucket"))
+
+
+def test_an_error_of_the_disk_is_named_with_its_file(tmp_path):
+    (tmp_path / "a.tar").symlink_to("/proc/self/mem")  # opens like any file, and its first page cannot be read
+    with places.place_of(str(tmp_path)).open("a.tar") as file, pytest.raises(DataError, match=r"a\.tar"):
+        file.read(512)
+
+
 def test_documents_come_over_https_extras_client(tmp_path):
     pytest.importorskip("aiohttp")
     (tmp_path / "a.txt").write_text("over the wire")

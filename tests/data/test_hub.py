@@ -1,4 +1,5 @@
 import gzip
+import io
 import json
 import socket
 
@@ -128,3 +129,63 @@ def test_a_format_that_the_hub_source_does_not_read_is_an_error(tmp_path):
     (tmp_path / "book.epub").write_bytes(b"x")
     with pytest.raises(DataError, match="Parquet, JSON Lines, CSV"):
         read(tmp_path, files="*.epub")
+
+
+class Severed(io.FileIO):
+    """A file whose connection breaks where one stretch of it is read."""
+
+    def __init__(self, path, stretch):
+        super().__init__(path)
+        self._stretch = stretch
+
+    def read(self, size=-1):
+        if self.tell() in self._stretch:
+            raise OSError("503")
+        return super().read(size)
+
+
+class SeveredSystem:
+    """The file system of this machine, with connections that break in a stretch of bytes."""
+
+    def __init__(self, stretch):
+        self._system, self._stretch = fsspec.filesystem("file"), stretch
+
+    def __getattr__(self, name):
+        return getattr(self._system, name)
+
+    def open(self, name, mode):  # noqa: ARG002 - the signature is fsspec's
+        return Severed(name, self._stretch)
+
+
+def test_an_error_of_the_network_behind_three_row_groups_is_no_damage(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [f"row {n}" for n in range(8)]}), path, row_group_size=2)
+    column = pq.read_metadata(path).row_group(3).column(0)
+    broken = range(column.dictionary_page_offset or column.data_page_offset, path.stat().st_size)
+    config, tally, texts = Hub(dataset="someone/books", files="*.parquet"), Tally(), []
+    system = SeveredSystem(broken)
+    (partition,) = partitions_in(system, str(tmp_path), config)
+    with pytest.raises(DataError, match=r"(?s)a\.parquet.*503"):
+        texts.extend(d.text for d in documents_in(system, config, partition, tally))
+    assert texts == [f"row {n}" for n in range(6)]
+    assert tally.dropped == {}
+
+
+def test_an_error_of_the_network_while_listing_is_no_mistake_of_the_settings(tmp_path):
+    pq.write_table(pa.table({"text": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="503") as caught:
+        partitions_in(SeveredSystem(range(1 << 20)), str(tmp_path), Hub(dataset="someone/books", files="*.parquet"))
+    assert "text_key" not in caught.value.hint
+
+
+def test_a_damaged_row_group_is_counted_and_the_rest_goes_on(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [f"row {n}" for n in range(8)]}), path, row_group_size=2)
+    column = pq.read_metadata(path).row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    data[start : start + 16] = b"\xff" * 16  # the header of the group's first page
+    path.write_bytes(data)
+    documents, tally = read(tmp_path, files="*.parquet")
+    assert [d.text for d in documents] == [f"row {n}" for n in (0, 1, 4, 5, 6, 7)]
+    assert [(reason, entry["count"]) for reason, entry in tally.dropped.items()] == [("damaged_parquet", 1)]

@@ -123,3 +123,12 @@ def test_all_mistakes_of_the_source_are_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         validate(Warc, {"path": "", "prefix": "gopher://x", "max_files": 0, "max_bytes": 0}, where="x")
     assert len(caught.value.problems) == 4
+
+
+@pytest.mark.parametrize("kind", ["text/html", "text/plain"])
+def test_a_lone_surrogate_of_a_page_is_replaced_and_counted(tmp_path, kind):
+    odd = record("https://a.example/2", b"+2AA-", head=f"Content-Type: {kind}; charset=utf-7")  # says U+D800
+    (tmp_path / "a.warc").write_bytes(record("https://a.example/1") + odd + record("https://a.example/3"))
+    documents, tally = collect(Warc(path=str(tmp_path)))
+    assert [d.text for d in documents] == ["<p>page", "\ufffd", "<p>page"]
+    assert tally.changed["surrogates_replaced"] == {"documents": 1, "places": 1}

@@ -148,6 +148,25 @@ def test_an_answer_without_a_word_is_taken_back_and_a_written_one_is_not(history
     assert ([turn.id for turn in kept.turns], kept.leaf) == (["q1", "a2"], "q1")
 
 
+def test_an_answer_that_is_taken_back_leaves_no_record_and_no_opinion_of_it(store, history):
+    history.add("ann", "c1", [user("q1")])
+    history.add("ann", "c1", [said("a1", "q1", "", answer="one"), said("a2", "q1", "", answer="two")])
+    store.add_answer(answer("one", ""), is_turn=True)
+    store.add_rating(Rating(answer_id="one", thumb=-1))
+    store.add_answer(answer("two", "text"), is_turn=True)
+    history.take_back(["a1", "a2"], leaf="q1")
+    assert [entry["id"] for entry in store.export()] == ["two"]
+
+
+def test_an_answer_whose_turn_is_gone_is_not_stored_and_one_that_never_had_a_turn_is(store, history):
+    history.add("ann", "c1", [user("q1")])
+    history.add("ann", "c1", [said("a1", "q1", "", answer="one")])
+    history.delete("ann", "c1")
+    store.add_answer(answer("one", "text"), is_turn=True)
+    store.add_answer(answer("alone", "text"))
+    assert [entry["id"] for entry in store.export()] == ["alone"]
+
+
 def test_deleting_removes_the_answers_and_what_was_thought_of_them(store, history):
     history.add("ann", "c1", [user("q1")])
     history.add("ann", "c1", [said("a1", "q1", answer="one"), said("a2", "q1", answer="two")])
@@ -238,6 +257,29 @@ def test_a_store_of_the_second_version_names_the_owners_of_its_conversations(tmp
     found = [(entry["id"], entry["owner"], entry["ratings"][0]["rater"]) for entry in store.export()]
     store.close()
     assert found == [("hers", "ann", "ann"), ("nobodys", "", "")]
+
+
+def test_a_store_of_the_third_version_gets_room_for_better_answers_of_choices(tmp_path):
+    import sqlalchemy as sql
+
+    path = tmp_path / "feedback.sqlite"
+    engine = sql.create_engine(f"sqlite:///{path}")
+    then = without_later_columns(version=3)
+    with engine.begin() as connection:
+        then.create_all(connection)
+        connection.execute(tables.versions.insert().values(version=3))
+        for name in ("one", "two"):
+            row = {**vars(answer(name, "text")), "messages": []}
+            connection.execute(then.tables["answers"].insert().values(**row, created=1.0))
+        choice = {"first": "one", "second": "two", "choice": "tie", "created": 2.0}
+        connection.execute(then.tables["choices"].insert().values(**choice))
+    engine.dispose()
+    store = FeedbackStore(path)
+    store.add_rating(Choice(first="one", second="two", choice="first", better_answer="Better."))
+    found = [[given["better_answer"] for given in entry["choices"]] for entry in store.export()]
+    store.close()
+    assert found == [[None, "Better."]] * 2
+    assert (tmp_path / "feedback.sqlite.schema-3").exists()
 
 
 def fail_at_statement(monkeypatch, number):

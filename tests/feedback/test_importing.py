@@ -10,6 +10,7 @@ from chatwright.feedback.ratings import Study, make_study
 from chatwright.feedback.store import Choice, FeedbackStore, Rating, Score
 from chatwright.feedback.study import Judgement, StudyItem, StudyPlan
 from chatwright.foundation.errors import DataError
+from chatwright.tune.preferences.harvest import HarvestConfig, harvest
 
 
 @pytest.fixture
@@ -106,3 +107,48 @@ def test_what_people_said_on_the_page_for_raters_becomes_feedback_once(stores, t
     assert score["consent"]
     assert [entry["choices"][0]["choice"] for entry in pair] == ["lost", "won"]
     study.close()
+
+
+def test_a_better_answer_written_for_a_pair_on_the_page_for_raters_is_learned_as_an_edit(stores, tmp_path):
+    choices = {"second": ["One."], "tie": ["One.", "Two."]}
+    items = [
+        StudyItem(id=choice, asked=f"Which {choice}?", answers=("One.", "Two."), models=("m1", "m2"))
+        for choice in choices
+    ]
+    make_study(tmp_path / "study.sqlite", items, StudyPlan(repeat_share=0.0))
+    study, (other, target) = Study(tmp_path / "study.sqlite"), stores
+    ann = study.join("Ann", "expert")
+    for choice in choices:
+        study.judge(ann, Judgement(item=choice, occasion=0, key=choice * 8, choice=choice, better="Three."))
+    import_study(target, study.export())
+    told = [(entry["messages"][0]["content"], entry["choices"][0]["better_answer"]) for entry in target.export()]
+    assert told == [(f"Which {choice}?", "Three.") for choice in choices for _ in "ab"]
+    found = harvest(target.export(), HarvestConfig(), test_prompts=frozenset()).preferences.pairs
+    edits = [(pair.messages[0].content, pair.chosen, pair.rejected) for pair in found if pair.origin == "edit"]
+    assert edits == [(f"Which {choice}?", "Three.", text) for choice, texts in choices.items() for text in texts]
+    assert import_entries(other, target.export())[:2] == (4, 2)
+    assert plain(other) == plain(target)
+    study.close()
+
+
+def test_a_study_imported_before_choices_had_better_answers_brings_them_when_it_is_imported_again(stores, tmp_path):
+    item = StudyItem(id="one", asked="Which?", answers=("One.", "Two."), models=("m1", "m2"))
+    make_study(tmp_path / "study.sqlite", [item], StudyPlan(repeat_share=0.0))
+    study, target = Study(tmp_path / "study.sqlite"), stores[1]
+    ann = study.join("Ann", "expert")
+    study.judge(ann, Judgement(item="one", occasion=0, key="k" * 8, choice="second", better="Three."))
+    import_study(target, [{**told, "better": None} for told in study.export()])  # as it was kept then
+    for _ in range(2):
+        assert import_study(target, study.export())[:2] == (0, 0)
+    assert [[choice["better_answer"] for choice in entry["choices"]] for entry in target.export()] == [["Three."]] * 2
+    study.close()
+
+
+def test_choices_of_an_export_that_knew_of_no_better_answers_are_not_doubled_by_a_newer_one(stores):
+    source, target = stores
+    full(source)
+    older = list(source.export())
+    for entry in older:
+        entry["choices"] = [{k: v for k, v in given.items() if k != "better_answer"} for given in entry["choices"]]
+    import_entries(target, older)
+    assert import_entries(target, source.export())[:2] == (0, 0)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sql
@@ -88,6 +89,40 @@ def test_conversations_are_kept_found_and_forgotten_with_their_person(store):
     assert store.history.find("ann") == []
     assert list(store.export()) == []
     assert store.people.consent("ann") is None
+
+
+REMOVALS = {
+    "the conversation": lambda store: store.history.delete("ann", "t"),
+    "the turn": lambda store: store.history.take_back(["t1"], leaf="q"),
+    "the person": lambda store: store.people.forget("ann"),
+}
+
+
+@pytest.mark.parametrize("removed", REMOVALS)
+def test_an_answer_that_is_being_stored_while_its_turn_is_removed_is_removed_too(store, removed):
+    store.history.create("ann", id="t", title="", system="", settings={})
+    store.history.add("ann", "t", [Turn(id="q", parent=None, role="user", content="Hello")])
+    store.history.add("ann", "t", [Turn(id="t1", parent="q", role="assistant", content="", answer="a")])
+    waiting = sql.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+
+    def removed_meanwhile(*_):
+        """Just before the answer's record is written: its turn is held by then."""
+        running.append(pool.submit(REMOVALS[removed], store))
+        for _ in range(20_000):
+            with store._engine.connect() as watching:
+                if running[0].done() or watching.execute(waiting).scalar():
+                    return
+
+    running = []
+    with ThreadPoolExecutor(1) as pool:
+        sql.event.listen(store._engine, "before_cursor_execute", on_insert(removed_meanwhile))
+        store.add_answer(replace(answer("a", text=""), finish="cancelled"), is_turn=True)
+        running[0].result(20)
+    assert list(store.export()) == []
+
+
+def on_insert(act):
+    return lambda _connection, _cursor, text, *_rest: act() if text.startswith("INSERT INTO answers") else None
 
 
 def test_a_store_of_the_second_version_is_brought_up_to_date(url):

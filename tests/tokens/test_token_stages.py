@@ -1,5 +1,6 @@
 """The stages `tokenizer` and `tokens` over a small corpus, whole and interrupted."""
 
+import numpy as np
 import pytest
 
 from chatwright.data.document import CORPUS_SCHEMA, Document, PartWriter
@@ -71,8 +72,11 @@ def test_the_tokens_stage_encodes_each_document_of_each_split(stage, corpus, tok
     assert not list(context.output.glob(".*"))
 
 
-def test_an_interrupted_encoding_goes_on_with_the_shards_it_has(stage, corpus, tokenizer_dir, monkeypatch):
-    monkeypatch.setattr(stages, "_SHARD_DOCUMENTS", 3)
+@pytest.mark.parametrize(("border", "value"), [("_SHARD_DOCUMENTS", 3), ("_SHARD_CHARACTERS", 200)])
+def test_an_interrupted_encoding_goes_on_with_the_shards_it_has(
+    stage, corpus, tokenizer_dir, monkeypatch, border, value
+):
+    monkeypatch.setattr(stages, border, value)
     whole = stage("whole", corpus=corpus, tokenizer=tokenizer_dir)
     stages.run_tokens(whole)
     broken = stage("broken", corpus=corpus, tokenizer=tokenizer_dir)
@@ -91,6 +95,47 @@ def test_an_interrupted_encoding_goes_on_with_the_shards_it_has(stage, corpus, t
     assert written == sorted(set(written), key=written.index)  # no shard twice
     files = {path.name: path.read_bytes() for path in whole.output.iterdir()}
     assert {path.name: path.read_bytes() for path in broken.output.iterdir()} == files
+
+
+def test_a_shard_is_cut_by_characters_too_and_the_stream_stays_the_same(stage, corpus, tokenizer_dir, monkeypatch):
+    outputs = []
+    for name, characters in (("whole", 1 << 20), ("cut", 200), ("single", 10)):
+        monkeypatch.setattr(stages, "_SHARD_CHARACTERS", characters)
+        context = stage(name, corpus=corpus, tokenizer=tokenizer_dir)
+        stages.run_tokens(context)
+        outputs.append(context.output)
+    counts = [len(list(output.glob("train-*.tokens.npy"))) for output in outputs]
+    assert (counts[0], counts[2]) == (1, 10)  # a document longer than a shard has one of its own
+    assert 1 < counts[1] < 10
+    for split in ("train", "heldout"):
+        for kind in ("tokens", "documents", "bytes", "domains", "scores"):
+            arrays = [
+                np.concatenate([np.load(path) for path in sorted(output.glob(f"{split}-*.{kind}.npy"))])
+                for output in outputs
+            ]
+            assert arrays[0].tolist() == arrays[1].tolist() == arrays[2].tolist()
+
+
+def test_shards_of_an_earlier_version_with_other_borders_are_encoded_anew(stage, corpus, tokenizer_dir, monkeypatch):
+    whole = stage("whole", corpus=corpus, tokenizer=tokenizer_dir)
+    stages.run_tokens(whole)
+    older = stage("older", corpus=corpus, tokenizer=tokenizer_dir)
+    write = stages._encode_shard
+
+    def stop_after_one(*arguments):
+        older.stop.requested = True
+        return write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "_SHARD_DOCUMENTS", 3)
+        patch.setattr(stages, "_DONE", ".{}.done.json")  # the mark of the versions that cut by documents alone
+        patch.setattr(stages, "_encode_shard", stop_after_one)
+        with pytest.raises(StoppedError):
+            stages.run_tokens(older)
+    older.stop.requested = False
+    stages.run_tokens(older)
+    files = {path.name: path.read_bytes() for path in whole.output.iterdir()}
+    assert {path.name: path.read_bytes() for path in older.output.iterdir()} == files
 
 
 def test_a_corpus_without_documents_is_an_error(stage, tmp_path, tokenizer_dir):

@@ -15,6 +15,7 @@ from chatwright.data.report import Tally, Totals, describe_drops
 from chatwright.data.sources import Partition, Source, list_partitions, prepare, read_partition
 from chatwright.data.sources import fingerprint as source_fingerprint
 from chatwright.data.sources.limited import OVER_CAP, Cap
+from chatwright.data.sources.website import Website, store_of
 from chatwright.foundation import storage
 from chatwright.foundation.config import Config
 from chatwright.foundation.console import say
@@ -25,7 +26,7 @@ REPORT = "report.json"
 TAKEN_DOWN = "taken_down"
 
 # Raise it when the same inputs give other documents than before: work of an older version is then not taken.
-_VERSION = 2
+_VERSION = 3
 
 
 class CollectConfig(Config):
@@ -35,11 +36,18 @@ class CollectConfig(Config):
     taken_down: tuple[str, ...] = ()  # ids, paths or URLs of documents, as `chatwright lineage --document` names them
 
     def problems(self) -> Iterator[str]:
-        """At least one source."""
+        """At least one source, and no store of a crawl that two sources would take from each other."""
         if not self.sources:
             yield '`sources` is empty; `kind = "files"` with a `path` takes your own documents'
         if "" in self.taken_down:
             yield "`taken_down` lists ids, paths or URLs of documents; one of them is empty"
+        # One with problems of its own may have no host to name a store by; they are told with its place.
+        websites = [one for one in self.sources if isinstance(one, Website) and not any(one.problems())]
+        crawls: dict[Path, set[str]] = {}
+        for one in websites:
+            crawls.setdefault(store_of(one).absolute(), set()).add(one.traversal)
+        for store in (store for store, traversals in crawls.items() if len(traversals) > 1):
+            yield f"two sources `website` share the store `{store}`: give each its own `store`"
 
 
 class _Payload(NamedTuple):
@@ -97,7 +105,7 @@ def collect_partition(payload: _Payload, path: Path) -> None:
     tally = Tally()
     cap = Cap(payload.source)
     with work_file(path, DOCUMENTS_SCHEMA, tally) as writer:
-        for document in read_partition(payload.source, payload.partition, tally):
+        for document in map(sealed, read_partition(payload.source, payload.partition, tally)):
             if cap.is_reached:
                 detail = f"a cap of the source is reached; the rest of `{payload.partition.label}` was not read"
                 tally.drop(OVER_CAP, path=document.path, detail=detail)
@@ -108,7 +116,7 @@ def collect_partition(payload: _Payload, path: Path) -> None:
                 tally.drop(TAKEN_DOWN, path=document.path, detail=detail, id=document.id)
                 continue
             cap.count(document)
-            writer.add(sealed(document))
+            writer.add(document)
 
 
 class _Gain:

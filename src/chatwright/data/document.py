@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chatwright.data import limits
+from chatwright.data.decode import sound_text
 from chatwright.foundation.errors import RefusedError
 
 PART_PATTERN = "part-*.parquet"
@@ -73,11 +74,16 @@ def document_id(source: str, path: str) -> str:
 
 
 def sealed(document: Document) -> Document:
-    """The document with the hash of its text as it is now, and the recipe named where the licence has no evidence."""
-    digest = hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).hexdigest()
-    is_said = document.licence != UNKNOWN_LICENCE
-    evidence = document.licence_evidence or (RECIPE_SAYS if is_said else "")
-    return dataclasses.replace(document, raw_sha256=digest, licence_evidence=evidence)
+    """The document with the hash of its text as it is now, and the recipe named where the licence has no evidence.
+
+    No field keeps a lone surrogate: a part that holds one cannot be written, and its whole partition would be lost.
+    """
+    values = {field.name: getattr(document, field.name) for field in dataclasses.fields(document)}
+    values |= {name: sound_text(value).text for name, value in values.items() if isinstance(value, str)}
+    values["raw_sha256"] = hashlib.sha256(values["text"].encode()).hexdigest()
+    is_said = values["licence"] != UNKNOWN_LICENCE
+    values["licence_evidence"] = values["licence_evidence"] or (RECIPE_SAYS if is_said else "")
+    return Document(**values)
 
 
 class PartWriter:

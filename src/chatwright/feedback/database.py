@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 from chatwright.feedback import tables
 from chatwright.foundation.errors import ChatwrightError, RefusedError, UsageError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_TIMEOUT_S = 30
 
 

@@ -192,12 +192,9 @@ class History:
                 _turns.c.conversation == conversation_id, _turns.c.answer.is_not(None)
             )
             ids = [row[0] for row in connection.execute(answers)]
-            choices = tables.choices
-            connection.execute(choices.delete().where(choices.c.first.in_(ids) | choices.c.second.in_(ids)))
-            for table in (tables.ratings, tables.scores):
-                connection.execute(table.delete().where(table.c.answer_id.in_(ids)))
-            connection.execute(tables.answers.delete().where(tables.answers.c.id.in_(ids)))
+            # The turns first: an answer that is being stored holds its turn's row, and is there when that is free.
             connection.execute(_turns.delete().where(_turns.c.conversation == conversation_id))
+            _remove_answers(connection, ids)
             connection.execute(_conversations.delete().where(_conversations.c.id == conversation_id))
 
     def add(self, owner: str, conversation_id: str, turns: Sequence[Turn]) -> list[Turn]:
@@ -243,11 +240,12 @@ class History:
             connection.execute(_turns.update().where(open_turn).values(content=content, finish=finish))
 
     def take_back(self, turn_ids: Sequence[str], *, leaf: str | None) -> None:
-        """Remove answers of which nothing was written; the person stands at `leaf` again."""
+        """Remove answers of which nothing was written, and their records; the person stands at `leaf` again."""
         with self._writing() as connection:
             mine = _turns.c.id.in_(turn_ids)
             conversation = connection.execute(sql.select(_turns.c.conversation).where(mine)).scalar()
-            connection.execute(_turns.delete().where(mine & (_turns.c.content == "")))
+            empty = _turns.delete().where(mine & (_turns.c.content == "")).returning(_turns.c.answer)
+            _remove_answers(connection, [row.answer for row in connection.execute(empty) if row.answer is not None])
             connection.execute(_conversations.update().where(_conversations.c.id == conversation).values(leaf=leaf))
 
     def mark_broken(self) -> int:
@@ -275,6 +273,15 @@ def title_of(text: str) -> str:
     """The beginning of a question as a title: one line, cut at a word."""
     line = " ".join(text.split())
     return line if len(line) <= TITLE_LENGTH else line[:TITLE_LENGTH].rsplit(" ", 1)[0] + "…"
+
+
+def _remove_answers(connection: Connection, ids: Sequence[str]) -> None:
+    """The records of these answers, and what was thought of them."""
+    choices, answers = tables.choices, tables.answers
+    connection.execute(choices.delete().where(choices.c.first.in_(ids) | choices.c.second.in_(ids)))
+    for table in (tables.ratings, tables.scores):
+        connection.execute(table.delete().where(table.c.answer_id.in_(ids)))
+    connection.execute(answers.delete().where(answers.c.id.in_(ids)))
 
 
 def _is_open() -> Any:

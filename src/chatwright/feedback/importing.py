@@ -128,7 +128,7 @@ def _opinions(entry: dict[str, Any]) -> Iterator[tuple[float, Rating | Choice | 
 
 def _opinion(answer_id: str, kind: str, item: dict[str, Any]) -> Rating | Choice | Score | None:
     whose: dict[str, Any] = {"rater": str(item.get("rater", "")), "role": item.get("role", "user")}
-    whose |= {"reason": item.get("reason"), "key": f"import-{digest_json([answer_id, kind, _told(item)])[:32]}"}
+    whose |= {"reason": item.get("reason"), "key": f"import-{digest_json([answer_id, kind, _told(kind, item)])[:32]}"}
     if kind == "ratings":
         return Rating(answer_id=answer_id, thumb=item["thumb"], better_answer=item.get("better_answer"), **whose)
     if kind == "scores":
@@ -137,12 +137,19 @@ def _opinion(answer_id: str, kind: str, item: dict[str, Any]) -> Rating | Choice
     if item["shown"] != "first":
         return None
     choice = _SIDES.get((item["shown"], item["choice"]), item["choice"])
-    return Choice(first=answer_id, second=item["against"], choice=choice, **whose)
+    better = item.get("better_answer")
+    return Choice(first=answer_id, second=item["against"], choice=choice, better_answer=better, **whose)
 
 
-def _told(item: dict[str, Any]) -> dict[str, Any]:
-    """What an opinion says, without what another database calls it or thinks of its person."""
-    return {name: value for name, value in item.items() if name not in ("id", "consent")}
+def _told(kind: str, item: dict[str, Any]) -> dict[str, Any]:
+    """What an opinion says, without what another database calls it or thinks of its person.
+
+    Choices of older exports know of no better answer: one without it must have the same name as they.
+    """
+    told = {name: value for name, value in item.items() if name not in ("id", "consent")}
+    if kind == "choices" and told.get("better_answer") is None:
+        told.pop("better_answer", None)
+    return told
 
 
 def import_study(store: FeedbackStore, judgements: Iterable[dict[str, Any]]) -> Imported:
@@ -188,7 +195,7 @@ def _of_judgement(told: dict[str, Any], ids: list[str]) -> Iterator[Rating | Cho
     whose: dict[str, Any] = {"rater": rater_of(told), "role": told["rater_kind"], "reason": told["note"]}
     whose["key"] = f"study-{digest_json([told['item'], told['rater'], told['created']])[:32]}"
     if len(ids) > 1:
-        yield Choice(first=ids[0], second=ids[1], choice=told["choice"], **whose)
+        yield Choice(first=ids[0], second=ids[1], choice=told["choice"], better_answer=told["better"], **whose)
         return
     mean = sum(told["scores"].values()) / len(told["scores"])
     yield Score(answer_id=ids[0], score=mean, aspects=told["scores"], better_answer=told["better"], **whose)

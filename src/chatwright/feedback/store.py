@@ -91,6 +91,7 @@ class Choice:
     second: str
     choice: Literal["first", "second", "tie", "both_bad"]
     reason: str | None = None
+    better_answer: str | None = None  # better than each that did not win
     key: str | None = None
     rater: str = ""
     role: Role = "user"
@@ -157,12 +158,13 @@ class FeedbackStore:
         self.history = History(self._engine, clock=clock)
         self.people = People(self._engine, clock=clock)
 
-    def add_answer(self, answer: Answer, *, created: float | None = None) -> None:
+    def add_answer(self, answer: Answer, *, created: float | None = None, is_turn: bool = False) -> None:
         """Store an answer; it is on disk when this returns.
 
         Args:
             answer: what was said.
             created: seconds since 1970, where it was given elsewhere before.
+            is_turn: it was written into a kept conversation: where its turn was deleted meanwhile, nothing is stored.
 
         Raises:
             UsageError: an answer with this id is stored already.
@@ -172,10 +174,13 @@ class FeedbackStore:
         row["created"] = self._clock() if created is None else created
         try:
             with self._engine.begin() as connection:
-                connection.execute(_answers.insert().values(**row))
-                # Where the answer is a turn of a kept conversation, both are whole, or neither.
+                # Where the answer is a turn of a kept conversation, both are whole, or neither. The turn comes first:
+                # who deletes it waits for its row, and finds the answer then.
                 ended = {"content": answer.answer, "finish": answer.finish}
-                connection.execute(_turns.update().where(_turns.c.answer == answer.id).values(**ended))
+                turn = connection.execute(_turns.update().where(_turns.c.answer == answer.id).values(**ended))
+                if is_turn and not turn.rowcount:
+                    return
+                connection.execute(_answers.insert().values(**row))
         except sql.exc.IntegrityError as error:
             raise UsageError(f"an answer `{answer.id}` is stored already") from error
         except sql.exc.DBAPIError as error:
@@ -213,12 +218,21 @@ class FeedbackStore:
             same = sql.and_(*(table.c[name] == getattr(rating, name) for name in names))
             before = connection.execute(table.select().where(same)).mappings().first()
             if before is not None:
-                return _replayed(before, rating)
+                return self._again(connection, before, rating)
         created = self._clock() if created is None else created
         inserted = connection.execute(table.insert().values(**vars(rating), created=created))
         key = inserted.inserted_primary_key
         assert key is not None, "the table has a primary key"  # noqa: S101 - what we promise ourselves
         return StoredRating(key[0], created, is_new=True)
+
+    def _again(self, connection: Connection, before: RowMapping, rating: Given) -> StoredRating:
+        if not isinstance(rating, Choice) or before["better_answer"] is not None or rating.better_answer is None:
+            return _replayed({**before}, rating)
+        # Up to version 3 of the schema a choice had no place for it: imported again, it is put to the row.
+        found = _replayed({**before, "better_answer": rating.better_answer}, rating)
+        same = _choices.c.id == found.id
+        connection.execute(_choices.update().where(same).values(better_answer=rating.better_answer))
+        return found
 
     def answer(self, answer_id: str) -> Answer | None:
         """One answer as it was given, if it is stored."""
@@ -324,12 +338,12 @@ def _choices_of(connection: Connection, answer_ids: list[str]) -> dict[str, list
         for mine, other in (("first", "second"), ("second", "first")):
             seen = {mine: "won", other: "lost"}.get(row["choice"], row["choice"])
             content = {"id": row["id"], "against": row[other], "choice": seen, "shown": mine}
-            content |= {name: row[name] for name in ("reason", "created", "rater", "role")}
+            content |= {name: row[name] for name in ("reason", "better_answer", "created", "rater", "role")}
             grouped.setdefault(row[mine], []).append(content)
     return grouped
 
 
-def _replayed(before: RowMapping, rating: Given) -> StoredRating:
+def _replayed(before: dict[str, Any], rating: Given) -> StoredRating:
     if any(before[name] != value for name, value in vars(rating).items()):
         raise RatingConflictError(
             f"the key `{rating.key}` was used before for another rating",

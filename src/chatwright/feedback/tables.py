@@ -57,6 +57,7 @@ choices = sql.Table(
     sql.Column("second", sql.ForeignKey("answers.id"), nullable=False, index=True),
     sql.Column("choice", sql.String(16), nullable=False),
     sql.Column("reason", sql.Text),
+    sql.Column("better_answer", sql.Text),  # since version 4
     sql.Column("key", sql.String(128)),
     sql.Column("created", sql.Float, nullable=False),
     *_whose(),
@@ -120,7 +121,8 @@ people = sql.Table(
 )
 
 # What each version of the schema brought.
-ADDED_IN: dict[int, tuple[sql.Table, ...]] = {2: (choices, conversations, turns), 3: (scores, people)}
+ADDED_IN: dict[int, tuple[sql.Table, ...]] = {2: (choices, conversations, turns), 3: (scores, people), 4: ()}
 COLUMNS_ADDED_IN: dict[int, tuple[sql.Column[str], ...]] = {
-    3: (answers.c.owner, ratings.c.rater, ratings.c.role, choices.c.rater, choices.c.role)
+    3: (answers.c.owner, ratings.c.rater, ratings.c.role, choices.c.rater, choices.c.role),
+    4: (choices.c.better_answer,),
 }

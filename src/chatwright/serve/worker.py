@@ -48,6 +48,7 @@ class Job:
     messages: Sequence[Message] | None = None  # the conversation, kept with the answer; None: nothing is kept
     client: str = ""  # whose turn it takes in the line
     owner: str = ""  # whose answers they are
+    is_turn: bool = False  # of a kept conversation: without its turn an answer is not kept
     pieces: "asyncio.Queue[Piece | BaseException]" = field(default_factory=asyncio.Queue)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -255,7 +256,7 @@ class EngineWorker:
             owner=job.owner,
         )
         try:
-            self._store.add_answer(answer)
+            self._store.add_answer(answer, is_turn=job.is_turn)
         except ChatwrightError as error:
             say(f"warning: answer `{answer.id}` was given but is not stored and cannot be rated: {error}")
 

@@ -15,9 +15,13 @@ from chatwright.tokens.tokenizer import Tokenizer, TokenizerConfig, load_tokeniz
 
 _BATCH_DOCUMENTS = 256
 _SHARD_DOCUMENTS = 20_000
+_SHARD_CHARACTERS = 256 << 20  # in memory while a shard is encoded, and still there while the next one is read
 _COMPRESSION_SAMPLE = 200
 _COLUMNS = ("id", "text", "domain", *TextScores._fields)
-_DONE = ".{}.done.json"  # marks a shard that is written, until all are
+# Marks a shard that is written, until all are. Raise the number when shards are cut elsewhere: what an earlier version
+# left half done is then encoded anew.
+_DONE = ".{}.2.done.json"
+_ANY_MARK = ".*.done.json"
 
 Row = dict[str, Any]  # what is read of a document
 
@@ -50,7 +54,7 @@ def run_tokens(context: StageContext) -> dict[str, Any]:
         raise DataError(f"the corpus `{corpus}` holds no text", hint="add documents to `collect.sources`")
     shards = {name: _encode_split(context, tokenizer, corpus, name, domains) for name in ("train", "heldout")}
     write_index(context.output, shards, tokenizer=tokenizer.digest, vocabulary=tokenizer.size, domains=domains)
-    for mark in context.output.glob(_DONE.format("*")):
+    for mark in context.output.glob(_ANY_MARK):
         mark.unlink()
     summary = {
         name: {key: total(entries, key) for key in ("tokens", "documents", "bytes")} for name, entries in shards.items()
@@ -76,7 +80,7 @@ def _encode_split(
     numbers = {name: number for number, name in enumerate(domains)}
     progress = ProgressLine(f"encode {split}", sum(1 for _ in iter_rows(corpus, ["split"], split=split)))
     done = 0
-    for index, documents in enumerate(_groups(iter_rows(corpus, _COLUMNS, split=split), _SHARD_DOCUMENTS)):
+    for index, documents in enumerate(_cut(iter_rows(corpus, _COLUMNS, split=split))):
         context.stop.check("the shards encoded so far")
         stem = context.output / f"{split}-{index:05d}"
         done += len(documents)
@@ -99,6 +103,21 @@ def _encode_shard(tokenizer: Tokenizer, rows: list[Row], numbers: dict[str, int]
             scores = TextScores(*(row[name] for name in TextScores._fields))
             writer.add(ids, domain=numbers[row["domain"]], num_bytes=size, document=row["id"], scores=scores)
     return writer.save(stem)
+
+
+def _cut(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """Rows by shard, as long as their number and characters stay within the limits; a longer text stands alone."""
+    shard: list[Row] = []
+    characters = 0
+    for row in rows:
+        size = len(row["text"])
+        if shard and (len(shard) >= _SHARD_DOCUMENTS or characters + size > _SHARD_CHARACTERS):
+            yield shard
+            shard, characters = [], 0
+        shard.append(row)
+        characters += size
+    if shard:
+        yield shard
 
 
 def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:

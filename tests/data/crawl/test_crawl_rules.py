@@ -8,7 +8,7 @@ import pytest
 from site_on_loopback import Answer
 
 from chatwright.data import limits
-from chatwright.data.crawl.fetch import Response
+from chatwright.data.crawl.fetch import Response, _joined
 from chatwright.data.crawl.patterns import matches, matches_rule
 from chatwright.data.crawl.rights import NOT_RESERVED, RESERVED, TdmRules, rights_of
 from chatwright.data.crawl.robots import FOUND, UNAVAILABLE, UNREACHABLE, Robots, RobotsFile, fetch_robots
@@ -185,6 +185,26 @@ def test_a_reservation_counts_wherever_it_stands(headers, meta, site_says, expec
 def test_robots_tags_are_read_for_everybody_and_for_us(headers, meta, noindex, nofollow):
     rights = rights_of(headers, meta)
     assert (rights.noindex, rights.nofollow) == (noindex, nofollow)
+
+
+@pytest.mark.parametrize(
+    ("fields", "noindex", "nofollow"),
+    [
+        (["noindex", "googlebot: nofollow"], True, False),
+        (["googlebot: nofollow", "noindex"], True, False),
+        (["otherbot: noindex, chatwright: nofollow"], False, True),
+        (["otherbot: noindex", "chatwright: nofollow"], False, True),
+        (["chatwright: nofollow", "otherbot: noindex"], False, True),
+    ],
+)
+def test_a_robots_tag_ends_with_its_header_field(fields, noindex, nofollow):
+    headers = _joined([(b"X-Robots-Tag", field.encode()) for field in fields])
+    rights = rights_of(headers, {})
+    assert (rights.noindex, rights.nofollow) == (noindex, nofollow)
+
+
+def test_other_header_fields_are_joined_by_commas():
+    assert _joined([(b"Vary", b"a"), (b"Content-Usage", b"x"), (b"vary", b"b")])["vary"] == "a, b"
 
 
 def test_tdmrep_takes_the_first_rule_that_fits_and_ignores_what_is_unsound():

@@ -26,7 +26,7 @@ class Head(NamedTuple):
     """Status and headers: enough to decide whether the body is wanted."""
 
     status: int
-    headers: dict[str, str]  # names in lower case; repeated fields joined by commas (RFC 9110, 5.3)
+    headers: dict[str, str]  # names in lower case; repeated fields joined, see `_joined`
 
 
 class Response(NamedTuple):
@@ -204,8 +204,13 @@ def decompressed(data: bytes, encodings: str, bounds: Bounds) -> bytes:
 
 
 def _joined(fields: Any) -> dict[str, str]:
+    """Fields by name; repeated ones joined by commas (RFC 9110, 5.3).
+
+    Of `X-Robots-Tag` each keeps a line: a crawler that one field names is not who the next one speaks to.
+    """
     joined: dict[str, str] = {}
     for name, value in fields:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-        joined[key] = f"{joined[key]}, {text}" if key in joined else text
+        between = "\n" if key == "x-robots-tag" else ", "
+        joined[key] = f"{joined[key]}{between}{text}" if key in joined else text
     return joined

@@ -93,16 +93,20 @@ def _reservation(text: str) -> bool | None:
 
 
 def _directives(text: str) -> frozenset[str]:
-    """Directives of `X-Robots-Tag` for everybody or for us: `agent: a, b` speaks for that agent until the next."""
+    """Directives of `X-Robots-Tag` for everybody or for us.
+
+    `agent: a, b` speaks for that agent until the next one or the end of the line: each header field is one.
+    """
     kept: set[str] = set()
-    is_ours = True
-    for part in text.lower().split(","):
-        name, colon, rest = part.partition(":")
-        is_agent = bool(colon) and name.strip() not in _DIRECTIVES_WITH_VALUES
-        if is_agent:
-            is_ours = name.strip() in ("*", TOKEN)
-        if is_ours:
-            kept.add((rest if is_agent else part).strip())
+    for line in text.lower().split("\n"):
+        is_ours = True
+        for part in line.split(","):
+            name, colon, rest = part.partition(":")
+            is_agent = bool(colon) and name.strip() not in _DIRECTIVES_WITH_VALUES
+            if is_agent:
+                is_ours = name.strip() in ("*", TOKEN)
+            if is_ours:
+                kept.add((rest if is_agent else part).strip())
     return frozenset(kept)
 
 

@@ -72,10 +72,11 @@ def tar_members(file: IO[bytes], *, shown: str, tally: Tally) -> Iterator[Member
     """Members of a tar archive as they come; links, devices and sparse files are counted.
 
     Raises:
-        Unreadable: it is no sound archive, is cut, or has too many members.
+        Unreadable: it is no sound archive, ends without its end mark, or has too many members; what came before stays.
     """
     try:
-        archive = tarfile.open(fileobj=_Forward(file), mode="r:")  # noqa: SIM115 - it holds nothing to close
+        forward = _Forward(file)
+        archive = tarfile.open(fileobj=forward, mode="r:")  # noqa: SIM115 - it holds nothing to close
         names = _Names(shown, tally)
         while (info := archive.next()) is not None:
             # It would keep every header it ever read.
@@ -87,6 +88,9 @@ def tar_members(file: IO[bytes], *, shown: str, tally: Tally) -> Iterator[Member
                 names.drop("link_in_archive" if info.issym() or info.islnk() else "not_a_file", info.name)
                 continue
             yield Member(names.unique(info.name), info.size, _Checked.stream(stream, "damaged_tar"))
+        # `next` gives None for a damaged, cut or missing header as for the blocks of zeros that end a sound archive.
+        if len(forward.block) < tarfile.BLOCKSIZE or any(forward.block):
+            raise Unreadable("damaged_tar", "it ends without its end mark, or a header is damaged")
         names.require_some()
     except _TAR_FAULTS as error:
         raise Unreadable("damaged_tar", str(error)) from None
@@ -187,7 +191,8 @@ class _Checked(io.RawIOBase):
 class _Forward(io.RawIOBase):
     """A stream that can only be read on, as a file that can tell and seek forward, or back by one byte.
 
-    A larger read than any member's chunk is a header that claims too much: it is refused before it is read.
+    A larger read than any member's chunk is a header that claims too much: it is refused before it is read. `block` is
+    the last block that was asked for: a header, where `TarFile.next` has just returned.
     """
 
     def __init__(self, file: IO[bytes]):
@@ -195,6 +200,7 @@ class _Forward(io.RawIOBase):
         self._position = 0
         self._last = b""
         self._back = False
+        self.block = b""
 
     def readable(self) -> bool:
         """Yes."""
@@ -225,6 +231,7 @@ class _Forward(io.RawIOBase):
         """The next bytes, fewer only at the end."""
         if size is None or size < 0 or size > limits.MAX_TAR_HEADER_BYTES:
             raise Unreadable("damaged_tar", f"a header of {size} bytes")
+        is_block = size == tarfile.BLOCKSIZE
         pieces = [self._last] if self._back and size else []
         size -= len(pieces)
         self._back = self._back and not pieces
@@ -234,4 +241,6 @@ class _Forward(io.RawIOBase):
             self._position += len(data)
         joined = b"".join(pieces)
         self._last = joined[-1:] or self._last
+        if is_block:
+            self.block = joined
         return joined

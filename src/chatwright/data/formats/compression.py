@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from chatwright.data import limits
 from chatwright.data.sandbox import Unreadable
-from chatwright.foundation.errors import DataError
 
 _CHUNK_BYTES = 64 * limits.KIB
 _KINDS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
@@ -50,7 +49,7 @@ def decompressed(file: IO[bytes], suffix: str, budget: Budget) -> IO[bytes]:
     Reading it raises `Unreadable` where the stream is damaged, cut or beyond its budget.
 
     Args:
-        file: open for reading; need not seek.
+        file: open for reading; need not seek. An `OSError` of its own would count as damage: see `formats.stored`.
         suffix: what `compression_of` gave.
         budget: of the file that all this stands in.
     """
@@ -66,7 +65,7 @@ class _Unpacked(io.RawIOBase):
         self._file = file
         self._kind = kind
         self._budget = budget
-        inner: Any = _OPENERS[kind](_Raw(file))
+        inner: Any = _OPENERS[kind](file)
         # One piece at a time: a call that waits for more would lose to a cut what it has already.
         self._read: Callable[[int], bytes] = getattr(inner, "read1", inner.read)
 
@@ -92,32 +91,10 @@ class _Unpacked(io.RawIOBase):
         super().close()
 
 
-class _Raw(io.RawIOBase):
-    """The packed bytes; where reading them fails, the fault is the disk's or the network's, not the document's."""
-
-    def __init__(self, file: IO[bytes]):
-        self._file = file
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def read(self, size: int | None = -1) -> bytes:
-        """At most `size` packed bytes."""
-        try:
-            return self._file.read(-1 if size is None else size)
-        except OSError as error:
-            raise DataError(
-                f"reading a source failed: {error}",
-                kept="the partitions finished so far",
-                hint="run the same command again: it goes on there",
-            ) from error
-
-
 class _Xz:
     """xz streams one behind the other, with a limit on the decoder's memory, which `lzma.open` lacks."""
 
-    def __init__(self, file: _Raw):
+    def __init__(self, file: IO[bytes]):
         self._file = file
         self._decoder = self._fresh()
         self._pending = b""
@@ -144,7 +121,7 @@ class _Xz:
         return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=limits.MAX_XZ_MEMORY_BYTES)
 
 
-_OPENERS: dict[str, Callable[[_Raw], Any]] = {
+_OPENERS: dict[str, Callable[[IO[bytes]], Any]] = {
     "gzip": lambda file: gzip.GzipFile(fileobj=file, mode="rb"),
     "bzip2": bz2.BZ2File,
     "xz": _Xz,

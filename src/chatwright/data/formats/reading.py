@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 from chatwright.data import limits
 from chatwright.data.decode import Decoded, decode_html, decode_text
@@ -19,6 +19,7 @@ from chatwright.data.formats.compression import Budget, compression_of, decompre
 from chatwright.data.formats.lines import read_all, read_json_lines
 from chatwright.data.formats.record import Record
 from chatwright.data.formats.separated import read_separated
+from chatwright.data.formats.stored import stored_file
 from chatwright.data.formats.tables import read_row_group, row_groups
 from chatwright.data.formats.web_archives import read_web_archive
 from chatwright.data.report import Tally
@@ -47,7 +48,7 @@ class Blob:
     name: str  # decides the format
     shown: str  # its name in documents and in the report
     stored_bytes: int
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], IO[bytes]]  # as `formats.stored` says, or a member of an archive
     path: Path | None = None  # where it is a file of this machine as it stands
 
     @property
@@ -96,7 +97,12 @@ class Reader:
             raise Unreadable("unsupported_format", PurePosixPath(blob.name).suffix or "no suffix")
         if kind in ("book", "table"):
             with _on_disk(blob, budget) as path:
-                yield from self._book(path, blob) if kind == "book" else self._table(path, blob)
+                if kind == "book":
+                    yield from self._book(path, blob)
+                    return
+                opened = blob.open() if path == blob.path else stored_file(path.open("rb"), name=blob.shown)
+                with contextlib.closing(opened) as file:
+                    yield from self._table(file, blob)
             return
         with contextlib.closing(blob.open()) as stored:
             yield from self._streamed(kind, decompressed(stored, blob.packing, budget), blob, budget)
@@ -160,11 +166,11 @@ class Reader:
             heading = f"{title}: {chapter['title']}" if chapter["title"] else title
             yield Record(chapter["text"], chapter["place"], heading, **about)
 
-    def _table(self, path: Path, blob: Blob) -> Iterator[Record]:
+    def _table(self, file: IO[bytes], blob: Blob) -> Iterator[Record]:
         first = 0
-        for number, group in enumerate(row_groups(path, text_key=self.text_key)):
+        for number, group in enumerate(row_groups(file, text_key=self.text_key)):
             yield from read_row_group(
-                path,
+                file,
                 number,
                 first_row=first,
                 max_rows=_ALL_ROWS,
@@ -231,7 +237,7 @@ def _spooled(stream: IO[bytes]) -> Iterator[IO[bytes]]:
     with tempfile.TemporaryFile(prefix="chatwright-") as copy:
         _copy(stream, copy)
         copy.seek(0)
-        yield copy
+        yield stored_file(cast("IO[bytes]", copy), name="a temporary copy")
 
 
 def _copy(stream: IO[bytes], copy: IO[bytes]) -> None:

@@ -1,7 +1,7 @@
 """Rows of Parquet files from outside, local or behind a file system object, a row group at a time."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,11 +21,11 @@ class RowGroup(NamedTuple):
     bytes: int  # in memory
 
 
-def row_groups(file: Any, *, text_key: str) -> list[RowGroup]:
+def row_groups(file: IO[bytes], *, text_key: str) -> list[RowGroup]:
     """Sizes of a file's row groups, read from its footer alone.
 
     Args:
-        file: a path, or an open binary file that can seek.
+        file: can seek; what it raises must be no `OSError` (`formats.stored`), which pyarrow raises for damage.
         text_key: the column of the text, which must be there.
 
     Raises:
@@ -43,12 +43,12 @@ def row_groups(file: Any, *, text_key: str) -> list[RowGroup]:
 
 
 def read_row_group(
-    file: Any, group: int, *, first_row: int, max_rows: int, text_key: str, shown: str, tally: Tally
+    file: IO[bytes], group: int, *, first_row: int, max_rows: int, text_key: str, shown: str, tally: Tally
 ) -> Iterator[Record]:
     """Records of one row group; rows without text are counted with `file:row`.
 
     Args:
-        file: a path, or an open binary file that can seek.
+        file: as for `row_groups`.
         group: its number.
         first_row: number of its first row within the file, for the place of each record.
         max_rows: stop after so many rows.

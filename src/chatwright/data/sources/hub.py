@@ -7,13 +7,14 @@ for scripts that build data sets: no code of a data set is ever run.
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from chatwright.data import limits
 from chatwright.data.decode import sound_text
 from chatwright.data.document import UNKNOWN_LANGUAGE, UNKNOWN_LICENCE, Document, document_id
-from chatwright.data.formats.reading import Blob, book_sandbox, reader_of
+from chatwright.data.formats.reading import Blob, book_sandbox, counted, reader_of
 from chatwright.data.formats.record import Record
+from chatwright.data.formats.stored import stored_file
 from chatwright.data.formats.tables import read_row_group, row_groups
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
@@ -112,7 +113,7 @@ def _file_inputs(system: Any, name: str, root: str, config: Hub) -> list[Input]:
     if blob.format != "table" or blob.packing:
         return [{**place, "rows": _UNKNOWN_ROWS, "bytes": blob.stored_bytes}]
     try:
-        with system.open(name, "rb") as file:
+        with blob.open() as file:
             groups = row_groups(file, text_key=config.text_key)
     except Unreadable as verdict:
         raise DataError(
@@ -128,7 +129,11 @@ def _file_inputs(system: Any, name: str, root: str, config: Hub) -> list[Input]:
 
 def _blob(system: Any, name: str, shown: str) -> Blob:
     size = int(system.info(name).get("size") or 0)
-    return Blob(name=shown, shown=shown, stored_bytes=size, open=lambda: system.open(name, "rb"))
+    return Blob(name=shown, shown=shown, stored_bytes=size, open=lambda: _opened(system, name))
+
+
+def _opened(system: Any, name: str) -> IO[bytes]:
+    return stored_file(system.open(name, "rb"), name=name)
 
 
 def documents_in(system: Any, config: Hub, partition: Partition, tally: Tally) -> Iterator[Document]:
@@ -147,7 +152,7 @@ def _records(system: Any, config: Hub, entry: Input, tally: Tally) -> Iterator[R
             reader = reader_of(text_key=config.text_key, books="book", sandbox=sandbox, tally=tally)
             yield from reader.records(_blob(system, entry["file"], entry["path"]))
         return
-    with system.open(entry["file"], "rb") as file:
+    with _opened(system, entry["file"]) as file:
         yield from read_row_group(
             file,
             entry["group"],
@@ -162,12 +167,9 @@ def _records(system: Any, config: Hub, entry: Input, tally: Tally) -> Iterator[R
 def _document(config: Hub, path: str, record: Record, tally: Tally) -> Document:
     source = f"hub:{config.dataset}@{config.revision}"
     place = f"{path}#{record.place}"
-    sound = sound_text(record.text)
-    for name, count in sound.changes.items():
-        tally.change(name, count)
     return Document(
         id=document_id(source, place),
-        text=sound.text,
+        text=counted(sound_text(record.text), tally),
         source=source,
         path=place,
         domain=config.domain or config.dataset.rsplit("/", 1)[-1],
@@ -175,7 +177,7 @@ def _document(config: Hub, path: str, record: Record, tally: Tally) -> Document:
         licence=record.licence or config.licence,
         licence_evidence=record.licence_evidence if record.licence else "",
         language=record.language or UNKNOWN_LANGUAGE,
-        url=sound_text(record.url).text,
+        url=record.url,
     )
 
 

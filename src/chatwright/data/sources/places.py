@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, Protocol, cast
 
+from chatwright.data.formats.stored import stored_file
 from chatwright.data.sandbox import Unreadable
 from chatwright.foundation import storage
 from chatwright.foundation.config import Config
@@ -53,7 +54,7 @@ class Place(Protocol):
         ...
 
     def open(self, relative: str) -> IO[bytes]:
-        """A file as a stream that can seek where the store allows it."""
+        """A file as a stream that can seek where the store allows it; an error of disk or network is a `DataError`."""
         ...
 
     def path(self, relative: str) -> Path | None:
@@ -152,7 +153,7 @@ class _Folder:
     def open(self, relative: str) -> IO[bytes]:
         """The file."""
         try:
-            return (self.root / relative).open("rb")
+            return stored_file((self.root / relative).open("rb"), name=_shown(relative))
         except OSError as error:
             raise Unreadable("not_readable", error.strerror or "") from None
 
@@ -208,7 +209,8 @@ class _Store:
     def open(self, relative: str) -> IO[bytes]:
         """The object, read by ranges."""
         with failures_named(self.address):
-            return cast("IO[bytes]", self.system.open(self._full(relative), "rb"))
+            file = self.system.open(self._full(relative), "rb")
+        return stored_file(file, name=f"{self.address}: {_shown(relative)}", failures=Exception)  # see failures_named
 
     def path(self, relative: str) -> Path | None:  # noqa: ARG002
         """None: it is not on this machine."""

@@ -7,10 +7,11 @@ as HTML. Nothing is crawled here.
 from collections.abc import Iterator
 from typing import Literal
 
+from chatwright.data.decode import sound_text
 from chatwright.data.document import UNKNOWN_LICENCE, Document, document_id
 from chatwright.data.formats.compression import Budget, compression_of, decompressed
 from chatwright.data.formats.lines import bounded_lines
-from chatwright.data.formats.reading import Blob
+from chatwright.data.formats.reading import Blob, counted
 from chatwright.data.formats.web_archives import read_web_archive
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
@@ -74,7 +75,7 @@ def read_partition(config: Warc, partition: Partition, tally: Tally) -> Iterator
                     source, place = f"warc:{config.path}", f"{entry['path']}#{record.place}"
                     yield Document(
                         id=document_id(source, place),
-                        text=record.text,
+                        text=counted(sound_text(record.text), tally),
                         source=source,
                         path=place,
                         domain=config.domain or "web",

@@ -72,6 +72,7 @@ class Order:
     answer_id: str
     make: Callable[[], GenerationRequest]  # heavy enough for the thread pool
     messages: Sequence[Message] | None = None
+    is_turn: bool = False  # the answer is kept as long as its turn in a kept conversation is
 
 
 async def queued(orders: Sequence[Order], *, request: Request, param: str) -> Asked:
@@ -126,6 +127,7 @@ async def _job(order: Order, *, asking: Request, param: str) -> Job:
         messages=order.messages,
         client=client_of(asking),
         owner=owner_of(asking),
+        is_turn=order.is_turn,
     )
 
 

@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from itertools import takewhile
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -130,7 +129,7 @@ async def _begin(
         fitting = await run_in_threadpool(_fitting, offer.model, whole, sampling)
         omitted = max(omitted, len(whole) - len(fitting))
         make = partial(offer.model.chat_request, fitting, sampling)
-        orders.append(Order(offer=offer, answer_id=draft.answer or "", make=make, messages=fitting))
+        orders.append(Order(offer=offer, answer_id=draft.answer or "", make=make, messages=fitting, is_turn=True))
     await run_in_threadpool(history.add, owner_of(request), kept.id, drafts)
     try:
         asked = await queued(orders, request=request, param="parent")
@@ -255,10 +254,10 @@ def _rereading(
 ) -> tuple[int, Callable[[], GenerationRequest]]:
     """How many tokens an answer has, and a request that reads it again without writing anything.
 
-    A conversation is encoded turn by turn, so an answer's ids stand between its prompt and the first end of a turn.
+    It follows its prompt as a text of its own: in the prompt of a later turn some forms write an answer otherwise.
     """
-    sampling = Sampling(max_tokens=0, top_logprobs=SHOWN_ALTERNATIVES)
     begun = model.chat_request(messages, Sampling())
-    ended = model.chat_request([*messages, Message("assistant", answer), Message("user", "")], Sampling())
-    ids = list(takewhile(lambda number: number not in begun.stop_ids, ended.prompt[len(begun.prompt) :]))
+    alone = model.text_request(answer, Sampling())
+    ids = alone.prompt[alone.unshown :]
+    sampling = Sampling(max_tokens=0, top_logprobs=SHOWN_ALTERNATIVES)
     return len(ids), partial(model.text_request, [*begun.prompt, *ids], sampling, echo=True)

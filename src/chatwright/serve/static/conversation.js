@@ -32,6 +32,7 @@ export class Conversation {
       branches: (turn) => this.branches(turn),
       move: (turn, step) => this.move(turn, step),
       again: (turn) => this.answer(turn.parent),
+      isBusy: () => this.isRunning,
       edited: (turn, text) => this.askAt(turn.parent, text),
       corrected: (turn, text) => this.correct(turn, text),
       scores: (view) => this.showScores(view),
@@ -55,12 +56,14 @@ export class Conversation {
   begin() {
     this.kept = null;
     this.planned = { system: "", settings: {} };
+    $("omitted").hidden = true;
     this.showPath();
     this.page.changed();
   }
 
   async open(id) {
     this.kept = await api.getConversation(id);
+    $("omitted").hidden = true; // until the server says so of this one
     this.showPath();
     this.page.changed();
   }
@@ -144,7 +147,9 @@ export class Conversation {
 
   async afterChoice(turn, told) {
     this.kept = told;
-    if (turn) this.kept = await api.changeConversation(told.id, { leaf: turn.id });
+    const last = told.turns.find((other) => other.id === told.leaf);
+    // Only who stands at the pair goes over to the other half; who went on from it stays where they are.
+    if (turn && last?.pair && last.pair === turn.pair) this.kept = await api.changeConversation(told.id, { leaf: turn.id });
     for (const view of this.views) {
       const known = this.kept.turns.find((other) => other.id === view.turn.id);
       if (known) view.take(known);
@@ -244,23 +249,24 @@ export class Conversation {
   }
 
   async answer(parent) {
-    if (this.isRunning) return;
+    if (this.isRunning || !this.kept) return;
+    const { id } = this.kept;
     const controller = new AbortController();
     this.controller = controller;
     this.page.running(true);
     this.page.tellTrouble(null);
     this.kept.leaf = parent;
     if (this.views.at(-1)?.turn.id !== parent) this.showPath();
-    this.page.tellTrouble(null);
     this.page.announce("The model is answering.");
     const writing = this.newAnswer(parent);
     try {
-      await this.write(writing, parent, controller.signal);
+      await this.write(writing, { id, parent }, controller.signal);
     } catch (failure) {
       writing.failure = failure;
     }
     await Promise.all(writing.views.map((view) => view.painter.done()));
-    await this.afterAnswer(writing, parent);
+    if (this.kept?.id === id) await this.afterAnswer(writing, parent);
+    else this.end(); // the person is in another conversation by now
   }
 
   newAnswer(parent) {
@@ -276,12 +282,12 @@ export class Conversation {
     return { views, pair, failure: null };
   }
 
-  async write({ views }, parent, signal) {
+  async write({ views }, { id, parent }, signal) {
     const wanted = { parent, compare: views.length > 1 };
-    for await (const event of api.streamAnswer(this.kept.id, wanted, signal)) {
+    for await (const event of api.streamAnswer(id, wanted, signal)) {
       if (event.turns) {
         for (const { index, ...told } of event.turns) Object.assign(views[index].turn, told);
-        if (event.omitted) $("omitted").hidden = false;
+        if (this.kept?.id === id) $("omitted").hidden = !event.omitted;
       }
       for (const choice of event.choices ?? []) {
         if (choice.delta.content) views[choice.index].write(choice.delta.content);

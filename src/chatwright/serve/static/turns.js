@@ -163,6 +163,7 @@ export class TurnView {
     const field = this.find(".rewrite textarea");
     field.value = this.turn.content;
     field.rows = Math.min(10, Math.max(2, field.value.split("\n").length + 1));
+    this.tellUnsent("");
     this.find(".rewrite").hidden = false;
     this.find(".text").hidden = true;
     field.focus();
@@ -174,10 +175,21 @@ export class TurnView {
     this.find(".edit").focus();
   }
 
-  rewrite() {
+  async rewrite() {
     const text = this.find(".rewrite textarea").value.trim();
-    if (!text || !this.acts.edited(this.turn, text)) return;
-    this.closeEdit();
+    if (!text) return;
+    if (this.acts.isBusy()) {
+      this.tellUnsent("Not sent: an answer is being written.");
+      return;
+    }
+    this.tellUnsent("");
+    if (await this.acts.edited(this.turn, text)) this.closeEdit(); // else the page says why
+  }
+
+  tellUnsent(words) {
+    this.find(".unsent").textContent = words;
+    this.find(".unsent").hidden = !words;
+    if (words) this.acts.announce(words);
   }
 
   // What a person thinks of an answer

@@ -3,7 +3,8 @@
 The rules, in the order in which they act:
 1. Of several opinions of one person on the same thing the newest counts. Ratings without a name count as one person's.
 2. A choice is a vote for the chosen answer; a tie is counted and teaches nothing; "both bad" is a vote against each.
-3. An edit is a vote for the edited text over the answer. It says nothing of other answers.
+3. An edit is a vote for the edited text over the answer. It says nothing of other answers. A better answer that comes
+   with a choice is an edit of each of the two that did not win.
 4. Ratings: of two answers to the same messages the one with the higher mean score gets a vote from each person who
    scored both, or else one vote if the means differ by `score_margin`. A thumb up beats a thumb down in the same way.
 5. Each vote weighs `user_weight` or `expert_weight`. A pair, or an answer's thumb, stands if at least `agreement` of
@@ -192,7 +193,9 @@ def _from_choices(
 def _from_edits(answers: dict[str, Any], config: HarvestConfig, dropped: Counter[str]) -> Iterable[tuple[_Key, _Vote]]:
     """Rule 3."""
     for name, entry in answers.items():
-        edits = [rating for rating in entry.get("ratings", ()) if rating.get("better_answer") is not None]
+        unpreferred = [choice for choice in entry.get("choices", ()) if choice["choice"] != "won"]
+        opinions = (*entry.get("ratings", ()), *unpreferred)
+        edits = [opinion for opinion in opinions if opinion.get("better_answer") is not None]
         for rating in _newest(edits):
             if not rating["better_answer"].strip():
                 dropped["an empty edit"] += 1
