@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 import threading
@@ -9,12 +10,13 @@ import fsspec
 import pytest
 
 from chatwright.data import licences
+from chatwright.data.formats import reading
 from chatwright.data.formats.books import read_book
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
 from chatwright.data.sources import Files, list_partitions, places, read_partition
 from chatwright.foundation.config import validate
-from chatwright.foundation.errors import ConfigError, DataError
+from chatwright.foundation.errors import ConfigError, DataError, StorageFullError
 
 
 def collect(path, **settings):
@@ -284,3 +286,8 @@ def test_the_core_reads_without_the_extras():
         "import chatwright.data.collect"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_disk_that_is_full_of_temporary_copies_is_no_fault_of_the_document():
+    with open("/dev/full", "wb") as copy, pytest.raises(StorageFullError):
+        reading._copy(io.BytesIO(b"x" * 100_000), copy)

@@ -104,3 +104,19 @@ def test_an_edited_question_sent_while_an_answer_is_written_stays_where_it_was_w
     page.get_by_text("You said: two").first.wait_for()
     wait_for_end(page)
     assert page.locator(".rewrite:visible").count() == 0
+
+
+def test_a_better_answer_sent_while_another_is_written_is_kept_and_says_that_the_conversation_stays(page, server):
+    send(page, "one")
+    wait_for_end(page)
+    send(page, "wait")
+    page.get_by_text("Waiting").wait_for()
+    first = page.locator(".turn.assistant").first
+    first.hover()
+    first.get_by_role("button", name="Bad answer").click()
+    first.get_by_label("What should it have said?").fill("Good day")
+    first.get_by_role("button", name="Send and go on from it").click()
+    first.get_by_text("Kept. An answer is being written").wait_for()
+    server.engine.gate.set()
+    page.locator("#send").wait_for()
+    assert page.locator(".turn.user").count() == 2

@@ -24,6 +24,7 @@ from chatwright.data.formats.tables import read_row_group, row_groups
 from chatwright.data.formats.web_archives import read_web_archive
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Sandbox, Unreadable
+from chatwright.foundation import storage
 
 _FORMATS = {
     **dict.fromkeys((".txt", ".text", ".md", ".markdown", ".rst"), "text"),
@@ -241,14 +242,15 @@ def _spooled(stream: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 def _copy(stream: IO[bytes], copy: IO[bytes]) -> None:
-    """Write a stream to a file, as far as the limit for one stored document."""
+    """Write a stream to a temporary file, as far as the limit for one stored document."""
     left = limits.MAX_BOOK_FILE_BYTES
-    while data := stream.read(limits.MIB):
-        left -= len(data)
-        if left < 0:
-            raise Unreadable("too_large", f"more than {limits.MAX_BOOK_FILE_BYTES} bytes")
-        copy.write(data)
-    copy.flush()
+    with storage.full_disk_named(Path(tempfile.gettempdir())):  # that is no fault of the document
+        while data := stream.read(limits.MIB):
+            left -= len(data)
+            if left < 0:
+                raise Unreadable("too_large", f"more than {limits.MAX_BOOK_FILE_BYTES} bytes")
+            copy.write(data)
+        copy.flush()
 
 
 __all__ = ["Blob", "Reader", "book_sandbox", "counted", "long_name", "reader_of", "stem"]

@@ -227,8 +227,10 @@ export class TurnView {
     const reason = this.find(".reasons input:checked")?.value ?? null;
     if ((better || reason) && !(await this.store({ thumb, reason, better_answer: better }))) return;
     this.closeOpinion();
-    if (better || reason) this.say("Thank you, that helps");
-    if (goesOn && better) this.acts.corrected(this.turn, better);
+    const isLate = goesOn && better && this.acts.isBusy(); // the conversation cannot go on from it now
+    if (isLate) this.say("Kept. An answer is being written, so the conversation stays where it is");
+    else if (better || reason) this.say("Thank you, that helps");
+    if (goesOn && better && !isLate) this.acts.corrected(this.turn, better);
   }
 
   closeOpinion() {
