@@ -127,6 +127,14 @@ def test_results_equal_their_own_model_to_the_last_item(tiny_model, tiny_directo
         assert first["items"] == 60
 
 
+def test_a_beginning_that_the_tokenizer_writes_stands_before_contexts_as_in_their_own_model(tiny_model, monkeypatch):
+    model, ids = HarnessModel(tiny_model), tiny_model.tokenizer.encode("The ferry")
+    assert model.tok_encode("The ferry") == ids
+    monkeypatch.setattr(type(tiny_model.tokenizer), "writes_begin", True)
+    assert model.tok_encode("The ferry") == [tiny_model.tokenizer.begin_of_text, *ids]
+    assert model.tok_encode("The ferry", add_special_tokens=False) == ids
+
+
 def test_an_unknown_task_and_a_chat_template_are_refused(tiny_model, folder):
     with pytest.raises(UsageError, match="`nothing` is no task here"):
         run_tasks(tiny_model, ["nothing"], options=TaskOptions(include=folder))

@@ -78,6 +78,22 @@ def test_a_model_that_won_everything_needs_a_prior():
     assert (np.diff(fitted.theta[0]) < 0).all()
 
 
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_few_unanimous_choices_settle_nothing(count):
+    zeros = np.zeros(count, dtype=int)
+    met = Comparisons(first=zeros, second=zeros + 1, cluster=np.arange(count), num_models=2)
+    ((estimate, error),) = fit(met, np.array([FIRST] * count), prior=0.1).difference(0, 1)
+    assert estimate - 1.96 * error < 0 < estimate
+
+
+def test_ties_alone_bound_nothing():
+    met = Comparisons(first=np.array([0, 0]), second=np.array([1, 1]), cluster=np.arange(2), num_models=2)
+    with pytest.raises(UsageError, match="every comparison is a tie"):
+        fit(met, np.array([TIE, TIE]))
+    ((_, error),) = fit(met, np.array([TIE, TIE]), prior=0.1).difference(0, 1)
+    assert error > 0.5
+
+
 PLANTED = np.array([0.9, 0.3, -0.3, -0.9])
 RATERS = ((1.0, 0.0, 0.4), (0.7, 0.25, 0.8), (1.4, -0.2, 0.2))  # steadiness, leaning to the left side, love of ties
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +11,7 @@ from chatwright.foundation.errors import DataError, ExitCode, RefusedError
 from chatwright.tokens.tokenizer import (
     SPECIAL_TOKENS,
     StreamDecoder,
+    Tokenizer,
     TokenizerConfig,
     load_tokenizer,
     measure_compression,
@@ -226,3 +228,19 @@ def test_words_stream_too(word_tokenizer):
     pieces = [decoder.push(token) for token in word_tokenizer.encode(text)]
     assert "".join(pieces) == text
     assert pieces[1] == " ferry"
+
+
+def test_whether_a_tokenizer_writes_the_beginning_itself_is_known(tiny_tokenizer):
+    assert not tiny_tokenizer.writes_begin
+    told = json.loads(tiny_tokenizer._backend.to_str())
+    begin = tiny_tokenizer.begin_of_text
+    name = tiny_tokenizer._backend.id_to_token(begin)
+    told["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {name: {"id": name, "ids": [begin], "tokens": [name]}},
+    }
+    writing = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(told)), tiny_tokenizer.settings)
+    assert writing.writes_begin
+    assert writing.encode("The ferry") == tiny_tokenizer.encode("The ferry")

@@ -71,6 +71,16 @@ def test_loading_copies_so_that_later_steps_leave_the_loaded_tensors_alone():
     assert all(torch.equal(tensors[name], before[name]) for name in before)
 
 
+def test_a_state_of_before_the_first_step_leaves_nothing_of_later_ones():
+    network = new_network(deep=True)
+    optimizer = Optimizer(trained_parameters(network), OptimizerConfig())
+    before = {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
+    steps(network, optimizer, range(2))
+    optimizer.load(before)
+    assert optimizer.tensors().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in optimizer.tensors().items())
+
+
 def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
     network = new_network()
     optimizer = Optimizer(trained_parameters(network), OptimizerConfig())

@@ -12,6 +12,7 @@ from chatwright.model.prompts import ChatEncoder
 from chatwright.tokens.order import WindowOrder
 from chatwright.train.batches import IGNORED
 from chatwright.tune.chats import ChatSource, Sample, collate, encode_samples, leave_out, opening, pack
+from chatwright.tune.measuring import answers_of
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +218,19 @@ def test_an_opening_ends_after_the_first_tokens_of_the_last_answer() -> None:
     sample = Sample([1, 2, 3, 4, 5, 6], [IGNORED, 3, IGNORED, 5, 6, 7])
     assert opening(sample, 2) == Sample([1, 2, 3, 4, 5], [IGNORED, 3, IGNORED, 5, 6])
     assert opening(sample, 9) == sample
+
+
+def test_bytes_of_answers_are_counted_of_the_turns_that_are_scored(tiny_tokenizer):
+    encoder = ChatEncoder(tiny_tokenizer)
+    turns = [
+        message
+        for number in range(6)
+        for message in (Message("user", f"Number {number}?"), Message("assistant", "Yes."))
+    ]
+    long = Conversation(messages=(Message("system", "Be brief."), *turns), source="x:1")
+    (answers,) = [answers_of([long], encoder, context_length=120)]
+    (sample,) = answers.samples
+    assert 0 < sample.dropped_turns < 10
+    kept = Conversation(messages=(Message("system", "Be brief."), *turns[sample.dropped_turns :]), source="x:1")
+    assert answers == answers_of([kept], encoder, context_length=120)._replace(samples=answers.samples)
+    assert answers.num_bytes == 4 * (12 - sample.dropped_turns) // 2

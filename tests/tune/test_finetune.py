@@ -333,6 +333,7 @@ def test_what_cannot_be_chosen_or_has_no_effect_is_refused():
     for fields, said in (
         ({"keeping": {"patience": 2}}, "set `validation_share`"),
         ({"keeping": {"patience": 2, "average_share": 0.5}}, "set one of them"),
+        ({"keeping": {"average_share": 0.5}}, "averages at measurements"),
         ({"base_numbers": "int8", "method": "all"}, "is for a frozen base"),
         ({"adapters": {"width": 4}}, "`adapters` has no effect"),
     ):

@@ -72,9 +72,11 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         """Tokens of the context."""
         return self._length
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:  # noqa: ARG002
-        """Ids of plain text; ours never gain special tokens."""
-        return self._model.tokenizer.encode(string)
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Ids of plain text, after the beginning's where the tokenizer itself writes it, as the harness's own model."""
+        ids = self._model.tokenizer.encode(string)
+        is_begun = add_special_tokens is not False and self._model.tokenizer.writes_begin
+        return [self._model.tokenizer.begin_of_text, *ids] if is_begun else ids
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:  # noqa: ARG002
         """The name of the turn form, for the record."""

@@ -60,7 +60,9 @@ def fit(met: Comparisons, outcomes: NDArray[np.integer], *, prior: float = 0.0, 
         outcomes: (S, N) or (N,): FIRST, SECOND or TIE.
         prior: precision of a normal prior around equal strengths; 0 for none. It keeps strengths finite where one
             model won everything.
-        by_item: intervals by the sandwich over items (Liang and Zeger 1986); otherwise by the information alone.
+        by_item: intervals by the sandwich over items (Liang and Zeger 1986); otherwise, and always with a prior, by the
+            information alone: where one model won everything no item differs from what was expected, and a sandwich
+            of nothing would be an interval of nothing.
 
     Raises:
         UsageError: without a prior, some model won or lost everything, so that its strength has no bound.
@@ -79,7 +81,7 @@ def fit(met: Comparisons, outcomes: NDArray[np.integer], *, prior: float = 0.0, 
     beta, information = _newton(design, counts, prior=prior, with_ties=with_ties)
     inverse = np.linalg.inv(information)
     covariance = inverse
-    if by_item:
+    if by_item and prior == 0.0:
         meat = _meat(design, beta, drawn, kind, met.cluster, with_ties=with_ties)
         covariance = inverse @ meat @ inverse
     size = met.num_models - 1
@@ -153,8 +155,10 @@ def _meat(design: Floats, beta: Floats, drawn: Ints, kind: Ints, cluster: Ints, 
 
 
 def _require_connected(met: Comparisons, drawn: Ints) -> None:
-    """Every model must be reachable from every other over wins and ties (Ford 1957)."""
+    """Every model must be reachable from every other over wins and ties (Ford 1957), and not by ties alone."""
     for sample in drawn:
+        if (sample == TIE).all():
+            raise UsageError("every comparison is a tie, so that nothing bounds how alike the models are")
         reach = np.eye(met.num_models, dtype=bool)
         won = sample != SECOND
         lost = sample != FIRST

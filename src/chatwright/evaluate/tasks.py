@@ -186,11 +186,11 @@ def _continuation(model: ChatModel, item: Item, choice: str) -> tuple[list[int],
     """What is read before a choice, and the ids that are scored.
 
     Plain text is encoded as one, for words may join: a space at the end of what was asked belongs to the choice's first
-    word. What is scored begins where the ids first differ from those of the question alone.
+    word, as in lm-evaluation-harness. What is scored begins where the ids first differ from those of the question.
     """
-    prompt = _prompt(model, item)
     if item.is_chat:
-        return prompt, [*model.tokenizer.encode(choice), model.encoder.end]
+        return _prompt(model, item), [*model.tokenizer.encode(choice), model.encoder.end]
+    prompt = [model.tokenizer.begin_of_text, *model.tokenizer.encode(item.asked.rstrip())]
     whole = [model.tokenizer.begin_of_text, *model.tokenizer.encode(item.asked + choice)]
     differs = (place for place, (one, other) in enumerate(zip(prompt, whole, strict=False)) if one != other)
     shared = min(next(differs, len(prompt)), len(whole) - 1)

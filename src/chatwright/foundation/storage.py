@@ -258,8 +258,6 @@ def recover(parent: Path) -> None:
 @contextlib.contextmanager
 def publish(final: Path, facts: Mapping[str, Any] | None = None) -> Iterator[Path]:
     """Yield a scratch directory; on success it becomes `final`, whole and durable, or nothing changes."""
-    if final.is_dir():
-        raise UsageError(f"`{final}` is a folder", hint="name a file")
     final.parent.mkdir(parents=True, exist_ok=True)
     scratch = final.with_name(f".{final.name}.partial")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -276,6 +274,8 @@ def publish(final: Path, facts: Mapping[str, Any] | None = None) -> Iterator[Pat
 @contextlib.contextmanager
 def publish_file(final: Path) -> Iterator[Path]:
     """Yield a scratch path; on success that file takes the place of `final`, durable, or nothing changes."""
+    if final.is_dir():
+        raise UsageError(f"`{final}` is a folder", hint="name a file")
     final.parent.mkdir(parents=True, exist_ok=True)
     scratch = final.with_name(f".{final.name}.partial")
     try:

@@ -207,6 +207,12 @@ class Tokenizer:
         number = self.named("bos_token")
         return self.end_of_text if number is None else number
 
+    @property
+    def writes_begin(self) -> bool:
+        """Whether its own rules put the begin of text before what is encoded, as Llama 3's and Mistral's do."""
+        written: list[int] = self._backend.encode("", add_special_tokens=True).ids
+        return written[:1] == [self.begin_of_text]
+
     def save(self, directory: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into an existing directory."""
         (directory / "tokenizer.json").write_text(self._backend.to_str(pretty=False), encoding="utf-8")

@@ -61,6 +61,7 @@ class Trainer:
         flops_per_token: the model's arithmetic, where the machine's use is to be logged.
         evaluate: measures on held-out data between steps, drawing nothing; ends the run by the figure `finished`.
         identity: what the source's fingerprint is made of, by name, so that a difference can be told.
+        unit: what the loss is a mean over, for people.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Trainer:
         evaluate: Callable[[], dict[str, Any]] | None = None,
         ranks: Ranks | None = None,
         identity: dict[str, Any] | None = None,
+        unit: str = "tokens",
     ):
         self._network, self._trained = network, trained
         if config.parallel == "ddp":  # else each block is moved when it is sharded: the whole may be too large for one
@@ -108,7 +110,7 @@ class Trainer:
         self._fitted = FittedStepper(self._stepper, placement=placement, ranks=self._ranks, log=self._log)
         self._guard = FaultGuard(config.faults)
         self._patience = Patience(config.patience)
-        self._done = Progress()
+        self._done = Progress(unit=unit)
         self._meter = measured_meter(flops_per_token, placement, num_ranks=self._ranks.size)
 
     def _make_stepper(self, objective: Objective, maximum_norm: float) -> Stepper:

@@ -28,11 +28,28 @@ class StepReport(NamedTuple):
 
 
 class Window:
-    """Accepted steps since the last line of metrics, as sums: a checkpoint between two lines keeps them."""
+    """Accepted steps since the last line of metrics, as sums: a checkpoint between two lines keeps them.
+
+    Args:
+        steps: so far, as all that follows.
+        targets: what the loss is a mean over.
+        nats: summed over them.
+        norms: of gradients.
+        seconds: of training.
+        unit: what the targets are: tokens, or pairs, verdicts, answers.
+    """
 
     def __init__(
-        self, *, steps: int = 0, targets: int = 0, nats: float = 0.0, norms: float = 0.0, seconds: float = 0.0
+        self,
+        *,
+        steps: int = 0,
+        targets: int = 0,
+        nats: float = 0.0,
+        norms: float = 0.0,
+        seconds: float = 0.0,
+        unit: str = "tokens",
     ) -> None:
+        self._unit = unit
         self._steps, self._targets = steps, targets
         self._nats, self._norms, self._seconds = nats, norms, seconds
         self._text = ""
@@ -46,7 +63,9 @@ class Window:
             self._norms += report.norm
             self._seconds += seconds
             used = "" if meter is None else f" | {meter.share(self._rate()):.0%} of the machine"
-            self._text = f"loss {report.loss:.3f} | {self._rate():,.0f} tokens/s{used}"
+            self._text = (
+                f"loss {report.loss:.3f} | {self._rate():,.{0 if self._rate() >= 10 else 1}f} {self._unit}/s{used}"
+            )
 
     def text(self) -> str:
         """The newest step, for the progress line."""
@@ -65,11 +84,11 @@ class Window:
     def take(self, meter: Meter | None = None) -> dict[str, Any]:
         """Mean loss over the window's targets, its rate and the machine's use; then begin a new window."""
         if not self._steps:
-            return {"loss": None, "norm": None, "tokens_per_second": 0.0}
+            return {"loss": None, "norm": None, f"{self._unit}_per_second": 0.0}
         values = {
             "loss": round(self._nats / self._targets, 6),
             "norm": round(self._norms / self._steps, 6),
-            "tokens_per_second": round(self._rate(), 1),
+            f"{self._unit}_per_second": round(self._rate(), 1),
         }
         if meter is not None:
             values["utilisation"] = round(meter.share(self._rate()), 4)

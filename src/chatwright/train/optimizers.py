@@ -201,7 +201,9 @@ class Optimizer:
                     name = self._names[id(parameter)]
                     keys = ("step", "exp_avg", "exp_avg_sq")
                     found = {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in tensors}
-                    if found:
+                    if not found:  # a checkpoint of before the first update
+                        self._adamw.state.pop(parameter, None)
+                    else:
                         # The fused rule wants its step count where the parameter is, unlike the plain one.
                         self._adamw.state[parameter] = {
                             key: (value if key == "step" else part_like(parameter, value)).to(

@@ -18,9 +18,13 @@ class Progress:
     passed_over: int = 0  # steps' worth of data that a rollback left out
     targets: int = 0
     seconds: float = 0.0
-    window: Window = field(default_factory=Window)
+    window: Window = field(init=False)
     evaluation: dict[str, Any] = field(default_factory=dict)  # the last one
     score: float | None = None  # held-out loss, if it was measured at this very step
+    unit: str = "tokens"  # of the targets
+
+    def __post_init__(self) -> None:
+        self.window = Window(unit=self.unit)
 
     @property
     def data_number(self) -> int:
@@ -42,7 +46,7 @@ class Progress:
         """Go on from there."""
         self.step, self.passed_over = state["step"], state["passed_over"]
         self.targets, self.seconds = state["targets_seen"], state["seconds"]
-        self.window, self.evaluation = Window(**state["window"]), state["evaluation"]
+        self.window, self.evaluation = Window(**state["window"], unit=self.unit), state["evaluation"]
 
     def summary(self, meter: Meter | None) -> dict[str, Any]:
         """What the run is worth telling, JSON; the meter tells the machine's use."""
@@ -50,9 +54,9 @@ class Progress:
         used = {} if meter is None else {"utilisation": round(meter.share(rate), 4)}
         return {
             "steps": self.step,
-            "target_tokens": self.targets,
+            "target_tokens" if self.unit == "tokens" else self.unit: self.targets,
             "seconds": round(self.seconds, 3),
-            "tokens_per_second": round(rate, 1),
+            f"{self.unit}_per_second": round(rate, 1),
             "evaluation": self.evaluation,
             **used,
         }

@@ -107,5 +107,7 @@ class FinetuneConfig(TrainingConfig):
             yield "`lora.magnitudes` needs the base in float32"
         if self.lora.magnitudes and self.keeping.interpolate:
             yield "`keeping.interpolate` has no points between for `lora.magnitudes`"
+        if self.keeping.average_share and not (self.test or self.validation_share):
+            yield "`keeping.average_share` averages at measurements: give `test` or `validation_share`"
         if self.keeping.chooses and not self.validation_share:
             yield "`keeping` chooses by answers that were held back: set `validation_share`, for example to 0.1"

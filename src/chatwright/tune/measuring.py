@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from chatwright.feedback.conversations import Conversation
+from chatwright.feedback.conversations import Conversation, Message
 from chatwright.foundation import storage
 from chatwright.model.network import Network
 from chatwright.model.prompts import ChatEncoder
@@ -27,14 +27,23 @@ class Answers(NamedTuple):
 
 
 def answers_of(conversations: Sequence[Conversation], encoder: ChatEncoder, *, context_length: int) -> Answers:
-    """Conversations made ready for the measurement; empty where there are none."""
+    """Conversations made ready for the measurement; empty where there are none.
+
+    Turns that are left out for want of context are not scored, so their bytes do not count.
+    """
+    samples = encode_samples(conversations, encoder, context_length=context_length)
     num_bytes = sum(
         len(message.content.encode())
-        for item in conversations
-        for message in item.messages
+        for item, sample in zip(conversations, samples, strict=True)
+        for message in _kept_turns(item, sample)
         if message.role == "assistant"
     )
-    return Answers(encode_samples(conversations, encoder, context_length=context_length), num_bytes)
+    return Answers(samples, num_bytes)
+
+
+def _kept_turns(conversation: Conversation, sample: Sample) -> tuple[Message, ...]:
+    first = 1 if conversation.messages[0].role == "system" else 0
+    return conversation.messages[first + sample.dropped_turns :]
 
 
 @torch.inference_mode()

@@ -95,6 +95,7 @@ def _trainer(context: StageContext, placement: Placement, learner: Learner, less
         placement=placement,
         directory=context.output,
         evaluate=lesson.measure,
+        unit={"kto": "verdicts", "grpo": "answers"}.get(config.objective, "pairs"),
     )
 
 

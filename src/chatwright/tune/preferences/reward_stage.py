@@ -91,6 +91,7 @@ def run(context: StageContext) -> dict[str, Any]:
         placement=placement,
         directory=context.output,
         evaluate=lambda: _figures(model, material.heldout_pairs, rows=config.micro_rows),
+        unit="pairs",
     )
     summary = trainer.run(context.stop, label="reward")
     model.eval()
