@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,6 +46,27 @@ def test_changes_are_named(make_document, prose):
 
 def test_a_text_of_nothing_visible_is_no_text(make_document):
     assert clean_document(make_document("\n \u200b\0\n"), CleanConfig()) == Drop("no_text")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "licence", "is_kept"),
+    [
+        ("CC-BY", "CC-BY-4.0", True),
+        ("CC-BY", "CC-BY-3.0-US", True),
+        ("CC-BY", "CC-BY-NC-ND-4.0", False),
+        ("CC-BY", "CC-BY-SA-3.0", False),
+        ("CC-BY", "CC-BY-", False),
+        ("CC-BY-SA", "cc-by-sa-3.0", True),
+        ("GPL", "GPL-3.0-or-later", True),
+        ("MIT", "mit", True),
+        ("apache-2.0", "Apache-2.0", True),
+        ("Apache-2.0", "apache-2.0", True),
+        ("MIT", "unknown", False),
+    ],
+)
+def test_a_licence_is_wanted_by_its_name_or_by_one_of_its_versions(make_document, wanted, licence, is_kept):
+    outcome = clean_document(make_document(licence=licence), CleanConfig(licences=(wanted,)))
+    assert isinstance(outcome, Keep) if is_kept else outcome == Drop("licence", licence)
 
 
 def test_a_text_over_the_limit_is_dropped_unread(make_document, monkeypatch):

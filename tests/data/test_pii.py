@@ -19,9 +19,14 @@ FOUND = [
     ("call (415) 555-2671, 415-555-2671", "call <PHONE>, <PHONE>"),
     ("paid with 4111 1111 1111 1111.", "paid with <CARD>."),
     ("card 5500-0000-0000-0004", "card <CARD>"),
+    ("4111 1111 1111 1111 12/25", "<CARD> 12/25"),
+    ("4111111111111111 123", "<CARD> 123"),
+    ("3782 822463 10005 09/27", "<CARD> 09/27"),
+    ("call 1-212-555-0123 or 1 (212) 555-0123", "call <PHONE> or <PHONE>"),
     ("key AKIAIOSFODNN7EXAMPLE!", "key <KEY>!"),
     ("ghp_" + "a1B2" * 9, "<KEY>"),
     ("-----BEGIN RSA PRIVATE KEY-----\nMIIabc+/=\n-----END RSA PRIVATE KEY-----", "<KEY>"),
+    (r"-----BEGIN PRIVATE KEY-----\nMIIabc+/=\n-----END PRIVATE KEY-----\n", r"<KEY>\n"),
 ]
 
 LEFT = [
@@ -29,8 +34,10 @@ LEFT = [
     "192.168.1.1, 127.0.0.1, 10.0.0.7, ::1, fe80::1",
     "version 1.2.3.4.5 and 999.8.8.8",
     "std::vector<int> and a::b::c",
+    "x[::2], x[::-1], Dad::Bee, Face::Cafe, from 10:30::2, 100::1, ff02::1",
     "order 4111 1111 1111 1112, id 1234567890123456",
     "0000 0000 0000 0000",
+    "order 4111 1111 1111 1112 12/25, id 4111111111111112 123",
     "in 2024-11-23 at 12:34:56, 3.14159265358979",
     "pages 100-200-3000, +1 point, 1 + 1 = 2",
     "sk-learn and AKIA",
@@ -81,10 +88,14 @@ WORST = {
     "dotted digits": "1." * 500_000,
     "pluses": "+1" * 500_000,
     "plus groups": "+1 (2) " * 140_000,
+    "long numbers": "4111111111111111111 " * 50_000,
+    "groups of four": "4111 " * 200_000,
+    "ones": "1-" * 500_000,
     "colons": "a:" * 500_000,
     "only colons": ":" * 1_000_000,
     "key heads": "sk-" * 330_000,
     "key openings": "-----BEGIN PRIVATE KEY-----" * 37_000,
+    "key bodies with backslashes": ("-----BEGIN PRIVATE KEY-----" + r"A\n" * 60) * 4_800,
     "key bodies": "-----BEGIN PRIVATE KEY-----\n" + "A" * 1_000_000,
 }
 

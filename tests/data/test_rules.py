@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatwright.data import rules
+from chatwright.data.clean import CleanConfig, Keep, clean_document
 from chatwright.data.rules import RuleConfig, first_verdict
 from chatwright.data.rules_base import Shape, num_words
 from chatwright.data.rules_web import WebRuleConfig
@@ -79,6 +80,41 @@ def test_documentation_with_code_is_kept():
 def test_a_table_with_borders_is_kept():
     border = "+" + "-" * 40 + "+" + "-" * 40 + "+"
     assert verdict_on("\n".join(f"{border}\n| {line} | {n} |" for n, line in enumerate(PARAGRAPHS))) is None
+
+
+# Prose in writing without spaces: a few words or one for `str.split`.
+UNSPACED = {
+    "Japanese": "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所で"
+    "ニャーニャー泣いていた事だけは記憶している。吾輩はここで始めて人間というものを見た。",
+    "Chinese": "清晨的港口比小镇醒得更早。渔船随着潮水归来，第一批买家站在码头上，双手插在口袋里，等着把鱼筐抬上岸。"
+    "没有人多说话，价钱只凭点头决定。到了八点钟，石板路已经洗得干干净净。",
+    "Thai": "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ ต่างมีเหตุผลและมโนธรรม และควรปฏิบัติต่อกันด้วยเจตนารมณ์แห่งภราดรภาพ",
+    "Burmese": "လူတိုင်းသည် တူညီလွတ်လပ်သောဂုဏ်သိက္ခာဖြင့်လည်းကောင်း၊ တူညီလွတ်လပ်သောအခွင့်အရေးများဖြင့်လည်းကောင်း၊ မွေးဖွားလာသူများဖြစ်သည်။",
+}
+
+
+@pytest.mark.parametrize("language", UNSPACED)
+def test_prose_without_spaces_is_kept_as_other_prose_is(language, make_document):
+    prose = UNSPACED[language]
+    assert isinstance(clean_document(make_document(prose), CleanConfig()), Keep)
+    assert verdict_on(f"{prose[:9]}… {prose}") is None  # one ellipsis among some eighty words
+
+
+def test_a_few_letters_of_writing_without_spaces_are_too_few_words():
+    assert verdict_on("春夏秋冬夜") == "too_few_words"
+    assert verdict_on("夜" * 25, max_words=24) == "too_many_words"
+
+
+def test_letters_without_spaces_excuse_no_long_words_of_another_script():
+    assert verdict_on(" ".join(word * 8 for word in WORDS[:40]) + UNSPACED["Japanese"]) == "mean_word_length"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("harbour, 12 caf\u00e9s", 0), ("港とカフェ、4。", 5), ("ก้าว ๑", 4), ("ไทย฿", 3), ("한국어", 0)],
+)
+def test_letters_and_marks_of_writing_without_spaces_are_counted(text, number):
+    assert Shape(text).unspaced == number
 
 
 @settings(deadline=None)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from chatwright.data.document import CORPUS_SCHEMA, Document, PartWriter
+from chatwright.data.document import CORPUS_SCHEMA, Document, PartWriter, document_id
 from chatwright.foundation import storage
 from chatwright.foundation.errors import DataError, StoppedError
 from chatwright.foundation.stage import StageContext
 from chatwright.tokens import stages
 from chatwright.tokens.shards import TokenData
-from chatwright.tokens.tokenizer import TokenizerConfig, load_tokenizer
+from chatwright.tokens.tokenizer import TokenizerConfig, load_tokenizer, measure_compression, train_tokenizer
 
 
 def write_corpus(directory, texts):
@@ -56,6 +56,85 @@ def test_the_tokenizer_stage_learns_and_measures(stage, corpus, tokenizer_dir):
     assert report["digest"] == tokenizer.digest
     assert report["vocabulary_size"] == tokenizer.size <= 320
     assert report["heldout_bytes_per_token"] > 1
+
+
+@pytest.fixture
+def two_scripts(tmp_path):
+    """A corpus of two domains of 300 kB each, one after the other, in two scripts; and the second one's texts."""
+    spoken = {
+        "english": "the harbour is quiet and the ferry waits",
+        "greek": "το λιμάνι είναι ήσυχο και το πλοίο περιμένει",
+    }
+    texts: dict[str, list[str]] = {name: [] for name in spoken}
+    directory = tmp_path / "scripts"
+    directory.mkdir()
+    with PartWriter(directory / "part-00000.parquet", CORPUS_SCHEMA) as writer:
+        for domain, sentence in spoken.items():
+            written = 0
+            while written < 300_000:
+                path = f"{domain}-{written}"
+                words = sentence.split() * (60 if written % 3 else 5)
+                text = f"{path}: " + " ".join(words)
+                writer.add(
+                    Document(
+                        id=document_id("files:x", path),
+                        text=text,
+                        source="files:x",
+                        path=path,
+                        domain=domain,
+                        split="train",
+                    )
+                )
+                texts[domain].append(text)
+                written += len(text.encode())
+    return directory, texts
+
+
+def learned(stage, corpus, max_training_bytes, name="learned"):
+    context = stage(name, TokenizerConfig(vocabulary_size=600, max_training_bytes=max_training_bytes), corpus=corpus)
+    stages.run_tokenizer(context)
+    return load_tokenizer(context.output)
+
+
+def test_a_tokenizer_learns_from_every_part_of_a_corpus_over_the_limit(stage, two_scripts):
+    corpus, texts = two_scripts
+    tokenizer = learned(stage, corpus, 300_000)
+    assert measure_compression(tokenizer, texts["english"][:20]).bytes_per_token > 3
+    assert measure_compression(tokenizer, texts["greek"][:20]).bytes_per_token > 3
+    assert learned(stage, corpus, 300_000, "again").digest == tokenizer.digest
+
+
+def test_an_even_sample_of_a_large_corpus_comes_first_and_then_the_rest(two_scripts):
+    corpus, texts = two_scripts
+    found = list(stages.learning_texts(corpus, max_bytes=300_000))
+    sizes = np.cumsum([len(text.encode()) for text in found])
+    sample = found[: int(np.searchsorted(sizes, 300_000))]
+    greek = sum(len(text.encode()) for text in sample if text.startswith("greek"))
+    assert 0.4 * 300_000 < greek < 0.6 * 300_000
+    assert sorted(found) == sorted([*texts["english"], *texts["greek"]])
+
+
+def test_a_large_document_outside_the_sample_is_learned_from_where_the_sample_is_too_small(tmp_path):
+    corpus = tmp_path / "two"
+    corpus.mkdir()
+    with PartWriter(corpus / "part-00000.parquet", CORPUS_SCHEMA) as writer:
+        for id_, text in (("f" * 16, "one large book " * 1000), ("0" * 16, "a few words")):
+            writer.add(Document(id=id_, text=text, source="files:x", path=id_, domain="x", split="train"))
+    assert list(stages.learning_texts(corpus, max_bytes=5_000)) == ["a few words", "one large book " * 1000]
+
+
+def test_a_tokenizer_learns_from_all_of_a_corpus_within_the_limit_in_stored_order(stage, two_scripts):
+    corpus, texts = two_scripts
+    everything = [*texts["english"], *texts["greek"]]
+    size = sum(len(text.encode()) for text in everything)
+    assert list(stages.learning_texts(corpus, max_bytes=size)) == everything
+    config = TokenizerConfig(vocabulary_size=600)
+    assert learned(stage, corpus, size).digest == train_tokenizer(everything, config).digest
+
+
+def test_texts_come_in_stored_order_where_no_document_is_in_the_sample(two_scripts):
+    corpus, texts = two_scripts
+    assert list(stages.learning_texts(corpus, max_bytes=1)) == [*texts["english"], *texts["greek"]]
 
 
 def test_the_tokens_stage_encodes_each_document_of_each_split(stage, corpus, tokenizer_dir):

@@ -1,5 +1,7 @@
 """Curricula: scores of windows, what is open when, controls that see as much, and a past that cannot be changed."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tiny_training import VOCABULARY, new_network, new_trainer
 from chatwright.foundation.errors import StoppedError
 from chatwright.foundation.stopping import StopFlag
 from chatwright.tokens.shards import ShardWriter, TokenData, write_index
+from chatwright.train import curriculum
 from chatwright.train.curriculum import Curriculum, CurriculumConfig, CurriculumOrder, open_share, window_scores
 from chatwright.train.growth import BatchPlan, GrowingSource, LengthConfig
 
@@ -46,6 +49,56 @@ def test_a_windows_score_is_that_of_its_documents_by_tokens(split):
     assert halves.tolist() == [0.5 + 2 * number for number in range(5)]
     with pytest.raises(ValueError, match="expected 12 scores"):
         window_scores(split, [1.0], length=31)
+
+
+def scores_by_token(split, scores, *, length):
+    """The same by its definition: a score for each token of the split."""
+    by_token = np.repeat(scores, [len(document.ids) + 1 for document in split.documents()])
+    windows = (len(by_token) - 1) // length
+    return by_token[: windows * length].reshape(windows, length).mean(axis=1)
+
+
+@pytest.mark.parametrize("block", [1, 40, 1 << 20])
+@pytest.mark.parametrize("length", [1, 7, 64, 1000])
+def test_scores_by_blocks_have_the_bits_of_scores_by_tokens(tmp_path, monkeypatch, block, length):
+    monkeypatch.setattr(curriculum, "_BLOCK_TOKENS", block)
+    random = np.random.default_rng(5)
+    writers = [ShardWriter(vocabulary_size=VOCABULARY, end_of_text=0) for _ in range(3)]
+    for number, size in enumerate(random.integers(0, 300, 60)):
+        writers[number // 25].add([1] * int(size), domain=0, num_bytes=1)
+    entries = [writer.save(tmp_path / f"train-0000{number}") for number, writer in enumerate(writers)]
+    write_index(tmp_path, {"train": entries}, tokenizer="t", vocabulary=VOCABULARY, domains=["d"])
+    split = TokenData(tmp_path).split("train")
+    scores = random.normal(size=60)
+    expected = scores_by_token(split, scores, length=length)
+    assert window_scores(split, scores, length=length).tobytes() == expected.tobytes()
+
+
+def test_a_split_without_documents_has_no_window_scores(tmp_path):
+    write_index(tmp_path, {"train": []}, tokenizer="t", vocabulary=VOCABULARY, domains=["d"])
+    assert window_scores(TokenData(tmp_path).split("train"), [], length=8).tolist() == []
+
+
+class LongSplit:
+    """A hundred million tokens, of which only the places of documents are known."""
+
+    def __len__(self):
+        return 10**8
+
+    def all_spans(self):
+        lengths = np.full(10**4, 10**4)
+        return np.cumsum(lengths) - lengths, lengths
+
+
+def test_the_memory_for_window_scores_does_not_grow_with_the_tokens():
+    tracemalloc.start()
+    try:
+        scores = window_scores(LongSplit(), np.arange(10.0**4), length=10**4)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert scores.tolist() == list(range(10**4 - 1))
+    assert peak < 100e6
 
 
 def order(direction, **fields):

@@ -134,6 +134,11 @@ def judged(sound: Keep, config: CleanConfig, *, whole: str | None = None) -> Kee
     return Keep(judged, sound.changes | places, content)
 
 
+def as_in_corpus(text: str, config: CleanConfig) -> str:
+    """A text in the form that cleaning would give it, without any judgement: for passages looked for in the corpus."""
+    return _simplified(redact(normalise(text, repair=config.repair).text, config.pii).text, config)
+
+
 def shortened(document: Document, text: str, config: CleanConfig) -> Keep | Drop:
     """A judged document with less text: only its length is judged again, and its scores are made anew.
 
@@ -146,7 +151,13 @@ def shortened(document: Document, text: str, config: CleanConfig) -> Keep | Drop
 
 
 def _is_licensed(licence: str, wanted: tuple[str, ...]) -> bool:
-    return not wanted or any(licence == name or licence.startswith(f"{name}-") for name in wanted)
+    """Whether a licence is wanted, by its name or as a version of one: `CC-BY-4.0` of `CC-BY`, not `CC-BY-NC-4.0`."""
+    licence = licence.casefold()  # columns of data sets hold `mit`
+    for name in map(str.casefold, wanted):
+        version = licence.removeprefix(f"{name}-")
+        if licence == name or (version != licence and version[:1].isdecimal()):
+            return True
+    return not wanted
 
 
 def _simplified(text: str, config: CleanConfig) -> str:

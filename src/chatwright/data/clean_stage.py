@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from chatwright.data.clean import HELDOUT, CleanConfig
+from chatwright.data.clean import HELDOUT, CleanConfig, as_in_corpus
 from chatwright.data.clean_phases import Evaluation, clean_partitions, without_repeated_paragraphs
 from chatwright.data.collect import REPORT
 from chatwright.data.document import CORPUS_SCHEMA
 from chatwright.data.duplicates.corpus import Resolution, resolve
-from chatwright.data.duplicates.decontaminate import DecontaminateConfig, collect_runs
+from chatwright.data.duplicates.decontaminate import collect_runs
 from chatwright.data.engine import discard_work, work_directory
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
@@ -63,10 +63,10 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 def _prepare_evaluation(context: StageContext) -> Evaluation | None:
-    config: DecontaminateConfig = context.config.decontaminate
-    if not config.sets:
+    config: CleanConfig = context.config
+    if not config.decontaminate.sets:
         return None
-    runs, counts = collect_runs(config)
+    runs, counts = collect_runs(config.decontaminate, lambda text: as_in_corpus(text, config))
     directory = work_directory(context) / "evaluation"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()

@@ -21,6 +21,16 @@ MARK = 16  # combining, or a character that has another canonical form
 SUSPECT = 32  # takes part in wrong decoding, in a pair with another
 COMMON = 64  # the same, but a frequent letter of Greek or Cyrillic: a pair of these alone shows nothing
 ALONE = 128  # may show wrong decoding by itself
+UNSPACED = 256  # a letter or a mark of writing that sets no spaces between words
+
+_UNSPACED_RANGES = (
+    range(0x0E00, 0x0F00),  # Thai and Lao
+    range(0x1000, 0x10A0),  # Myanmar
+    range(0x1780, 0x1800),  # Khmer
+    range(0x3040, 0x3100),  # kana
+    range(0x3400, 0x4DC0),  # Han, extension A
+    range(0x4E00, 0xA000),  # Han
+)
 
 _BMP = 1 << 16
 _ASCII = 128
@@ -76,6 +86,8 @@ def _kind(character: str) -> int:
     if character.isalnum() or character == "_":
         kind |= WORD
         kind |= LETTER if not character.isdecimal() and character != "_" else 0
+    if (kind & LETTER or category[0] == "M") and any(ord(character) in codes for codes in _UNSPACED_RANGES):
+        kind |= UNSPACED
     if category[0] in "CZ" and character not in " \n\t":
         kind |= ODD
     if not character.isascii() and (

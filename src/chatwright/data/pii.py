@@ -6,6 +6,7 @@ case). Names and addresses are not looked for.
 
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
@@ -41,14 +42,17 @@ _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w
 # E.164: a plus and up to 15 digits; or the North American form. Other national forms look like any number.
 _PHONE = re.compile(
     r"(?<![\w+])\+[1-9]\d{0,2}(?:[ .\-/]?\(?\d{1,4}\)?){2,6}(?!\w)"
-    r"|(?<![\w+.-])(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-.])[2-9]\d{2}[-.]\d{4}(?![\w-])"
+    r"|(?<![\w+.-])(?:1[-. ])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-.])[2-9]\d{2}[-.]\d{4}(?![\w-])"
 )
 _CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])")
+# A number alone, in one piece or in the groups of its issuer: above, an expiry date or a CVV behind it joins it.
+_CARD_ALONE = re.compile(r"(?<![\w.-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}|\d{4}([ -])\d{6}\2\d{5})(?![\w-])")
 _KEY = re.compile(
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36,255}\b|\bxox[abprs]-[A-Za-z0-9-]{10,255}"
     r"|\bsk-[A-Za-z0-9_-]{20,255}|\bAIza[0-9A-Za-z_-]{35}|\bhf_[A-Za-z0-9]{30,64}\b"
-    r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[A-Za-z0-9+/=\s]{0,8192}-----END [A-Z ]{0,30}PRIVATE KEY-----"
+    r"|-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[A-Za-z0-9+/=\\\s]{0,8192}-----END [A-Z ]{0,30}PRIVATE KEY-----"
 )
+_DOUBLED = bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)).ljust(256)  # the sum of the digits of twice a digit
 _PHONE_DIGITS = range(8, 16)
 
 
@@ -79,17 +83,22 @@ def redact(text: str, config: PiiConfig) -> Redacted:
 
 def is_card_number(text: str) -> bool:
     """13 to 19 digits whose Luhn sum is a multiple of ten (ISO/IEC 7812-1, annex B), not all alike."""
-    digits = [int(character) for character in text if character.isdigit()]
-    doubled = [digit * 2 - 9 if digit > 4 else digit * 2 for digit in digits[-2::-2]]
-    return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and (sum(digits[::-2]) + sum(doubled)) % 10 == 0
+    digits = bytes(map(unicodedata.decimal, filter(str.isdecimal, text)))  # twice as fast as a list of `int`
+    total = sum(digits[::-2]) + sum(digits[-2::-2].translate(_DOUBLED))
+    return 13 <= len(digits) <= 19 and total % 10 == 0 and len(set(digits)) > 1
 
 
 def is_public_address(text: str) -> bool:
-    """Whether it is an IP address that is reachable from anywhere: examples and private ranges are no one's."""
+    """Whether it is an IP address that is reachable from anywhere: examples and private ranges are no one's.
+
+    Of IPv6 only 2000::/3, the one range handed out so far (IANA's registry of global unicast addresses): code such as
+    `x[::2]` and `Dad::Bee` reads as an address outside of it.
+    """
     try:
-        return ipaddress.ip_address(text).is_global
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
+    return address.is_global and (address.version == 4 or int(address) >> 125 == 1)
 
 
 def _is_phone(text: str) -> bool:
@@ -111,7 +120,7 @@ _KINDS: dict[str, _Rule] = {
     "key": _Rule("<KEY>", (_KEY,), _always, ""),
     "email": _Rule("<EMAIL>", (_EMAIL,), _always, "@"),
     "ip": _Rule("<IP>", (_IPV4, _IPV6), is_public_address, ""),
-    "card": _Rule("<CARD>", (_CARD,), is_card_number, ""),
+    "card": _Rule("<CARD>", (_CARD, _CARD_ALONE), is_card_number, ""),
     "phone": _Rule("<PHONE>", (_PHONE,), _is_phone, ""),
 }
 _ORDER = tuple(_KINDS)  # keys first: one could hold what looks like a number

@@ -67,7 +67,7 @@ def first_verdict(shape: Shape, config: RuleConfig) -> Verdict | None:
 
 def word_count(shape: Shape, config: RuleConfig) -> Verdict | None:
     """Too few words to learn from, or too many for one document."""
-    number = len(shape.terms)
+    number = len(shape.terms) + shape.unspaced
     if number < config.min_words:
         return Verdict("too_few_words", f"{number} words")
     return Verdict("too_many_words", f"{number} words") if number > config.max_words else None
@@ -80,7 +80,9 @@ def replacement_characters(shape: Shape, config: RuleConfig) -> Verdict | None:
 
 
 def mean_word_length(shape: Shape, config: RuleConfig) -> Verdict | None:
-    """Words of an unlikely length: tables of digits, encoded data."""
+    """Words of an unlikely length: tables of digits, encoded data. A text mostly without spaces has no such words."""
+    if 2 * shape.unspaced > shape.terms.characters:
+        return None
     mean = share_of(shape.terms.characters, len(shape.terms))
     outside = not config.min_mean_word_length <= mean <= config.max_mean_word_length
     return Verdict("mean_word_length", f"{mean:.1f} characters") if outside else None
@@ -99,7 +101,7 @@ def symbols(shape: Shape, config: RuleConfig) -> Verdict | None:
         return None
     lines = (line for line in shape.prose if "#" in line or "..." in line or "\u2026" in line)
     count = sum(len(_SYMBOL.findall(line)) for line in lines)
-    return above("symbols", share_of(count, len(shape.words)), config.max_symbols_per_word)
+    return above("symbols", share_of(count, len(shape.words) + shape.unspaced), config.max_symbols_per_word)
 
 
 def bullet_lines(shape: Shape, config: RuleConfig) -> Verdict | None:

@@ -3,6 +3,9 @@
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+
+from chatwright.data.codes import UNSPACED, codes_of, kinds_of
 from chatwright.data.terms import Terms, terms_of
 
 # Lines that are code by their first characters: doctest prompts, shell prompts.
@@ -50,6 +53,17 @@ class Shape:
     def terms(self) -> Terms:
         """Words with a letter or a digit: borders of tables and operators are none."""
         return terms_of(self.text)
+
+    @cached_property
+    def unspaced(self) -> int:
+        """Letters and marks of writing that sets no spaces between words: Chinese, Japanese, Thai, Lao, Burmese, Khmer.
+
+        Each counts as a word where words are counted, as in `duplicates.shingles`; to cut such text into real words
+        takes a dictionary for each language. They are no `terms`: those have lengths and make phrases.
+        """
+        if self.text.isascii():
+            return 0
+        return int(np.count_nonzero(kinds_of(codes_of(self.text)) & UNSPACED))
 
     @cached_property
     def alphabetic_share(self) -> float:

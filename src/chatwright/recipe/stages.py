@@ -143,7 +143,7 @@ STAGES = (
     ),
     Stage(
         name="corpus",
-        version=2,
+        version=3,
         command="clean",
         wanted=_has_documents,
         inputs=lambda recipe: {"documents": "documents"},  # noqa: ARG005
@@ -153,7 +153,7 @@ STAGES = (
     ),
     Stage(
         name="tokenizer",
-        version=1,
+        version=2,
         command="tokenize",
         wanted=lambda recipe: _has_documents(recipe) and recipe.base is None,
         inputs=lambda recipe: {"corpus": "corpus"},  # noqa: ARG005

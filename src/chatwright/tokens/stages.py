@@ -30,7 +30,7 @@ def run_tokenizer(context: StageContext) -> dict[str, Any]:
     """Learn a tokenizer on the training split of the corpus, and measure it on the held-out one."""
     config: TokenizerConfig = context.config
     corpus = context.inputs["corpus"]
-    tokenizer = train_tokenizer((row["text"] for row in iter_rows(corpus, ["text"], split="train")), config)
+    tokenizer = train_tokenizer(learning_texts(corpus, max_bytes=config.max_training_bytes), config)
     tokenizer.save(context.output)
     heldout = itertools.islice(iter_rows(corpus, ["text"], split="heldout"), _COMPRESSION_SAMPLE)
     measured = measure_compression(tokenizer, (row["text"] for row in heldout))
@@ -43,6 +43,21 @@ def run_tokenizer(context: StageContext) -> dict[str, Any]:
     storage.write_json(context.output / "report.json", summary)
     say(f"  {tokenizer.size} tokens learned; {measured.bytes_per_token:.2f} bytes of held-out text per token")
     return summary
+
+
+def learning_texts(corpus: Path, *, max_bytes: int) -> Iterator[str]:
+    """Texts of the training split to learn a tokenizer from, for whoever stops at `max_bytes`.
+
+    The corpus stands source by source, so the beginning of a larger one would be one source alone. There an even sample
+    of about `max_bytes` comes first: the documents whose id, a hash, is low enough as a fraction, the same ones each
+    time. What it leaves out follows, since few or very unlike documents may give too little. All is in stored order.
+    """
+    total_bytes = sum(len(row["text"].encode()) for row in iter_rows(corpus, ["text"], split="train"))
+    for is_sample in (True, False) if total_bytes > max_bytes else (True,):
+        for row in iter_rows(corpus, ["id", "text"], split="train"):
+            is_low = int(row["id"], 16) * total_bytes < max_bytes << 4 * len(row["id"])  # four bits a digit
+            if is_low is is_sample:
+                yield row["text"]
 
 
 def run_tokens(context: StageContext) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from chatwright.foundation.errors import DataError
 from chatwright.foundation.streams import Permutation, seed_for
 from chatwright.tokens.shards import TokenSplit
 
+# Of the windows whose scores are spread over their tokens at once: all together take eight bytes for each token.
+_BLOCK_TOKENS = 1 << 20
+
 ScoreName = Literal["compression", "flesch", "mtld", "length", "loss"]
 Direction = Literal["forward", "reverse", "random"]
 Pacing = Literal["linear", "root", "steps"]
@@ -84,13 +87,19 @@ def window_scores(
     Raises:
         ValueError: not one score for each document.
     """
-    lengths = [len(document.ids) for document in split.documents()]
+    starts, lengths = split.all_spans()  # each with the token that ends the document
     if len(lengths) != len(scores):
         raise ValueError(f"expected {len(lengths)} scores, one for each document, met {len(scores)}")
-    gap = (len(split) - sum(lengths)) // max(1, len(lengths))  # the token that ends each document
-    by_token = np.repeat(np.asarray(scores, dtype=np.float64), [size + gap for size in lengths])
-    windows = (len(by_token) - 1) // length
-    return np.asarray(by_token[: windows * length].reshape(windows, length).mean(axis=1))
+    values, stops = np.asarray(scores, dtype=np.float64), starts + lengths
+    by_window = np.empty(max(0, (int(lengths.sum()) - 1) // length))
+    block = max(1, _BLOCK_TOKENS // length)
+    for first in range(0, len(by_window), block):
+        means = by_window[first : first + block]
+        begin, end = first * length, (first + len(means)) * length
+        within = slice(np.searchsorted(stops, begin, side="right"), np.searchsorted(starts, end, side="left"))
+        inside = np.minimum(stops[within], end) - np.maximum(starts[within], begin)
+        means[:] = np.repeat(values[within], inside).reshape(-1, length).mean(axis=1)
+    return by_window
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from chatwright.data.clean import CleanConfig
 from chatwright.data.document import DOCUMENTS_SCHEMA, PartWriter, iter_documents
 from chatwright.data.duplicates.decontaminate import DecontaminateConfig, EvaluationRuns, collect_runs
 from chatwright.data.duplicates.shingles import word_hashes
+from chatwright.data.pii import PiiConfig
 from chatwright.foundation import storage
 from chatwright.foundation.errors import DataError
 
@@ -57,6 +58,30 @@ def test_the_stage_drops_and_counts_what_is_contaminated(evaluation, tmp_path, s
     report = storage.read_json(context.output / "report.json")
     assert report["dropped"]["contaminated"]["examples"][0]["path"] == "1.txt"
     assert report["decontamination"] == {"texts": 4, "too_short": 2, "runs": 7}
+
+
+@pytest.mark.parametrize(
+    ("passage", "fields"),
+    [
+        (LONG.replace(" ", "\u00a0"), {}),
+        (LONG.replace("northern", "cafe\u0301's"), {}),
+        (LONG.replace("northern", "keeper's"), {"strip_punctuation": True}),
+        (LONG.replace("northern", "coast, +1 (415) 555-2671, the"), {"pii": PiiConfig(redact=("phone",))}),
+    ],
+)
+def test_a_passage_is_found_in_whatever_form_cleaning_gives_the_corpus(
+    tmp_path, stage, make_document, prose, passage, fields
+):
+    path = tmp_path / "set.jsonl"
+    path.write_text(json.dumps(passage))
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    with PartWriter(documents / "part-00000.parquet", DOCUMENTS_SCHEMA) as writer:
+        writer.add(make_document(prose, number=0))
+        writer.add(make_document(f"{prose} Somebody asked: {passage}? Nobody on the quay knew it.", number=1))
+    config = CleanConfig(decontaminate=DecontaminateConfig(sets=(str(path),)), **fields)
+    summary = clean_stage.run(stage(config, documents=documents))
+    assert summary["dropped"] == {"contaminated": 1}
 
 
 @pytest.mark.parametrize("content", ["", "{]\n", '{"a": "too short"}\n'])

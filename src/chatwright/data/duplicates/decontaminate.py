@@ -7,7 +7,7 @@ the report counts it.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -76,8 +76,15 @@ class EvaluationRuns:
         return cls({int(path.stem.split("-")[1]): np.load(path, mmap_mode="r", allow_pickle=False) for path in files})
 
 
-def collect_runs(config: DecontaminateConfig) -> tuple[EvaluationRuns, EvaluationCounts]:
+def collect_runs(
+    config: DecontaminateConfig, prepare: Callable[[str], str] = str
+) -> tuple[EvaluationRuns, EvaluationCounts]:
     """Runs of all sets.
+
+    Args:
+        config: which sets.
+        prepare: what was done to the texts of the corpus, since a passage is found only in the same form; nothing by
+            default.
 
     Raises:
         DataError: a set is missing, unreadable or holds no text that is long enough.
@@ -87,7 +94,7 @@ def collect_runs(config: DecontaminateConfig) -> tuple[EvaluationRuns, Evaluatio
     for name in config.sets:
         before = texts - too_short
         for text in _texts_of(Path(name)):
-            words = word_hashes(text)
+            words = word_hashes(prepare(text))
             texts += 1
             size = min(config.words, len(words))
             if size < config.least_words:
