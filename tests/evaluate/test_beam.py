@@ -6,6 +6,8 @@ import torch
 from chatwright.evaluate.beam import beam_search
 from chatwright.evaluate.likelihood import Row, score_rows
 from chatwright.foundation.errors import UsageError
+from chatwright.model.engine import rows
+from chatwright.model.engine.runner import Runner
 from chatwright.model.generation import GenerationRequest, Sampling
 
 TEXTS = ["The ferry", "Tickets are", "def area(", "Wie weit", "Opening hours:"]
@@ -49,3 +51,12 @@ def test_no_beam_and_no_room_are_refused(tiny_model):
         beam_search(tiny_model.network, [[1]], beams=0, max_tokens=1, stop_ids=frozenset())
     with pytest.raises(UsageError, match="between 1 and 63 tokens"):
         beam_search(tiny_model.network, [[1] * 64], beams=2, max_tokens=1, stop_ids=frozenset())
+
+
+@pytest.mark.parametrize(("beams", "max_tokens"), [(2, 100), (1, 200), (5, 20)])
+def test_sequences_longer_than_the_usual_memory_are_found_all_the_same(make_network, monkeypatch, beams, max_tokens):
+    network, prompts = make_network(context_length=256), [list(range(5, 55)), [7, 8, 9]]
+    fields = {"beams": beams, "max_tokens": max_tokens, "stop_ids": frozenset({3})}
+    expected = beam_search(network, prompts, **fields)
+    monkeypatch.setattr(rows, "_MEMORY_BYTES", 3 * Runner(network).shape.block_bytes)
+    assert beam_search(network, prompts, **fields) == expected

@@ -34,6 +34,11 @@ def saved(base, name, *, kind="lora", seed=0, **fields):
     return base.parent / name
 
 
+def assert_same_scores(model, other):
+    expected = scores(other)
+    torch.testing.assert_close(scores(model), expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+
+
 def attached(base, *adapters):
     loaded = load_model(base)
     for path in adapters:
@@ -81,6 +86,63 @@ def test_an_adapter_of_another_base_does_not_come_out(base, tmp_path, make_netwo
         unmerge_adapter(tmp_path / "merged", saved(tmp_path / "other", "foreign"), tmp_path / "again")
     with pytest.raises(RefusedError, match="does not say which base"):
         unmerge_adapter(base, tmp_path / "a", tmp_path / "again")
+
+
+@pytest.mark.parametrize("kind", ["lora", "bottleneck"])
+def test_what_was_merged_in_part_comes_out_in_part(base, tmp_path, kind):
+    path = saved(base, "a", kind=kind)
+    merge_adapters(base, [path], tmp_path / "merged", weights=[0.5])
+    unmerge_adapter(tmp_path / "merged", path, tmp_path / "again")
+    assert_same_scores(tmp_path / "again", base)
+
+
+def test_what_is_not_merged_or_no_longer_does_not_come_out(base, tmp_path):
+    first, second, third = (saved(base, name, seed=seed) for seed, name in enumerate("abc"))
+    merge_adapters(base, [first, second], tmp_path / "merged", weights=[0.5, 2.0])
+    with pytest.raises(RefusedError, match="`.*c` is not among the adapters merged into `.*merged`"):
+        unmerge_adapter(tmp_path / "merged", third, tmp_path / "x")
+    unmerge_adapter(tmp_path / "merged", first, tmp_path / "once")
+    with pytest.raises(RefusedError, match="is not among the adapters"):
+        unmerge_adapter(tmp_path / "once", first, tmp_path / "x")
+    unmerge_adapter(tmp_path / "once", second, tmp_path / "twice")
+    assert_same_scores(tmp_path / "twice", base)
+    with pytest.raises(RefusedError, match="is not among the adapters"):
+        unmerge_adapter(tmp_path / "twice", second, tmp_path / "x")
+
+
+def test_an_adapter_comes_out_of_a_fine_tune_s_own_model_once(base, tmp_path):
+    path, loaded = saved(base, "a"), load_model(base)
+    load_adapter(path, loaded.network, base_digest=loaded.digest).merge(loaded.network)
+    lineage = {"stage": "finetune", "base": loaded.digest}
+    save_model(tmp_path / "tuned", loaded.network, loaded.tokenizer, lineage=lineage)
+    unmerge_adapter(tmp_path / "tuned", path, tmp_path / "again")
+    assert_same_scores(tmp_path / "again", base)
+    with pytest.raises(RefusedError, match="is not among the adapters"):
+        unmerge_adapter(tmp_path / "again", path, tmp_path / "x")
+
+
+def test_bottlenecks_come_out_in_the_order_opposite_to_the_merge(base, tmp_path):
+    first, second = saved(base, "a", kind="bottleneck"), saved(base, "b", kind="bottleneck", seed=1)
+    low_rank = saved(base, "c", targets=("q_proj",))
+    merge_adapters(base, [first, second, low_rank], tmp_path / "merged")
+    with pytest.raises(RefusedError, match="`b` was merged after") as caught:
+        unmerge_adapter(tmp_path / "merged", first, tmp_path / "x")
+    assert "take `b` out first" in (caught.value.hint or "")
+    unmerge_adapter(tmp_path / "merged", second, tmp_path / "once")
+    unmerge_adapter(tmp_path / "once", first, tmp_path / "twice")
+    unmerge_adapter(tmp_path / "twice", low_rank, tmp_path / "again")
+    assert_same_scores(tmp_path / "again", base)
+
+
+def test_a_lineage_that_says_senseless_things_of_its_adapters_is_refused(base, tmp_path):
+    path, loaded = saved(base, "a"), load_model(base)
+    digest = merge_adapters(base, [path], tmp_path / "merged").facts["adapters"][0]["digest"]
+    for number, told in enumerate(("a", [1], [{"digest": digest}], [{"digest": digest, "weight": "one"}])):
+        model = tmp_path / str(number)
+        lineage = {"base": loaded.digest, "adapters": told}
+        save_model(model, loaded.network, loaded.tokenizer, lineage=lineage)
+        with pytest.raises(RefusedError, match="makes no sense"):
+            unmerge_adapter(model, path, tmp_path / "x")
 
 
 def test_through_pefts_format_and_back_no_number_changes(base, tmp_path):

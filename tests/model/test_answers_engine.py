@@ -283,6 +283,22 @@ def test_every_answer_to_an_echoed_prompt_brings_the_whole_prompt(engine, tiny_t
     assert all(answer.text.startswith(tiny_tokenizer.decode(LONG[:70])) for answer in answers)
 
 
+def test_an_echo_alone_is_the_same_when_its_blocks_are_known(network, tiny_tokenizer):
+    engine = Engine(network, tiny_tokenizer)
+    asked = request(LONG[: BLOCK + 1], echo=True, max_tokens=0)
+    first, again = engine.run([asked]), engine.run([asked])
+    assert first == again
+    assert [(written.ids, written.text) for written in again[0]] == [([], tiny_tokenizer.decode(LONG[: BLOCK + 1]))]
+    assert_is_empty(engine)
+
+
+def test_two_answers_that_only_echo_are_equal(network, tiny_tokenizer):
+    asked = request(LONG[: BLOCK + 1], echo=True, max_tokens=0, top_logprobs=0, num_answers=2)
+    first, second = alone(network, tiny_tokenizer, asked)
+    assert first == second
+    assert (first.ids, len(first.tokens)) == ([], BLOCK + 1)
+
+
 def test_the_chosen_tokens_log_probability_is_the_very_one_among_the_likeliest(engine):
     ((written,),) = engine.run([request([5, 6], top_logprobs=5)])
     for scored in written.tokens:

@@ -270,6 +270,26 @@ def test_a_tied_model_may_carry_its_output_weights_too(foreign):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("fields", [{}, {"family": "gpt2", "key_heads": 4}])
+def test_a_tied_model_with_output_weights_of_its_own_is_refused(foreign, make_network, tiny_tokenizer, fields):
+    save_model(foreign, make_network(**fields), tiny_tokenizer, lineage={})
+    (foreign / LINEAGE).unlink()
+
+    def change(weights):
+        embedding = weights.get("model.embed_tokens.weight", weights.get("transformer.wte.weight"))
+        weights["lm_head.weight"] = embedding.clone()
+        weights["lm_head.weight"][-1, -1] += 1
+
+    change_weights(foreign, change)
+    assert "tie_word_embeddings" in (refused(foreign, "`lm_head.weight` is not its embedding").hint or "")
+
+
+def test_output_weights_of_another_kind_or_shape_in_a_tied_model_are_refused(foreign):
+    for other in (torch.zeros(3, 3), torch.zeros(3, 3, dtype=torch.int8)):
+        change_weights(foreign, lambda weights, other=other: weights.update({"lm_head.weight": other}))
+        refused(foreign, "`lm_head.weight` is not its embedding")
+
+
 def test_saving_again_replaces_the_whole_directory(ours, make_network, tiny_tokenizer):
     (ours / "stale.bin").write_text("left over")
     save_model(ours, make_network(seed=9), tiny_tokenizer, lineage={})

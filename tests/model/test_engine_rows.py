@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatwright.model.adapter import Adapter, LoraConfig
+from chatwright.model.engine import rows as engine_rows
 from chatwright.model.engine.rows import Rows
 
 SAME = {"atol": 2e-5, "rtol": 1e-4}  # other shapes sum in another order
@@ -71,6 +72,18 @@ def test_a_fork_goes_its_own_way_and_a_row_can_be_overwritten(usual_network):
     scores_NV = rows.step([second, first], [5, 5])
     assert torch.equal(scores_NV[0], scores_NV[1])
     torch.testing.assert_close(scores_NV[0], at_once(usual_network, [*text, 9, 5]), **SAME)
+
+
+def test_rows_that_are_asked_for_are_there_however_small_the_memory(usual_network, monkeypatch):
+    monkeypatch.setattr(engine_rows, "_MEMORY_BYTES", 1)
+    rows, text = Rows(usual_network), some_ids(200)
+    assert rows.room_for(250) == 1
+    rows.begin([text], capacities=[250])
+    rows = Rows(usual_network)
+    assert rows.room_for(250, least=3) == 3
+    begun, _ = rows.begin([text, text], capacities=[250, 250])
+    rows.fork(begun[0])
+    assert rows.room_for(60) == 12
 
 
 def test_a_network_with_an_adapter_beside_it_is_refused(make_network):

@@ -128,6 +128,44 @@ def test_an_adapter_that_is_not_computed_here_is_refused_by_name(theirs, changes
         load_peft(directory, loaded.network)
 
 
+REWRITING_THE_BASE = ("pissa", "pissa_niter_16", "olora", "loftq", "lora_ga", "corda", "what comes next")
+MORE_OPTIONS = ("kasa_config", "arrow_config", "monteclora_config", "velora_config")
+
+
+def test_a_beginning_that_rewrites_the_base_is_refused_and_the_others_load(theirs):
+    _, loaded, directory = theirs("LoRA")
+    path = directory / PEFT_CONFIG
+    told = json.loads(path.read_text())
+    for beginning in REWRITING_THE_BASE:
+        path.write_text(json.dumps({**told, "init_lora_weights": beginning}))
+        with pytest.raises(RefusedError, match=f"init_lora_weights = '{beginning}'"):
+            load_peft(directory, loaded.network)
+    for beginning in (True, False, None, "gaussian", "eva", "orthogonal"):
+        path.write_text(json.dumps({**told, "init_lora_weights": beginning}))
+        load_peft(directory, loaded.network)
+
+
+def test_later_kinds_of_peft_are_refused_by_name_and_their_absence_is_not(theirs):
+    _, loaded, directory = theirs("LoRA")
+    path = directory / PEFT_CONFIG
+    told = json.loads(path.read_text())
+    for changes in (*({key: {"rank": 2}} for key in MORE_OPTIONS), {"use_bdlora": True}, {"use_bdlora": {"n": 2}}):
+        path.write_text(json.dumps({**told, **changes}))
+        with pytest.raises(RefusedError, match=next(iter(changes))):
+            load_peft(directory, loaded.network)
+    path.write_text(json.dumps({**told, **dict.fromkeys(MORE_OPTIONS), "use_bdlora": False}))
+    load_peft(directory, loaded.network)
+
+
+def test_an_embedding_adapter_is_refused_on_a_tied_base(make_network, tmp_path):
+    network = make_network(tied=False)
+    adapter = Adapter(network, LoraConfig(rank=2, targets=("embed_tokens", "q_proj")))
+    save_peft(tmp_path / "ours", adapter, network, base="base", base_digest="d")
+    load_peft(tmp_path / "ours", network)
+    with pytest.raises(RefusedError, match="PEFT adapts the input side alone"):
+        load_peft(tmp_path / "ours", make_network(tied=True))
+
+
 def test_a_damaged_or_missing_file_is_refused(theirs):
     _, loaded, directory = theirs("LoRA")
     sound = (directory / PEFT_WEIGHTS).read_bytes()

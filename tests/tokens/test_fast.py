@@ -72,6 +72,12 @@ def test_long_unbroken_text_goes_to_the_slower_encoder_with_the_same_ids(tiny_to
     assert tiny_tokenizer.encode(text) == tiny_tokenizer._backend.encode(text, add_special_tokens=False).ids
 
 
+def test_long_whitespace_goes_to_the_slower_encoder_too(tiny_tokenizer):
+    for text in (" " * 20_001, "\n\t " * 7_000, "a" + "\n" * 20_001 + "b"):
+        assert not tiny_tokenizer._fast.takes(text)
+        assert tiny_tokenizer.decode(tiny_tokenizer.encode(text)) == text
+
+
 def test_statistics_count_bytes_tokens_and_the_vocabulary_in_use(tiny_tokenizer):
     texts = [Text("a", "the ferry"), Text("b", "zwölf")]
     found = measure(tiny_tokenizer, texts)

@@ -102,11 +102,12 @@ def beam_search(
 
 
 def _groups(searches: Sequence[_Search], rows: Rows, beams: int) -> Iterator[list[_Search]]:
-    """As many searches at once as the memory holds, longest first."""
+    """As many searches at once as the memory holds, longest first; it grows where it does not hold one."""
     order = sorted(searches, key=lambda search: -search.capacity)
     start = 0
     while start < len(order):
-        size = max(1, min(_MOST_ROWS, rows.room_for(order[start].capacity)) // beams)
+        room = rows.room_for(order[start].capacity, least=beams)
+        size = max(1, min(_MOST_ROWS, room) // beams)
         yield order[start : start + size]
         start += size
 

@@ -66,8 +66,8 @@ def merge_adapters(base: Path, adapters: Sequence[Path], target: Path, *, weight
     for one, share in sorted(zip(opened, shares, strict=True), key=lambda pair: isinstance(pair[0], Bottlenecks)):
         one.merge(loaded.network, weight=share)
     told = [
-        {"name": path.name, "digest": _digest(path), "weight": share}
-        for path, share in zip(adapters, shares, strict=True)
+        {"name": path.name, "digest": _digest(path), "weight": share, "kind": one.kind}
+        for path, one, share in zip(adapters, opened, shares, strict=True)
     ]
     lineage = {"stage": "merge", "base": loaded.digest, "base_lineage": loaded.lineage, "adapters": told, "inputs": {}}
     digest = save_model(target, loaded.network, loaded.tokenizer, lineage=lineage)
@@ -77,8 +77,11 @@ def merge_adapters(base: Path, adapters: Sequence[Path], target: Path, *, weight
 def unmerge_adapter(model: Path, adapter: Path, target: Path) -> Written:
     """Write a merged model without one of the adapters that are in it: its base again, to rounding.
 
+    It is taken out with the weight that it was merged with. Bottlenecks come out in the order opposite to the merge.
+
     Raises:
-        RefusedError: the adapter's base is not the one that the model's lineage names.
+        RefusedError: the adapter is not in the model, is not of the base that the model's lineage names, or is a
+            bottleneck below another.
         UsageError: the target is there already, or DoRA.
     """
     _require_absent(target)
@@ -86,10 +89,63 @@ def unmerge_adapter(model: Path, adapter: Path, target: Path) -> Written:
     digest = loaded.lineage.get("base")
     if not isinstance(digest, str):
         raise RefusedError(f"`{model}` does not say which base it was made of, so nothing can be taken out of it")
-    _shape_of_base(loaded, adapter).unmerge(loaded.network)
-    lineage = {"stage": "unmerge", "base": digest, "merged": loaded.digest, "inputs": {}}
+    opened = _shape_of_base(loaded, adapter)
+    left, weight = _merged(loaded.lineage, model), 1.0
+    if left is None:  # a fine-tune's own model: its adapter, whole, and nothing else
+        left = []
+    else:
+        place = _place(left, adapter, model)
+        if isinstance(opened, Bottlenecks):
+            _require_last(left[place + 1 :], adapter)
+        weight = left.pop(place).weight
+    opened.unmerge(loaded.network, weight=weight)
+    # An empty list too: it says that nothing more can be taken out.
+    told = [entry._asdict() for entry in left]
+    lineage = {"stage": "unmerge", "base": digest, "merged": loaded.digest, "adapters": told, "inputs": {}}
     made = save_model(target, loaded.network, loaded.tokenizer, lineage=lineage)
     return Written(target, {"digest": made, "bytes": _size(target)})
+
+
+class _Merged(NamedTuple):
+    """What a merged model's lineage tells of one adapter in it."""
+
+    name: str
+    digest: str
+    weight: float
+    kind: str  # "" in models that were merged before it was told
+
+
+def _merged(lineage: dict[str, Any], model: Path) -> list[_Merged] | None:
+    """The adapters in a merged model, in the order of the merge; None where its lineage tells of none."""
+    told = lineage.get("adapters")
+    if told is None:
+        return None
+    try:
+        return [
+            _Merged(str(entry["name"]), str(entry["digest"]), float(entry["weight"]), str(entry.get("kind", "")))
+            for entry in told
+        ]
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise RefusedError(f"what `{model}` says of the adapters merged into it makes no sense") from error
+
+
+def _place(merged: Sequence[_Merged], adapter: Path, model: Path) -> int:
+    """Where an adapter stands among the merged ones; of one that was merged twice, the last."""
+    digest = _digest(adapter)
+    places = [place for place, entry in enumerate(merged) if entry.digest == digest]
+    if not places:
+        raise RefusedError(f"`{adapter}` is not among the adapters merged into `{model}`")
+    return places[-1]
+
+
+def _require_last(later: Sequence[_Merged], adapter: Path) -> None:
+    """A bottleneck is the last neurons of each MLP, unless another was merged after it."""
+    above = [entry.name for entry in later if entry.kind in (Bottlenecks.kind, "")]
+    if above:
+        raise RefusedError(
+            f"`{adapter}` cannot be taken out yet: `{above[-1]}` was merged after it",
+            hint=f"take `{above[-1]}` out first, or merge the base anew with the adapters to keep",
+        )
 
 
 def _shape_of_base(loaded: LoadedModel, adapter: Path) -> Attachment:

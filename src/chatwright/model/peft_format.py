@@ -39,6 +39,13 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None,),
     "use_qalora": (False,),
     "target_parameters": (None, []),
+    # Other beginnings (PiSSA, OLoRA, LoftQ, CorDA, LoRA-GA) change the base's weights too, and the file lacks those.
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
+    "kasa_config": (None,),
+    "arrow_config": (None,),
+    "monteclora_config": (None,),
+    "velora_config": (None,),
+    "use_bdlora": (None, False),
 }
 
 
@@ -166,6 +173,12 @@ def _adapter(value: dict[str, Any], file: TensorFile, network: Network, *, where
         "targets": sorted({layer.rsplit(".", 1)[-1] for layer in layers}),
     }
     _require_rank(value.get("r"), file, where=where)
+    if EMBEDDING in fields["targets"] and network.config.tied:
+        raise RefusedError(
+            f"{where} adapts an embedding that is the output projection too in this base, "
+            "and PEFT adapts the input side alone",
+            hint="merge it with PEFT into a model whose input and output are not tied, and import that",
+        )
     try:
         return Adapter(network, configuration.validate(LoraConfig, fields, where=where))
     except ConfigError as error:

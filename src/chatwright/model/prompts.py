@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from chatwright.feedback.conversations import Message
 from chatwright.foundation.errors import RefusedError
-from chatwright.tokens.tokenizer import TURN_END, TURN_START, Tokenizer
+from chatwright.tokens.tokenizer import LLAMA3_MARKERS, TURN_END, TURN_START, Tokenizer
 
 
 class TurnForm(NamedTuple):
@@ -31,9 +31,8 @@ class TurnForm(NamedTuple):
 
 CHATML = TurnForm("chatml", None, TURN_START, None, "\n", TURN_END, "\n")
 QWEN3 = CHATML._replace(name="qwen3", thinks=True, learns_tail=True)  # the tail as in TRL's template for training
-LLAMA3 = TurnForm(
-    "llama3", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "\n\n", "<|eot_id|>", "", trims=True
-)
+_BEGIN, _HEADER, _HEADER_END, _TURN_END = LLAMA3_MARKERS
+LLAMA3 = TurnForm("llama3", _BEGIN, _HEADER, _HEADER_END, "\n\n", _TURN_END, "", trims=True)
 
 _NO_THOUGHT = "<think>\n\n</think>\n\n"
 # A system turn that a template writes where the conversation has none (SmolLM 2, Qwen 2.5).
@@ -67,6 +66,7 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         self.form = _form_of(tokenizer)
         self.end = self._marker(self.form.end)
+        _require_unwritable(tokenizer, self.form)
         self._default_system = _default_system(tokenizer)
 
     def conversation(self, messages: Sequence[Message]) -> TokenizedChat:
@@ -176,6 +176,16 @@ def _form_of(tokenizer: Tokenizer) -> TurnForm:
         "the tokenizer has the turn markers of neither ChatML nor Llama 3, so its model cannot be chatted with",
         hint="use an instruction-tuned model of one of these forms, or pretrain one with this system",
     )
+
+
+def _require_unwritable(tokenizer: Tokenizer, form: TurnForm) -> None:
+    """Where a marker is an ordinary entry of the vocabulary, text may become one, whatever the tokenizer leaves out."""
+    for token in (form.begin, form.before_role, form.after_role, form.end):
+        if token is not None and tokenizer.special(token) in tokenizer.encode(token):
+            raise RefusedError(
+                f"a text that spells the turn marker `{token}` would become one with this tokenizer",
+                hint="list the marker among the `added_tokens` of its `tokenizer.json`, as special",
+            )
 
 
 def _template(tokenizer: Tokenizer) -> str:

@@ -142,6 +142,25 @@ class TensorFile:
             if not torch.isfinite(part).all():
                 raise RefusedError(f"the weights of `{self.path.parent}` are not finite: `{name}`")
 
+    def equals(self, name: str, values: Tensor) -> bool:
+        """Whether a tensor has this shape and, in float32, these numbers; one of them is in memory in parts only.
+
+        Raises:
+            RefusedError: the file ends early.
+        """
+        entry = self.entries[name]
+        if entry.shape != tuple(values.shape) or entry.dtype not in FLOATS:
+            return False
+        flat = values.view(-1)
+        self._file.seek(entry.start)
+        for begin in range(0, flat.numel(), _CHUNK):
+            part = flat[begin : begin + _CHUNK]
+            raw = torch.empty(part.numel(), dtype=FLOATS[entry.dtype])
+            self._fill(raw)
+            if not torch.equal(raw.to(part), part):
+                return False
+        return True
+
     def _fill(self, raw: Tensor) -> None:
         view = memoryview(cast(Buffer, raw.view(torch.uint8).numpy())).cast("B")
         while view:

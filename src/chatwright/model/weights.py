@@ -9,7 +9,7 @@ from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError
 from chatwright.foundation.memory import available_bytes
 from chatwright.model.config import ModelConfig
-from chatwright.model.families import StoredTensor, layout, own_name
+from chatwright.model.families import OUTPUT, StoredTensor, layout, own_name
 from chatwright.model.foreign import require_own_file
 from chatwright.model.network import Network
 from chatwright.model.quantised import Numbers, Workspace, pack_layer, packs, weight_bytes
@@ -78,6 +78,8 @@ def read_network(directory: Path, config: ModelConfig, *, numbers: Numbers = "fl
             _read(places[name], tensor, parameters)
             if numbers != "float32":
                 _pack(network, tensor, parameters, numbers, workspace)
+        if config.tied:
+            _require_tied(files, network, directory)
     finally:
         for file in files:
             file.__exit__(None, None, None)
@@ -138,6 +140,17 @@ def _read(place: _Place, tensor: StoredTensor, parameters: dict[str, torch.nn.Pa
     rows = torch.split(whole.T if tensor.is_transposed else whole, list(tensor.rows))
     for part, values in zip(tensor.parts, rows, strict=True):
         parameters[part].copy_(values)
+
+
+def _require_tied(files: list[TensorFile], network: Network, directory: Path) -> None:
+    """Output weights that a tied model's files hold once more must be the embedding, or they would be lost."""
+    embedding = network.model.embed_tokens.weight.detach()
+    for file in files:
+        if OUTPUT in file.entries and not file.equals(OUTPUT, embedding):
+            raise RefusedError(
+                f"the `config.json` of `{directory}` ties input and output, but its `{OUTPUT}` is not its embedding",
+                hint='set "tie_word_embeddings": false in its `config.json` if the output weights are to be used',
+            )
 
 
 def _compare(met: dict[str, tuple[int, ...]], wanted: dict[str, StoredTensor], directory: Path) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.util
 import json
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,6 +23,7 @@ from tokenizers import pre_tokenizers
 _THREADS = 4  # of one batch; tiktoken leaves the interpreter's lock
 # Longer texts without a break that the pattern sees go to Hugging Face's encoder, which is linear in them.
 _MAX_UNBROKEN = 20_000
+_LONG_SPACE = re.compile(rf"(?<!\s)\s{{{_MAX_UNBROKEN + 1}}}")  # in millions of spaces tiktoken's pattern overflows
 _CACHED_PIECES = 10_000  # what tokenizers itself begins with
 _BULK_RENEWED = 256 << 20  # characters
 _PROBE = (
@@ -81,8 +83,10 @@ class FastEncoder:
 
     def takes(self, text: str) -> bool:
         """Whether this encoder is quick for the text: it has breaks, and is sound Unicode."""
-        if len(text) > _MAX_UNBROKEN and max(map(len, text.split())) > _MAX_UNBROKEN:
-            return False
+        if len(text) > _MAX_UNBROKEN:
+            longest = max(map(len, text.split()), default=0)
+            if longest > _MAX_UNBROKEN or _LONG_SPACE.search(text) is not None:
+                return False
         return text.isascii() or _is_sound(text)
 
     def encode(self, text: str) -> list[int]:
@@ -167,6 +171,8 @@ def _ranks_of(parts: dict[str, Any], pattern: str) -> dict[bytes, int] | None:
     ids = [vocabulary.get(token, -1) for token in merged]
     if any(later <= earlier for earlier, later in zip(ids, ids[1:], strict=False)):
         return None
+    if not all(token["special"] for token in parts["added_tokens"]):
+        return None  # text may become one of these, and only Hugging Face's encoder sees them
     special = {token["content"] for token in parts["added_tokens"]}
     alphabet = byte_alphabet()
     ordinary = {token: number for token, number in vocabulary.items() if token not in special}

@@ -28,6 +28,9 @@ TURN_END = "<|im_end|>"
 UNKNOWN_WORD = "<|unk|>"
 _END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>")  # ours and Qwen's, Llama 3's, Llama 2's
 SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
+LLAMA3_MARKERS = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+# What text never becomes, also where a tokenizer's file lists it among its added tokens without calling it special.
+_MARKERS = frozenset({*SPECIAL_TOKENS, *_END_OF_TEXT_NAMES, *LLAMA3_MARKERS})
 
 # The split pattern of Llama 3 (tiktoken's cl100k), unchanged: fast encoders and llama.cpp know exactly this one.
 LLAMA3_PATTERN = (
@@ -50,7 +53,7 @@ class TokenizerConfig(Config):
     # "rustbpe" (the extra `fast`) learns the merges several times faster; between equally frequent pairs it chooses
     # otherwise than Hugging Face's, so the vocabularies differ a little.
     trainer: Literal["huggingface", "rustbpe"] = "huggingface"
-    max_training_bytes: int = Field(default=100 << 20, ge=1)  # of the corpus, documents taken in order
+    max_training_bytes: int = Field(default=100 << 20, ge=1)  # of the corpus; of a larger one an even sample
 
     def problems(self) -> Iterator[str]:
         """No setting without effect."""
@@ -102,12 +105,15 @@ class Tokenizer:
         backend.encode_special_tokens = True  # user text can never become a special token
         backend.no_padding()
         backend.no_truncation()
+        told = backend.to_str()
+        self.digest = storage.digest_bytes(told.encode())
+        # Saved as it was, so that its digest stays; to other programs its markers are what they were, too.
+        self._told = told if _make_special(backend) else None
         self._backend = backend
         self._fast = fast_encoder(backend, pattern=LLAMA3_PATTERN)
         self.settings = settings
         # Rows that a model needs: an id may lie beyond a gap in the vocabulary.
         self.size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        self.digest = storage.digest_bytes(backend.to_str().encode())
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text, without any special token.
@@ -166,7 +172,7 @@ class Tokenizer:
         return [text for (text, number), ids in zip(words, encoded, strict=True) if ids != [number]]
 
     def to_json(self) -> str:
-        """The contents of `tokenizer.json`."""
+        """What `tokenizer.json` holds, with every turn marker called special."""
         return str(self._backend.to_str(pretty=False))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -215,8 +221,21 @@ class Tokenizer:
 
     def save(self, directory: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into an existing directory."""
-        (directory / "tokenizer.json").write_text(self._backend.to_str(pretty=False), encoding="utf-8")
+        (directory / "tokenizer.json").write_text(self._told or self.to_json(), encoding="utf-8")
         storage.write_json(directory / "tokenizer_config.json", self.settings)
+
+
+def _make_special(backend: HfTokenizer) -> bool:
+    """Call the markers among the added tokens special, under the ids that they have; gives whether any was not."""
+    plain = [
+        token
+        for token in backend.get_added_tokens_decoder().values()
+        if token.content in _MARKERS and not token.special
+    ]
+    for token in plain:
+        token.special = True
+    backend.add_special_tokens(plain)
+    return bool(plain)
 
 
 @contextlib.contextmanager

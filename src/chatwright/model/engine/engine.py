@@ -265,7 +265,9 @@ class Engine:
                 return
             self._active.append(self._waiting.popleft())
             if not answer.scores_prompt:
-                answer.num_read = self._store.copy_into(self.memory, answer.row, answer.request.prompt)
+                # Of what is to be read, not of the whole prompt: a text that is only told has one token less to read.
+                known = answer.ids[: answer.num_to_read]
+                answer.num_read = self._store.copy_into(self.memory, answer.row, known)
                 self._counts["shared"] += answer.num_read
 
     def _stretches(self) -> list[tuple[Answering, Stretch]]:

@@ -19,7 +19,7 @@ from chatwright.model.engine.runner import Runner
 from chatwright.model.network import Network
 
 _READ_AT_ONCE = 32 * BLOCK  # tokens of prompts; more leave a processor's cache
-_MEMORY_BYTES = 1 << 30  # for keys and values of all open rows
+_MEMORY_BYTES = 1 << 30  # for keys and values of all open rows; more where a few rows need it
 
 
 @dataclass(eq=False)
@@ -40,16 +40,23 @@ class Rows:
 
     def __init__(self, network: Network):
         self._runner = Runner(network)
-        self._total_blocks = max(1, _MEMORY_BYTES // self._runner.shape.block_bytes)
-        self._memory = RowMemory(self._runner.shape, total_blocks=self._total_blocks)
+        usual = max(1, _MEMORY_BYTES // self._runner.shape.block_bytes)
+        self._memory = RowMemory(self._runner.shape, total_blocks=usual)
 
     def at_work(self) -> AbstractContextManager[None]:
         """Around many steps, which are faster for it."""
         return self._runner.at_work()
 
-    def room_for(self, num_tokens: int) -> int:
-        """How many rows of so many tokens may be open at once; 1 at least is asked for in any case."""
-        return max(1, self._total_blocks // blocks_for(num_tokens))
+    def room_for(self, num_tokens: int, *, least: int = 1) -> int:
+        """How many rows of so many tokens may be open at once.
+
+        Args:
+            num_tokens: of each row.
+            least: without so many rows nothing can be done, so the memory grows to hold them.
+        """
+        blocks = blocks_for(num_tokens)
+        self._memory.total_blocks = max(self._memory.total_blocks, least * blocks)
+        return self._memory.total_blocks // blocks
 
     @torch.inference_mode()
     def begin(self, prompts: Sequence[Sequence[int]], *, capacities: Sequence[int]) -> tuple[list[OpenRow], Tensor]:

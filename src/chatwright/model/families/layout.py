@@ -12,13 +12,13 @@ import torch
 from chatwright.model.config import ModelConfig
 from chatwright.model.network import Network
 
-_TIED = "lm_head.weight"
+OUTPUT = "lm_head.weight"  # the embedding itself where a model is tied
 _GPT2_TOP = {
     "transformer.wte.weight": "model.embed_tokens.weight",
     "transformer.wpe.weight": "model.embed_positions.weight",
     "transformer.ln_f.weight": "model.norm.weight",
     "transformer.ln_f.bias": "model.norm.bias",
-    _TIED: _TIED,
+    OUTPUT: OUTPUT,
 }
 _GPT2_BLOCK = {
     "ln_1": ("input_layernorm",),
@@ -50,7 +50,7 @@ def layout(config: ModelConfig) -> list[StoredTensor]:
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in Network(config).state_dict().items()}
     if config.tied:
-        del shapes[_TIED]
+        del shapes[OUTPUT]
     if not config.is_gpt2:
         return [StoredTensor(name, (name,), (shape[0],), shape) for name, shape in shapes.items()]
     return [_stored(name, parts, shapes) for name, parts in _gpt2(config)]
@@ -58,7 +58,7 @@ def layout(config: ModelConfig) -> list[StoredTensor]:
 
 def _gpt2(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     for theirs, ours in _GPT2_TOP.items():
-        if not (config.tied and theirs == _TIED):
+        if not (config.tied and theirs == OUTPUT):
             yield theirs, (ours,)
     for number in range(config.layers):
         for theirs, modules in _GPT2_BLOCK.items():
@@ -77,10 +77,11 @@ def _stored(name: str, parts: tuple[str, ...], shapes: dict[str, tuple[int, ...]
 def own_name(name: str, config: ModelConfig) -> str | None:
     """A tensor's name as `layout` spells it; None for what is left out.
 
-    The first GPT-2 files lack the prefix `transformer.`, and a shared output projection may stand there once more.
+    The first GPT-2 files lack the prefix `transformer.`, and a shared output projection may stand there once more
+    (`weights` looks whether it is the same).
     """
-    if _LEFT_OUT.fullmatch(name) or (config.tied and name == _TIED):
+    if _LEFT_OUT.fullmatch(name) or (config.tied and name == OUTPUT):
         return None
-    if config.is_gpt2 and name != _TIED and not name.startswith("transformer."):
+    if config.is_gpt2 and name != OUTPUT and not name.startswith("transformer."):
         return f"transformer.{name}"
     return name
