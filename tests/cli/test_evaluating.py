@@ -4,10 +4,13 @@ import contextlib
 import json
 
 import pytest
+from typer.testing import CliRunner
 
+from chatwright.cli.main import app
+from chatwright.evaluate.study import items_of_file, with_checks
 from chatwright.feedback.ratings import Study, make_study
 from chatwright.feedback.study import Judgement, StudyItem, StudyPlan
-from chatwright.foundation.errors import ExitCode
+from chatwright.foundation.errors import ExitCode, UsageError
 
 pytestmark = pytest.mark.slow
 
@@ -130,6 +133,34 @@ def test_what_people_said_is_told_for_a_person_and_for_machines_and_exported(cal
     lines = call("rate", place, "--export").stdout.splitlines()
     assert {json.loads(line)["rater"] for line in lines} == {"Ada", "Ben"}
     assert len(lines) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--pairs",), "`--pairs`: not so"),
+        (("--items", "4"), "`--items`: 6"),
+        (("--title", "Another", "--invited"), "`--title`: t, `--invited`: not so"),
+        (("--shared", "0.5", "--repeats", "0.3", "--raters", "3"), "`--raters`: 2, `--shared`: 1.0, `--repeats`: 0.0"),
+    ],
+)
+def test_options_that_a_study_was_not_made_with_are_refused_with_the_way_to_a_second_one(tmp_path, arguments, told):
+    judged_by_two(tmp_path / "study.sqlite")
+    done = CliRunner().invoke(app, ["rate", str(tmp_path / "study.sqlite"), "--stats", *arguments])
+    assert isinstance(done.exception, UsageError)
+    assert told in done.exception.what
+    assert "`--store OTHER.sqlite`" in done.exception.hint
+
+
+def test_the_same_call_goes_on_with_a_study_even_where_its_source_held_less_than_was_asked(tmp_path):
+    answer = {"asked": "Why?", "answers": ["So that six words are here."], "models": ["base"]}
+    (tmp_path / "study.jsonl").write_text(json.dumps(answer) + "\n")
+    items = with_checks(items_of_file(tmp_path / "study.jsonl"), count=3)
+    make_study(tmp_path / "study.sqlite", items, StudyPlan(title="t", raters=2))
+    call = ["rate", str(tmp_path / "study.jsonl"), "--export", "--items", "50", "--title", "t"]
+    assert CliRunner().invoke(app, [*call, "--checks", "3"]).exit_code == ExitCode.DONE
+    other = CliRunner().invoke(app, [*call, "--checks", "0"])
+    assert "`--checks`: 1" in other.exception.what
 
 
 def test_ratings_without_a_study_say_what_to_do(run_dir, call):

@@ -1,9 +1,12 @@
 """`chatwright plan` as people call it: times with units, and mistakes told before anything is measured."""
 
 import pytest
+from typer.testing import CliRunner
 
+from chatwright.cli.main import app
 from chatwright.cli.plan import seconds_of
 from chatwright.foundation.errors import ExitCode, UsageError
+from chatwright.recipe.recipe import load_recipe
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("1d", 86_400)])
@@ -15,6 +18,46 @@ def test_a_time_has_a_unit(text, seconds):
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(UsageError, match="not a time"):
         seconds_of(text)
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A folder with documents, from which the command is called."""
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "one.txt").write_text("The ferry leaves at nine in the morning and comes back at six. " * 200)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def planned(documents, *, on="l4", write="my plans/planned.toml"):
+    arguments = ["plan", "--on", on, "--budget", "10m", "--documents", str(documents)]
+    done = CliRunner().invoke(app, [*arguments, "--write", write, "--scripts", "jobs"])
+    assert done.exit_code == 0, done.exception
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_a_sky_task_and_its_recipe_name_only_places_in_the_folder_that_is_sent(clone, tmp_path_factory):
+    (clone / "my plans").mkdir()
+    told = planned(clone / "books")
+    assert "warning: `" not in told
+    assert "-m chatwright run 'my plans/planned.toml'\n" in (clone / "jobs" / "sky.yaml").read_text()
+    sent = clone.rename(tmp_path_factory.mktemp("lent") / "sky_workdir")  # where the machine has it
+    text = (sent / "my plans" / "planned.toml").read_text()
+    assert str(clone) not in text
+    (source,) = load_recipe(sent / "my plans" / "planned.toml").collect.sources
+    assert source.path == str(sent / "books")
+
+
+@pytest.mark.slow
+def test_documents_that_are_not_sent_along_are_warned_of_and_several_machines_get_no_sky_task(clone, tmp_path_factory):
+    other = tmp_path_factory.mktemp("elsewhere") / "books"
+    (clone / "books").rename(other)
+    told = planned(other, write="planned.toml")
+    assert f"warning: `{other}` is not in this folder" in told
+    told = planned(other, on="l4x16", write="many.toml").replace("\n", " ")
+    assert "no task for SkyPilot" in told
+    assert sorted(path.name for path in (clone / "jobs").iterdir()) == ["sky.yaml", "slurm.sbatch", "torchrun.sh"]
 
 
 @pytest.mark.slow

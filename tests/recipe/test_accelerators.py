@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from chatwright.foundation.errors import UsageError
-from chatwright.recipe.plan import Budget, choose, fleet_of, machine_of, slurm_script, torchrun_script
+from chatwright.recipe.plan import Budget, as_recipe, choose, fleet_of, machine_of, slurm_script, torchrun_script
 from chatwright.recipe.plan.accelerators import ACCELERATORS, Fleet, sky_task
 from chatwright.recipe.plan.corpus import CorpusSize
 
@@ -41,6 +41,16 @@ def test_more_devices_train_a_larger_model_that_fits_one_of_them():
     assert many.loss is not None
 
 
+def test_a_recipe_for_machines_of_the_table_claims_no_measurement():
+    plan = choose(machine_of(fleet_of("h100x8")), CORPUS, Budget(seconds=3600))
+    text = as_recipe(plan)
+    assert "assumed pace: width 256" in text
+    kilowatt_hours = 8 * 0.7 * plan.chosen.seconds / 3600
+    assert f"at most {kilowatt_hours:.3g} kWh of the devices, at the 5,600 W of their data sheets" in text
+    for wrong in ("steps measured", "0 threads", "not readable here"):
+        assert wrong not in text
+
+
 def test_a_small_device_takes_fewer_rows_at_once_than_a_large_one():
     small, large = (
         choose(machine_of(fleet_of(name)), CORPUS, Budget(tokens=10**10)).chosen for name in ("rtx4090", "b200")
@@ -59,12 +69,23 @@ def test_a_shell_reads_the_scripts(name, tmp_path):
         assert "-m chatwright run 'a recipe.toml'" in text
 
 
-@pytest.mark.parametrize(("name", "device"), [("h100x16", "H100:8"), ("a100x4", "A100-80GB:4"), ("l40s", "L40S:1")])
-def test_a_sky_task_asks_for_the_fleet_and_runs_the_recipe_on_every_machine(name, device, tmp_path):
-    fleet = fleet_of(name)
-    text = sky_task(fleet, "planned.toml")
-    assert f"accelerators: {device}\nnum_nodes: {fleet.nodes}\n" in text
+def test_a_slurm_job_leaves_its_workers_the_time_to_save_that_the_signal_gives():
+    text = slurm_script(fleet_of("h100x8"), "planned.toml", hours=5)
+    before, _, after = text.partition("export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110\n")
+    assert "--signal=TERM@120\n" in before
+    assert "srun torchrun" in after
+
+
+@pytest.mark.parametrize(("name", "device"), [("h100x8", "H100:8"), ("a100x4", "A100-80GB:4"), ("l40s", "L40S:1")])
+def test_a_sky_task_asks_for_the_machine_and_runs_the_recipe_on_it(name, device, tmp_path):
+    text = sky_task(fleet_of(name), "'jobs/a recipe.toml'")
+    assert f"accelerators: {device}\nnum_nodes: 1\n" in text
     command = text.split("run: |\n", 1)[1]
     (tmp_path / "run.sh").write_text(command)
     assert subprocess.run(["bash", "-n", tmp_path / "run.sh"], check=False).returncode == 0
-    assert command.rstrip().endswith("-m chatwright run planned.toml")
+    assert command.rstrip().endswith("-m chatwright run 'jobs/a recipe.toml'")
+
+
+def test_a_sky_task_of_several_machines_is_refused_since_they_share_no_folder():
+    with pytest.raises(UsageError, match="share no folder"):
+        sky_task(fleet_of("h100x16"), "planned.toml")

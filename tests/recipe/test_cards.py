@@ -5,6 +5,7 @@ import json
 import pytest
 from sample_run import HOSTILE, write_run
 
+from chatwright.foundation import storage
 from chatwright.foundation.errors import UsageError
 from chatwright.recipe.cards import DATA_CARD, MODEL_CARD, write_cards
 
@@ -38,6 +39,21 @@ def test_the_model_card_carries_the_runs_figures_with_their_signatures(cards):
     card = cards[f"finetune-{MODEL_CARD}"]
     for figure in ("123,456", "1.950", "75", "61.2", "nrefs:1|case:mixed".replace("|", "\\|"), "+0.031", "b" * 64):
         assert figure in card, figure
+
+
+def test_the_weakest_domain_is_that_of_the_highest_loss_and_not_that_of_the_worst_document(tmp_path):
+    run_dir = write_run(tmp_path / "sample")
+    place = run_dir / "evaluate" / "scores.json"
+    scores = storage.read_json(place)
+    scores["models"]["finetune"]["heldout"] = {
+        name: {"bits_per_byte": bits} for name, bits in {"all": 2.0, "books": 1.9, "news": 2.4}.items()
+    }
+    storage.write_json(place, scores)
+    storage.write_manifest(place.parent, storage.read_manifest(place.parent).facts)
+    write_cards(run_dir)
+    card = (run_dir / f"finetune-{MODEL_CARD}").read_text(encoding="utf-8")
+    assert "- Weakest on `news`: 2.400 bits per byte, held out.\n" in card
+    assert "- The hardest held-out document, of `books`: 3.300 bits per byte.\n" in card
 
 
 def test_the_data_card_counts_licences_and_drops_and_names_what_is_unknown(cards):

@@ -4,17 +4,20 @@ import math
 
 import pytest
 import torch
+from tiny_recipe import write_recipe
 
+from chatwright.foundation import storage
 from chatwright.foundation.errors import DataError, UsageError
 from chatwright.model.config import ModelConfig
 from chatwright.model.network import Network
 from chatwright.recipe.plan import Budget, advise, as_json, as_recipe, choose, cost, effective_tokens, size_of_documents
-from chatwright.recipe.plan.corpus import CorpusSize
+from chatwright.recipe.plan.corpus import CorpusSize, size_of_run
 from chatwright.recipe.plan.machine import Machine, StepRate, rate_at
 from chatwright.recipe.plan.scaling import PUBLISHED
 from chatwright.recipe.plan.shapes import batch_tokens_for, candidates
 from chatwright.recipe.preview import preview
 from chatwright.recipe.recipe import load_recipe
+from chatwright.recipe.runner import run_recipe
 from chatwright.train.batches import MicroBatch
 from chatwright.train.objectives import next_token
 
@@ -187,6 +190,27 @@ def test_documents_are_sampled_and_their_tokens_estimated(documents):
 def test_an_empty_folder_is_told(tmp_path):
     with pytest.raises(DataError):
         size_of_documents(tmp_path, vocabulary_size=400)
+
+
+def test_a_plan_from_a_run_goes_on_with_it_whatever_its_seed_and_folder(tmp_path):
+    settings = [f"runs={tmp_path / 'elsewhere'}", "seed=7"]
+    recipe = load_recipe(write_recipe(tmp_path / "made"), settings)
+    run_recipe(recipe, until="tokenize")
+    plan = choose(TWO_CORES, size_of_run(recipe.run_dir), Budget(seconds=600))
+    (tmp_path / "planned.toml").write_text(as_recipe(plan))
+    planned = load_recipe(tmp_path / "planned.toml")
+    assert (planned.seed, planned.workers, planned.run_dir) == (7, 1, recipe.run_dir)
+    states = preview(planned)["stages"]
+    assert {states[name] for name in ("documents", "corpus", "tokenizer", "tokens")} == {"unchanged"}
+
+
+def test_a_run_that_begins_from_a_model_is_not_planned_from(tmp_path):
+    (tmp_path / "tokens").mkdir()
+    storage.write_json(tmp_path / "tokens" / "index.json", {"vocabulary_size": 400})
+    storage.write_manifest(tmp_path / "tokens", {"summary": {"train": {"tokens": 10, "bytes": 30}}})
+    (tmp_path / "recipe.toml").write_text('name = "tuned"\n[base]\nmodel = "somewhere"\n')
+    with pytest.raises(UsageError, match="begins from a model"):
+        size_of_run(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,55 @@ def test_a_run_that_begins_from_a_base_model_is_reported(tmp_path):
     assert "a base model of 123,456 parameters was fine-tuned" in page.text
 
 
+_TAUGHT = {
+    "reward": {"rows": 40, "steps": 5, "target_tokens": 900, "calibration": {"accuracy": 0.8, "error": 0.111}},
+    "align": {
+        **{"objective": "dpo", "rows": 30, "steps": 6, "pairs": 60, "seconds": 2.0, "pairs_per_second": 30.0},
+        **{"evaluation": {"accuracy": 0.75}, "divergence_nats": 1.234, "forgetting": {"all": 0.02}},
+    },
+    "distill": {
+        **{"total": 3_000_000, "teacher_parameters": 9_000_000, "steps": 7, "target_tokens": 700},
+        **{"teacher_bits_per_byte": {"all": 1.11}, "student_bits_per_byte": {"all": 1.22}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "shown"),
+    [
+        ("reward", "A reward model learned from 40 pairs; it tells 80.0%", ("Reward model", "0.111", "900 target")),
+        ("align", "aligned with 30 pairs by DPO; 75.0%", ("Alignment", "1.234", "+0.020", "60 pairs in 2", "0.693")),
+        (
+            "distill",
+            "A student of 3 million parameters was distilled from a teacher of 9 million",
+            ("Distillation", "1.110", "1.220"),
+        ),
+    ],
+)
+def test_a_run_whose_model_was_improved_tells_how_with_its_main_figures(tmp_path, name, made, shown):
+    with storage.publish(tmp_path / name) as scratch:
+        for step in (3, 6):
+            event = {"event": "step", "step": step, "seconds": 1.0, "loss": 0.693}
+            storage.append_line(scratch / "metrics.jsonl", event)
+    storage.write_manifest(tmp_path / name, {"run": "sample", "summary": _TAUGHT[name]})
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "Nothing but the first stages" not in page.text
+    assert "training" in page.sections
+    for part in (made, *shown):
+        assert part in page.text, part
+    assert page.data[f"{name}-loss"]["series"][0]["y"] == [0.693, 0.693]
+
+
+def test_steps_left_out_are_told_with_their_own_reason(tmp_path):
+    run_dir = write_run(tmp_path, stages=STAGES[:5])
+    event = {"event": "skipped", "step": 5, "reason": "the loss of 9 is a spike: above 4"}
+    storage.append_line(run_dir / "pretrain" / "metrics.jsonl", event)
+    storage.write_manifest(run_dir / "pretrain", storage.read_manifest(run_dir / "pretrain").facts)
+    text = Page(write_report(run_dir).read_text(encoding="utf-8")).text
+    assert "Steps left out as unsound: 1; the last: the loss of 9 is a spike: above 4." in text
+    assert "not finite" not in text
+
+
 def test_an_input_that_was_made_again_is_marked(tmp_path):
     write_run(tmp_path)
     (tmp_path / "corpus" / "more.txt").write_text("more")
@@ -388,6 +437,19 @@ def test_ratings_of_people_are_in_the_report(tmp_path):
     assert "ratings" in page.sections
     assert "3 ratings of 1 person" in page.text
     assert page.scripts == 1
+
+
+def test_a_report_made_while_people_rate_tells_what_they_said_last(tmp_path):
+    run_dir = write_run(tmp_path)
+    items = [StudyItem(id=str(number), models=("base",), asked="Why?", answers=("Because.",)) for number in range(2)]
+    make_study(run_dir / RATINGS, items, StudyPlan(raters=1, repeat_share=0.0))
+    with contextlib.closing(Study(run_dir / RATINGS)) as study:
+        rater = study.join("Ada", "user")
+        for told in ("1 ratings of 1 person", "2 ratings of 1 person"):
+            scores = {"fluency": 4, "coherence": 3, "relevance": 5}
+            item = study.next(rater).item.id
+            study.judge(rater, Judgement(item=item, occasion=0, key=f"key-of-item-{item}", scores=scores))
+            assert told in Page(write_report(run_dir).read_text(encoding="utf-8")).text
 
 
 def test_several_runs_stand_side_by_side_with_what_differs(tmp_path):

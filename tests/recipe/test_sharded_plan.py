@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from chatwright.foundation import storage
 from chatwright.foundation.errors import UsageError
+from chatwright.model.families import to_hugging_face
 from chatwright.recipe.plan.accelerators import fleet_of
 from chatwright.recipe.plan.cost import Memory
 from chatwright.recipe.plan.shapes import shape_of
@@ -88,6 +90,18 @@ def test_an_unknown_size_names_the_known_ones():
     with pytest.raises(UsageError) as caught:
         model_of("9b")
     assert "70b" in caught.value.hint
+
+
+def test_a_recipe_that_begins_from_a_model_has_that_models_shape(tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('name = "tuned"\n[base]\nmodel = "base"\n')
+    with pytest.raises(UsageError, match="begins from a model that is not there"):
+        model_of(str(recipe))
+    (tmp_path / "base").mkdir()
+    storage.write_json(tmp_path / "base" / "config.json", to_hugging_face(SMALL, begin=0, ends=[0], pad=0))
+    found = model_of(str(recipe))
+    assert found.num_parameters() == SMALL.num_parameters()
+    assert (found.width, found.layers) == (SMALL.width, SMALL.layers)
 
 
 @pytest.mark.slow

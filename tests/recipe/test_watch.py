@@ -16,7 +16,8 @@ from chatwright.foundation import storage
 from chatwright.foundation.errors import UsageError
 from chatwright.foundation.usage import UsageMeter
 from chatwright.recipe import runner, watch
-from chatwright.recipe.watch_page import serve_watch
+from chatwright.recipe.report.look import asset
+from chatwright.recipe.watch_page import look, serve_watch
 from chatwright.serve.settings import settings_for
 
 
@@ -62,6 +63,17 @@ def test_a_line_torn_by_a_kill_and_skipped_steps_are_met_calmly(going):
         file.write('{"event": "step", "st')
     assert watch.read_progress(going, watch.find_training(going)).skipped == 1
     assert "1 steps" in shown(going)
+
+
+def test_a_step_left_out_for_a_spike_is_not_told_as_one_that_was_not_finite(going):
+    path = watch.find_training(going).path
+    reason = "the loss of 9 is a spike: above 4"
+    storage.append_line(path, {"event": "skipped", "step": 41, "reason": reason})
+    assert f"as unsound; the last: {reason}" in shown(going)
+    assert "finite" not in shown(going)
+    told = look(going, UsageMeter())
+    assert (told["skipped"], told["skipped_why"]) == (1, reason)
+    assert "finite" not in asset("watch.js")
 
 
 def test_a_log_without_a_line_yet_shows_step_zero(going):

@@ -58,8 +58,8 @@ def test_labels_that_nothing_could_be_judged_by_are_topics_alone(run):
     assert {topic.name: topic.right for topic in topic_table(run)} == {"returns": 1.0, "shipping": 1.0}
 
 
-def record_of_tasks(figures):
-    model = {"name": "tiny-finetune", "digest": "d"}
+def record_of_tasks(figures, digest="d"):
+    model = {"name": "tiny-finetune", "digest": digest}
     return new_record("tasks", model=model, data={}, settings={}, result={"tasks": figures})
 
 
@@ -72,6 +72,24 @@ def test_scores_of_own_tasks_stand_beside_answers_of_the_same_topic_and_the_newe
     assert (topics["shipping"].right, topics["shipping"].tasks, topics["shipping"].task_items) == (0.25, 0.5, 4)
     assert (topics["grammar"].questions, topics["grammar"].tasks) == (0, 1.0)
     assert topics["returns"].tasks is None
+
+
+def test_scores_of_another_model_and_of_public_tasks_are_not_those_of_the_model_that_answered(run):
+    place = run.directory / "evaluate" / "scores.json"
+    scores = storage.read_json(place)
+    scores["models"]["finetune"]["digest"] = "d"
+    storage.write_json(place, scores)
+
+    def quiz(value):
+        return {"quiz": {"items": 4, "value": value, "topics": {"shipping": {"items": 4, "value": value}}}}
+
+    records = (record_of_tasks(quiz(1.0)), record_of_tasks(quiz(0.0), "base"))
+    public = record_of_tasks({"arc_easy": {"items": 400, "value": 0.2}})
+    for created, record in enumerate((*records, public)):
+        keep(record | {"created": float(created)}, run.directory / "evaluations")
+    topics = {topic.name: topic for topic in topic_table(run)}
+    assert (topics["shipping"].tasks, topics["shipping"].task_items) == (1.0, 4)
+    assert "arc_easy" not in topics
 
 
 def disliked(name):

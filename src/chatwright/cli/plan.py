@@ -51,6 +51,8 @@ def plan(  # noqa: PLR0917 - the library calls it by keyword
     corpus = counted or planning.size_of_documents(
         documents or Path(), vocabulary_size=planning.vocabulary_for(machine, spent)
     )
+    if fleet is not None and fleet.nodes == 1 and scripts is not None and write is not None:
+        corpus = _sent_along(corpus, write)
     law = _fitted(run, machine, corpus, spent) if fit and run is not None else planning.PUBLISHED
     timer = planning.step_timer(machine) if fleet is None else None
     if target is None:
@@ -144,17 +146,37 @@ def _fleet(fleet: Any, result: dict[str, Any], made: Any) -> dict[str, Any]:
     }
 
 
+def _sent_along(corpus: Any, recipe: Path) -> Any:
+    """The corpus with its places as a lent machine finds them, to which the folder of this call is sent."""
+    from chatwright.recipe.plan import corpus as corpora
+
+    found = corpora.portable(corpus.sections, recipe=recipe, root=Path())
+    outside = [*found.outside, *([] if _is_here(recipe) else [str(recipe.resolve())])]
+    if outside:
+        places = f"`{'`, `'.join(outside)}` {'is' if len(outside) == 1 else 'are'}"
+        say(
+            f"warning: {places} not in this folder, the only one that `sky.yaml` sends: move it here and plan again, "
+            "or add `file_mounts` to the task"
+        )
+    return corpus._replace(sections=found.sections)
+
+
+def _is_here(place: Path) -> bool:
+    return place.resolve().is_relative_to(Path().resolve())
+
+
 def _write_scripts(folder: Path, fleet: Any, recipe: Path, result: dict[str, Any]) -> None:
     from chatwright.recipe.plan import sky_task, slurm_script, torchrun_script
 
     called = shlex.quote(str(recipe.resolve()))
     hours = max(1, math.ceil(1.5 * result["fleet"]["hours"]))  # half as much again: start-up, data, evaluation
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "torchrun.sh": torchrun_script(fleet, called),
-        "slurm.sbatch": slurm_script(fleet, called, hours=hours),
-        "sky.yaml": sky_task(fleet, recipe.name),
-    }
+    texts = {"torchrun.sh": torchrun_script(fleet, called), "slurm.sbatch": slurm_script(fleet, called, hours=hours)}
+    if fleet.nodes == 1:
+        sent = recipe.resolve().relative_to(Path().resolve()) if _is_here(recipe) else recipe.resolve()
+        texts["sky.yaml"] = sky_task(fleet, shlex.quote(sent.as_posix()))
+    else:
+        say("no task for SkyPilot: machines that a cloud lends share no folder `runs`, which several machines need")
     for name, text in texts.items():
         with storage.publish_file(folder / name) as scratch:
             scratch.write_text(text, encoding="utf-8")

@@ -200,12 +200,23 @@ def _limits(run: RunFacts, stage: str) -> str:
         lines.append(
             f"- Fine-tuning made it forget {decimal(forgotten, signed=True)} bits per byte of the base's text."
         )
-    worst = run.models.get(stage, {}).get("worst_documents") or []
-    if worst:
-        bits = decimal(worst[0].get("bits_per_byte"))
-        lines.append(f"- Weakest on `{_plain(worst[0].get('domain'))}`: {bits} bits per byte on the worst document.")
+    lines += _hardest(run.models.get(stage, {}))
     lines.append("- Bias and safety were not measured.")
     return "\n".join(lines)
+
+
+def _hardest(scores: dict[str, Any]) -> list[str]:
+    """The domain with the highest loss, and the worst document, which may be of another one."""
+    lines = []
+    domains = {name: values["bits_per_byte"] for name, values in (scores.get("heldout") or {}).items() if name != "all"}
+    if len(domains) > 1:
+        name = max(domains, key=lambda domain: float(domains[domain]))
+        lines.append(f"- Weakest on `{_plain(name)}`: {decimal(domains[name])} bits per byte, held out.")
+    worst = next(iter(scores.get("worst_documents") or []), None)
+    if worst is not None:
+        bits = decimal(worst.get("bits_per_byte"))
+        lines.append(f"- The hardest held-out document, of `{_plain(worst.get('domain'))}`: {bits} bits per byte.")
+    return lines
 
 
 def _lineage(run: RunFacts) -> str:

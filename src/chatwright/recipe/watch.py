@@ -40,6 +40,7 @@ class Progress(NamedTuple):
     loss: list[float]  # nats a token, one a line of metrics
     tokens_per_second: float | None
     skipped: int
+    skipped_why: str | None  # the last of them
     heldout: dict[str, list[float]]  # bits per byte by domain, one an evaluation
     seconds_left: float | None
 
@@ -74,6 +75,7 @@ def read_progress(run_dir: Path, watched: Watched) -> Progress:
     lines = list(storage.read_lines(watched.path))
     steps = [line for line in lines if line.get("event") == "step"]
     evaluations = [line for line in lines if line.get("event") == "evaluation"]
+    skipped = [line for line in lines if line.get("event") == "skipped"]
     total = _planned_steps(run_dir, watched)
     now = int(max((line.get("step", 0) for line in lines), default=0))
     recent = steps[-_RECENT:]
@@ -85,7 +87,8 @@ def read_progress(run_dir: Path, watched: Watched) -> Progress:
         seconds=float(max((line.get("seconds", 0.0) for line in lines), default=0.0)),
         loss=[float(line["loss"]) for line in steps if line.get("loss") is not None],
         tokens_per_second=steps[-1].get("tokens_per_second") if steps else None,
-        skipped=sum(1 for line in lines if line.get("event") == "skipped"),
+        skipped=len(skipped),
+        skipped_why=skipped[-1].get("reason") if skipped else None,
         heldout=_heldout(evaluations),
         seconds_left=left,
     )
@@ -151,7 +154,8 @@ def _rows(progress: Progress, watched: Watched, width: int) -> list[tuple[Text, 
         label = name if name == "test answers" else f"held out, {name}"
         rows.append((label, f"{values[-1]:.3f} bits/byte", sparkline(values, width=width)))
     if progress.skipped:
-        rows.append(("left out", f"{progress.skipped:,} steps", "their loss or gradient was not finite"))
+        last = "" if progress.skipped_why is None else f"; the last: {progress.skipped_why}"
+        rows.append(("left out", f"{progress.skipped:,} steps", f"as unsound{last}"))
     if not watched.is_done and progress.steps is None:
         rows.append(("", "", "how many steps there will be is known when it ends"))
     return [(Text(label), Text(value), Text(curve)) for label, value, curve in rows]

@@ -94,6 +94,7 @@ def look(run_dir: Path, meter: UsageMeter) -> dict[str, Any]:
         "left": None if told.seconds_left is None else duration(told.seconds_left),
         "tokens_per_second": told.tokens_per_second,
         "skipped": told.skipped,
+        "skipped_why": told.skipped_why,
         "processor_share": usage.processor_share,
         "memory_used_bytes": usage.memory_used_bytes,
         "memory_bytes": usage.memory_bytes,

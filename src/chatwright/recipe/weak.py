@@ -112,7 +112,7 @@ def topic_table(
         if entry["ratings"]:
             asked = str(entry["messages"][-1]["content"])
             rows.append((asked, "", "thumb", float(entry["ratings"][-1]["thumb"])))
-    joined = [*_labelled(rows, number=number), *_task_rows(run)]
+    joined = [*_labelled(rows, number=number), *_task_rows(run, _digest_of(run, last) if last in samples else None)]
     if not joined:
         raise UsageError(
             "there are no answers, task scores, ratings or thumbs to look at", hint="run the stage `evaluate` first"
@@ -120,12 +120,24 @@ def topic_table(
     return _grouped(joined)
 
 
-def _task_rows(run: RunFacts) -> list[tuple[str, str, float]]:
-    """Scores of own tasks by topic, of the newest record of each task; a task without topics is one of its own."""
+def _digest_of(run: RunFacts, stage: str) -> str | None:
+    """Of the model that the evaluation had answer, or else of the one that the stage made; None where neither says."""
+    found = run.models.get(stage, {}).get("digest") or run.summary(stage).get("model_digest")
+    return None if found is None else str(found)
+
+
+def _task_rows(run: RunFacts, digest: str | None) -> list[tuple[str, str, float]]:
+    """Scores of own tasks by topic, of the newest record of each task; a task without topics is one of its own.
+
+    Args:
+        run: the run.
+        digest: of the model whose answers stand beside them: other models' records tell nothing of it. None: of any.
+    """
     newest: dict[str, dict[str, Any]] = {}
     for record in history(run.directory / EVALUATIONS):
-        if record["kind"] == "tasks":
-            newest |= record["result"]["tasks"]
+        if record["kind"] == "tasks" and (digest is None or record["model"].get("digest") == digest):
+            # Tasks of the public harness have no topics: what they ask is nothing that this recipe could teach.
+            newest |= {name: figures for name, figures in record["result"]["tasks"].items() if "topics" in figures}
     rows: list[tuple[str, str, float]] = []
     for name, figures in newest.items():
         for topic, values in (figures.get("topics") or {name: figures}).items():

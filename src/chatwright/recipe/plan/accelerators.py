@@ -17,6 +17,7 @@ _PER_NODE = 8
 _MOST_DEVICES = 4096
 FREE_SHARE = 0.94  # of the memory, after the driver's context and libraries
 _PROBE_TOKENS = 65_536
+_SIGNAL_S = 120  # before a Slurm job's end it is told to stop
 # Share of the peak that a training reaches, by width: our assumption, low for small matrices. Large models reach
 # 0.38 to 0.46 of it (Chowdhery et al. 2022, PaLM, table 3: 0.462; Dubey et al. 2024, Llama 3, table 4: 0.38 to 0.43).
 _UTILISATION = ((256, 2, 0.08), (768, 12, 0.25), (2048, 20, 0.38))
@@ -107,6 +108,7 @@ def machine_of(fleet: Fleet) -> Machine:
         process_bytes=0,
         rates=rates,
         seconds=0.0,
+        watts=float(device.watts * fleet.num_devices),
         num_devices=fleet.num_devices,
     )
 
@@ -135,9 +137,11 @@ def slurm_script(fleet: Fleet, recipe: str, *, hours: int) -> str:
     return (
         "#!/bin/bash\n"
         f"#SBATCH --job-name=chatwright\n#SBATCH --nodes={fleet.nodes}\n#SBATCH --ntasks-per-node=1\n"
-        f"#SBATCH --gpus-per-node={fleet.per_node}\n#SBATCH --time={hours}:00:00\n#SBATCH --signal=TERM@120\n"
+        f"#SBATCH --gpus-per-node={fleet.per_node}\n#SBATCH --time={hours}:00:00\n#SBATCH --signal=TERM@{_SIGNAL_S}\n"
         "#SBATCH --requeue\n"
         "set -euo pipefail\n"
+        "# torchrun kills its workers so many seconds after the signal, 30 unless told otherwise: time to save.\n"
+        f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={_SIGNAL_S - 10}\n"
         'HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\n'
         f"srun torchrun --nnodes {fleet.nodes} --nproc-per-node {fleet.per_node} --rdzv-backend c10d \\\n"
         f'    --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$HEAD:29500" -m chatwright run {recipe}\n'
@@ -145,17 +149,23 @@ def slurm_script(fleet: Fleet, recipe: str, *, hours: int) -> str:
 
 
 def sky_task(fleet: Fleet, recipe: str) -> str:
-    """A task for SkyPilot (`sky launch`), which finds and starts the machines; the clone of the project is sent along.
+    """A task for SkyPilot (`sky launch`), which finds and starts the machine; the folder of the call is sent to it.
 
-    The names of its variables are from its guide "Distributed Multi-Node Jobs".
+    Of one machine only: several would need one folder `runs` that they all see, and a bucket that is mounted as one
+    cannot rename a directory at once, which is how results are published. The variable's name is from its guide
+    "Distributed Multi-Node Jobs".
+
+    Raises:
+        UsageError: a fleet of several machines.
     """
+    if fleet.nodes > 1:
+        raise UsageError(f"a task for SkyPilot is of one machine, these are {fleet.nodes}: they share no folder `runs`")
     device = _SKY_NAMES.get(fleet.name, fleet.name.upper())
     return (
-        "# sky launch this.yaml; run it again to go on after a stop. The recipe and the data lie in the folder sent.\n"
-        f"name: chatwright\nresources:\n  accelerators: {device}:{fleet.per_node}\nnum_nodes: {fleet.nodes}\n"
+        "# sky launch -c chatwright this.yaml, from the folder that holds the recipe and the documents: it is sent,\n"
+        "# less what `.skyignore` names, or `.gitignore` where there is none. The same call goes on after a stop.\n"
+        f"name: chatwright\nresources:\n  accelerators: {device}:{fleet.per_node}\nnum_nodes: 1\n"
         "workdir: .\nsetup: |\n  python3 -m pip install .\nrun: |\n"
-        '  HEAD=$(echo "$SKYPILOT_NODE_IPS" | head -n 1)\n'
-        "  torchrun --nnodes $SKYPILOT_NUM_NODES --nproc-per-node $SKYPILOT_NUM_GPUS_PER_NODE \\\n"
-        "    --node-rank $SKYPILOT_NODE_RANK --master-addr $HEAD --master-port 29500 \\\n"
+        "  torchrun --standalone --nproc-per-node $SKYPILOT_NUM_GPUS_PER_NODE \\\n"
         f"    -m chatwright run {recipe}\n"
     )

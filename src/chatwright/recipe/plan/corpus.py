@@ -1,6 +1,8 @@
 """How many tokens there are to train on: counted by a run, or estimated from a sample of documents."""
 
+import copy
 import itertools
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,8 @@ from chatwright.foundation.errors import DataError, UsageError
 from chatwright.tokens.tokenizer import TokenizerConfig, measure_compression, train_tokenizer
 
 _SECTIONS = ("collect", "clean", "tokenizer")
+_CALLED = {"seed": 1, "workers": 0, "engine": "local"}  # a recipe's keys above its sections, with their defaults
+_RUNS = "runs"  # where a recipe's runs are unless it says otherwise
 _SAMPLE_S = 12.0  # reading stops after so long; the rest is judged by its bytes
 _SAMPLE_BYTES = 4_000_000
 _LEARN_BYTES = 1_500_000  # of the sample, for a tokenizer of its own
@@ -28,14 +32,14 @@ class CorpusSize(NamedTuple):
     vocabulary_size: int
     how: str  # where the figures are from
     name: str  # for the planned recipe
-    sections: dict[str, Any]  # of the recipe, as far as they lead to these tokens
+    sections: dict[str, Any]  # of the recipe, and keys above them, as far as they lead to these tokens
 
 
 def size_of_run(run_dir: Path) -> CorpusSize:
     """Counted: the training tokens that a run has published.
 
     Raises:
-        UsageError: the run has no tokens yet.
+        UsageError: the run has no tokens yet, or it begins from a model, whose shape and tokenizer are not to plan.
     """
     path = run_dir / "tokens"
     if not (path / storage.MANIFEST).is_file():
@@ -46,11 +50,27 @@ def size_of_run(run_dir: Path) -> CorpusSize:
     vocabulary = int(storage.read_json(path / "index.json")["vocabulary_size"])
     per_token = train["bytes"] / max(1, train["tokens"])
     recipe = read_toml(run_dir / "recipe.toml")
-    sections = {name: recipe[name] for name in _SECTIONS if name in recipe}
+    if "base" in recipe:
+        raise UsageError(
+            f"`{run_dir}` begins from a model, and a plan is of a model from fresh weights",
+            hint="name `--documents DIR`, or a run without `[base]`",
+        )
+    sections = _where_and_how(recipe, run_dir) | {name: recipe[name] for name in _SECTIONS if name in recipe}
     name = str(recipe.get("name", "run"))
     if (run_dir / "pretrain").is_dir():  # what was trained stays; without it the run goes on with the planned recipe
         name = f"{name[:55]}-planned"
     return CorpusSize(int(train["tokens"]), per_token, vocabulary, "counted by the run", name, sections)
+
+
+def _where_and_how(recipe: dict[str, Any], run_dir: Path) -> dict[str, Any]:
+    """The run's own seed, folder and workers: with others than these every stage would be done again, or elsewhere."""
+    kept = {name: recipe[name] for name, default in _CALLED.items() if recipe.get(name, default) != default}
+    named, found = str(recipe.get("runs", _RUNS)), run_dir.resolve().parent
+    if Path(named).resolve() != found:
+        kept["runs"] = str(found)  # the recipe was called from another folder, or the run was moved
+    elif named != _RUNS:
+        kept["runs"] = named
+    return kept
 
 
 def size_of_documents(folder: Path, *, vocabulary_size: int) -> CorpusSize:
@@ -84,6 +104,43 @@ def size_of_documents(folder: Path, *, vocabulary_size: int) -> CorpusSize:
             "tokenizer": {"vocabulary_size": vocabulary_size},
         },
     )
+
+
+class Portable(NamedTuple):
+    """A recipe's keys for a machine to which one folder is sent."""
+
+    sections: dict[str, Any]
+    outside: list[str]  # places that are not in the folder
+
+
+def portable(sections: dict[str, Any], *, recipe: Path, root: Path) -> Portable:
+    """The same with every place below `root` named from the recipe's folder, `runs` from `root` itself.
+
+    Args:
+        sections: of a `CorpusSize`.
+        recipe: the file that they will stand in.
+        root: the folder that is sent.
+    """
+    kept: dict[str, Any] = copy.deepcopy(sections)
+    sources: list[dict[str, Any]] = (kept.get("collect") or {}).get("sources") or []
+    places: list[tuple[Any, Any]] = [(source, key) for source in sources for key in ("path", "prefix") if key in source]
+    sets = ((kept.get("clean") or {}).get("decontaminate") or {}).get("sets") or []
+    places += [(sets, number) for number in range(len(sets))]
+    outside = []
+    for table, key in places:
+        if not isinstance(table[key], str) or not table[key] or "://" in table[key]:
+            continue
+        place = (recipe.parent / table[key]).resolve()
+        if place.is_relative_to(root.resolve()):
+            table[key] = Path(os.path.relpath(place, recipe.parent.resolve())).as_posix()
+        else:
+            outside.append(str(place))
+    runs = Path(str(kept.get("runs", _RUNS))).resolve()
+    if runs.is_relative_to(root.resolve()):
+        kept |= {"runs": runs.relative_to(root.resolve()).as_posix()} if "runs" in kept else {}
+    else:
+        outside.append(str(runs))
+    return Portable(kept, outside)
 
 
 class _Sample(NamedTuple):

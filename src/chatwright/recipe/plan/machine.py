@@ -59,7 +59,7 @@ class Machine(NamedTuple):
     rates: tuple[StepRate, ...]  # smallest width first
     seconds: float  # that the measurement took
     num_devices: int = 1  # devices; rates are those of all together, memory that of one
-    watts: float | None = None  # drawn during the probes; None where the machine does not tell
+    watts: float | None = None  # drawn during the probes, or a table's most; None: not known
 
     def flops_per_second(self, width: int) -> float:
         """Training operations a second at a width, between the probes on a line over the width's logarithm."""

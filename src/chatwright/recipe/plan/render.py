@@ -83,11 +83,15 @@ def _explanation(plan: Plan) -> list[str]:
     low, high = time_interval(plan.chosen.seconds)
     machine, corpus = plan.machine, plan.corpus
     pace = ", ".join(f"width {rate.width}: {rate.flops_per_second / 1e9:.0f} GFLOP/s" for rate in machine.rates)
+    # A machine of the table was never seen: no training step of it was timed, and it has no processor to count on.
+    how, threads = (
+        ("training steps measured", f"{machine.threads} threads, ") if machine.seconds else ("assumed pace", "")
+    )
     return [
         "Made by `chatwright plan`; every key may be changed.",
         "",
-        f"machine:   {machine.device}, {machine.threads} threads, {machine.precision} ({machine.precision_reason}),",
-        f"           {machine.memory_bytes / 1e9:.1f} GB free; training steps measured: {pace}",
+        f"machine:   {machine.device}, {threads}{machine.precision} ({machine.precision_reason}),",
+        f"           {machine.memory_bytes / 1e9:.1f} GB free; {how}: {pace}",
         f"documents: {corpus.tokens:,} training tokens, {corpus.bytes_per_token:.2f} bytes each ({corpus.how})",
         f"model:     {plan.chosen.parameters:,} parameters, {plan.chosen.tokens:,} tokens, {plan.epochs:.2f} times "
         "over the documents",
@@ -124,6 +128,9 @@ def _loss_sentence(plan: Plan) -> str:
 def _energy_sentence(plan: Plan) -> str:
     if plan.watts is None:
         return "energy not readable here (neither RAPL nor NVML)"
+    if not plan.machine.seconds:
+        most = plan.watts * plan.chosen.seconds / 3.6e6
+        return f"at most {most:.3g} kWh of the devices, at the {plan.watts:,.0f} W of their data sheets"
     return f"about {plan.watts * plan.chosen.seconds / 3.6e6:.3g} kWh at the {plan.watts:.0f} W measured"
 
 

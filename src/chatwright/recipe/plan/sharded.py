@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from chatwright.foundation.devices import autocast_dtype
 from chatwright.foundation.errors import UsageError
 from chatwright.model.config import ModelConfig
+from chatwright.model.directory import read_config
 from chatwright.model.network import Network
 from chatwright.recipe.plan.accelerators import ACCELERATORS, FREE_SHARE, Accelerator, Fleet, fleet_of
 from chatwright.recipe.plan.cost import Memory
@@ -276,16 +277,24 @@ def advise(fleet: Fleet, model: ModelConfig, memory: Memory, *, micro_rows: int)
 
 
 def model_of(size: str) -> ModelConfig:
-    """The model of a named size, or of a recipe that names its vocabulary.
+    """The model of a named size, or of a recipe: of the base that it begins from, or its own shape.
 
     Raises:
-        UsageError: neither of the two.
+        UsageError: neither of the two, or the recipe's base is not there.
     """
     if size in _SIZES:
         return _SIZES[size]
     if not size.endswith(".toml"):
         raise UsageError(f"no such size: `{size}`", hint=f"known: {', '.join(_SIZES)}; or the file of a recipe")
     recipe = load_recipe(Path(size))
+    if recipe.base is not None:  # pretraining goes on with it, too, so that no `[model]` may stand beside it
+        base = Path(recipe.base.model)
+        if not base.is_dir():
+            raise UsageError(
+                f"`{size}` begins from a model that is not there: `{base}`",
+                hint="`chatwright import` brings one; or name a recipe with a shape of its own",
+            )
+        return read_config(base)
     vocabulary = recipe.model.vocabulary_size or recipe.tokenizer.vocabulary_size
     return recipe.model.model_copy(update={"vocabulary_size": vocabulary})
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from chatwright.foundation.console import duration
+from chatwright.recipe.report import improving
 from chatwright.recipe.report import markup as html
 from chatwright.recipe.report.facts import RunFacts, key_figures
 
@@ -23,7 +24,7 @@ def summary_section(run: RunFacts) -> html.Section:
 
 
 def _made(run: RunFacts) -> str:
-    """One or two sentences: what was made and from what."""
+    """A few sentences: what was made and from what."""
     figures, pretrain, finetune = key_figures(run), run.summary("pretrain"), run.summary("finetune")
     sentences = []
     if "documents" in figures:
@@ -44,6 +45,7 @@ def _made(run: RunFacts) -> str:
         whose = "it" if pretrain else f"a base model of {html.short_count(finetune.get('total', 0))} parameters"
         tokens = html.short_count(finetune.get("target_tokens", 0))
         sentences.append(f"Then {whose} was fine-tuned on conversations: {tokens} target tokens, {how}")
+    sentences += improving.sentences(run)
     return "".join(f"{sentence}. " for sentence in sentences).strip() or "Nothing but the first stages is done."
 
 

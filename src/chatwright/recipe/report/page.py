@@ -11,7 +11,7 @@ from chatwright.recipe.report.rounds import round_paths, rounds_section
 from chatwright.recipe.report.shell import page_of
 
 REPORT = "report.html"
-_VERSION = 5  # raised when the same run would give another page
+_VERSION = 6  # raised when the same run would give another page
 _META = "chatwright-made-from"
 _HEAD_BYTES = 4096
 
@@ -46,6 +46,9 @@ def _digest(run_dir: Path) -> str:
         run_dir / RATINGS,
         *sorted((run_dir / EVALUATIONS).glob("*.json")),
     ]
+    # What raters said last stands in SQLite's log until the last of its users closes it, or for good after a kill.
+    log = run_dir / f"{RATINGS}-wal"
+    paths += [log] if log.is_file() and log.stat().st_size else []
     found = {path.relative_to(run_dir).as_posix(): storage.digest_file(path) for path in paths if path.is_file()}
     return storage.digest_json([_VERSION, chatwright.__version__, found])
 

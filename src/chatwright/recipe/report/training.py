@@ -1,4 +1,4 @@
-"""The part of the page with curves: how the loss fell in pretraining and in fine-tuning."""
+"""The part of the page with curves: how the loss fell in each training of the run."""
 
 from typing import Any
 
@@ -7,13 +7,19 @@ from chatwright.recipe.report import markup as html
 from chatwright.recipe.report.facts import RunFacts, StageFacts
 from chatwright.recipe.report.figures import Curve, axis_switch, curve_of, curves, figure
 from chatwright.recipe.report.growth import samples_over_training
+from chatwright.recipe.report.improving import figures_of
+
+_IMPROVING = {"reward": "Reward model", "align": "Alignment", "distill": "Distillation"}
 
 
 def training_section(run: RunFacts) -> html.Section | None:
     """Curves of every training of the run, zoomable, over steps or seconds."""
     parts = [
         part
-        for name, draw in (("pretrain", _pretraining), ("finetune", _finetuning))
+        for name, draw in (
+            *(("pretrain", _pretraining), ("finetune", _finetuning)),
+            *(("reward", _improving), ("align", _improving), ("distill", _improving)),
+        )
         if name in run.stages and (part := draw(run.stages[name])) is not None
     ]
     return html.Section("training", "Training", html.join(parts)) if parts else None
@@ -49,6 +55,29 @@ def _finetuning(stage: StageFacts) -> html.Html | None:
         "Test answers: bits the model needs for a byte of the right answers to questions that it never trains on."
     )
     return _curves(stage, "finetune", "Fine-tuning", test, measured)
+
+
+def _improving(stage: StageFacts) -> html.Html:
+    """The main figures, and the loss, whose unit is its objective's own."""
+    found = figures_of(stage)
+    steps = stage.events("step")
+    loss = curve_of("training", steps, [event.get("loss") for event in steps], is_main=True)
+    drawn = figure(
+        f"{stage.name}-loss",
+        curves([loss], y_title="loss"),
+        caption="Training loss",
+        description=_description("Training loss", loss) if loss.steps else "",
+    )
+    title = _IMPROVING[stage.name]
+    rows: list[list[html.Child]] = [[one.name, one.value, one.meaning] for one in found]
+    return html.join(
+        [
+            html.element("h3", title),
+            html.element("p", _pace(stage)),
+            html.table(["figure", "value", "meaning"], rows, caption=title, words=(2,)) if rows else None,
+            html.element("div", axis_switch(), drawn, class_="curves") if loss.steps else None,
+        ]
+    )
 
 
 def _curves(stage: StageFacts, key: str, title: str, held: list[Curve], measured: str) -> html.Html | None:
@@ -95,16 +124,20 @@ def _description(what: str, curve: Curve) -> str:
 
 def _pace(stage: StageFacts) -> str:
     summary: dict[str, Any] = stage.summary
-    text = f"{html.count(summary.get('steps'))} steps, {html.count(summary.get('target_tokens'))} target tokens"
+    unit = next((unit for unit in ("pairs", "verdicts", "answers") if unit in summary), "tokens")
+    learned = f"{html.count(summary.get('target_tokens' if unit == 'tokens' else unit))} "
+    text = f"{html.count(summary.get('steps'))} steps, {learned}{'target tokens' if unit == 'tokens' else unit}"
     if summary.get("seconds"):
-        text += (
-            f" in {duration(summary['seconds'])}: {html.count(summary.get('tokens_per_second'))} a second on average"
-        )
+        rate = html.count(summary.get(f"{unit}_per_second"))
+        text += f" in {duration(summary['seconds'])}: {rate} a second on average"
     if summary.get("device"):
         text += f", on {summary['device']} with {summary.get('threads')} threads in {summary.get('precision')}"
         text += f" ({summary['precision_reason']})" if summary.get("precision_reason") else ""
-    skipped = len(stage.events("skipped"))
-    return text + (f". Steps left out because loss or gradient was not finite: {skipped}." if skipped else ".")
+    skipped = stage.events("skipped")
+    if not skipped:
+        return f"{text}."
+    last = f"; the last: {skipped[-1]['reason']}" if skipped[-1].get("reason") else ""
+    return f"{text}. Steps left out as unsound: {len(skipped)}{last}."
 
 
 def _numbers(held: list[Curve]) -> html.Html:

@@ -11,7 +11,7 @@
     ["Rate", told.tokens_per_second ? Math.round(told.tokens_per_second).toLocaleString("en") : "\u2013", "tokens a second"],
     ["Processor", told.processor_share === null ? "\u2013" : `${Math.round(100 * told.processor_share)}%`,
       told.memory_bytes ? `memory: ${gigabytes(told.memory_used_bytes)} of ${gigabytes(told.memory_bytes)}` : ""],
-  ].concat(told.skipped ? [["Left out", String(told.skipped), "steps whose loss or gradient was not finite"]] : []);
+  ].concat(told.skipped ? [["Left out", String(told.skipped), `steps, as unsound${told.skipped_why ? `; the last: ${told.skipped_why}` : ""}`]] : []);
 
   const card = ([label, value, meaning]) => {
     const item = document.createElement("li");
