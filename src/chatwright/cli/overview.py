@@ -115,7 +115,7 @@ ENTRIES = (
         "rate",
         _MEASURE,
         "A page on which people judge answers, blind",
-        ("rate runs/my-model", "rate runs/my-model --pairs --store duel.sqlite --invite Ada", "rate runs/my-model --stats"),
+        ("rate runs/my-model", "rate runs/my-model --pairs --store duel.sqlite", "rate runs/my-model --stats"),
     ),
     Entry("weak", _MEASURE, "Where a run is weak, and what to change", ("weak runs/my-model",)),
     Entry(
