@@ -57,7 +57,7 @@ def test_a_recipe_with_three_mistakes_names_all_three(tmp_path, call):
         (("rate", "latin.jsonl"), "`latin.jsonl` is not UTF-8"),
         (("pairs", "folder", "--out", "folder"), "folder"),
         (("evaluate", "{model}", "--records", "latin.jsonl"), "`latin.jsonl` is a file"),
-        (("weak", "{run}", "--html", "folder"), "`folder`: Is a directory"),
+        (("weak", "{run}", "--html", "folder"), "`folder` is a folder"),
     ],
 )
 def test_plain_mistakes_with_paths_are_told_without_a_traceback(finished, tmp_path, call, arguments, named):
