@@ -31,6 +31,16 @@ def page(browser, server):
     assert complaints == []
 
 
+def first_turn_while_a_second_is_answered(page, role):
+    send(page, "one")
+    wait_for_end(page)
+    send(page, "wait")
+    page.get_by_text("Waiting").wait_for()
+    turn = page.locator(f".turn.{role}").first
+    turn.hover()
+    return turn
+
+
 def test_a_conversation_begun_anew_before_the_first_word_is_empty_and_answers(page, server):
     send(page, "hold")
     page.locator(".turn.assistant.writing").wait_for()
@@ -84,12 +94,7 @@ def test_an_earlier_pair_that_is_decided_late_leaves_the_person_where_they_are(p
 
 
 def test_an_edited_question_sent_while_an_answer_is_written_stays_where_it_was_written(page, server):
-    send(page, "one")
-    wait_for_end(page)
-    send(page, "wait")
-    page.get_by_text("Waiting").wait_for()
-    first = page.locator(".turn.user").first
-    first.hover()
+    first = first_turn_while_a_second_is_answered(page, "user")
     first.locator(".edit").click()
     first.locator(".rewrite textarea").fill("two")
     first.locator(".rewrite").get_by_role("button", name="Send").click()
@@ -107,12 +112,7 @@ def test_an_edited_question_sent_while_an_answer_is_written_stays_where_it_was_w
 
 
 def test_a_better_answer_sent_while_another_is_written_is_kept_and_says_that_the_conversation_stays(page, server):
-    send(page, "one")
-    wait_for_end(page)
-    send(page, "wait")
-    page.get_by_text("Waiting").wait_for()
-    first = page.locator(".turn.assistant").first
-    first.hover()
+    first = first_turn_while_a_second_is_answered(page, "assistant")
     first.get_by_role("button", name="Bad answer").click()
     first.get_by_label("What should it have said?").fill("Good day")
     first.get_by_role("button", name="Send and go on from it").click()

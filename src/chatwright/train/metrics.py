@@ -62,10 +62,9 @@ class Window:
             self._nats += report.loss * report.targets
             self._norms += report.norm
             self._seconds += seconds
-            used = "" if meter is None else f" | {meter.share(self._rate()):.0%} of the machine"
-            self._text = (
-                f"loss {report.loss:.3f} | {self._rate():,.{0 if self._rate() >= 10 else 1}f} {self._unit}/s{used}"
-            )
+            rate = self._rate()
+            used = "" if meter is None else f" | {meter.share(rate):.0%} of the machine"
+            self._text = f"loss {report.loss:.3f} | {rate:,.{0 if rate >= 10 else 1}f} {self._unit}/s{used}"
 
     def text(self) -> str:
         """The newest step, for the progress line."""

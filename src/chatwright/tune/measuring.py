@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from chatwright.feedback.conversations import Conversation, Message
+from chatwright.feedback.conversations import Conversation
 from chatwright.foundation import storage
 from chatwright.model.network import Network
 from chatwright.model.prompts import ChatEncoder
@@ -32,18 +32,11 @@ def answers_of(conversations: Sequence[Conversation], encoder: ChatEncoder, *, c
     Turns that are left out for want of context are not scored, so their bytes do not count.
     """
     samples = encode_samples(conversations, encoder, context_length=context_length)
-    num_bytes = sum(
-        len(message.content.encode())
-        for item, sample in zip(conversations, samples, strict=True)
-        for message in _kept_turns(item, sample)
-        if message.role == "assistant"
-    )
+    num_bytes = 0
+    for item, sample in zip(conversations, samples, strict=True):
+        said = [message.content for message in item.messages if message.role == "assistant"]
+        num_bytes += sum(len(text.encode()) for text in said[sample.dropped_turns // 2 :])  # a question with each
     return Answers(samples, num_bytes)
-
-
-def _kept_turns(conversation: Conversation, sample: Sample) -> tuple[Message, ...]:
-    first = 1 if conversation.messages[0].role == "system" else 0
-    return conversation.messages[first + sample.dropped_turns :]
 
 
 @torch.inference_mode()

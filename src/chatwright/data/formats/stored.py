@@ -78,10 +78,15 @@ class _Stored(io.RawIOBase):
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> DataError:
-        words = str(error).splitlines()
-        return DataError(
-            f"reading `{self._name}` failed",
-            cause=f"{type(error).__name__}: {words[0] if words else 'no details'}",
-            kept="the partitions finished so far",
-            hint="run the same command again: it goes on there",
-        )
+        return not_read(f"reading `{self._name}` failed", error, hint="run the same command again: it goes on there")
+
+
+def not_read(what: str, error: Exception, *, hint: str) -> DataError:
+    """What a person is told where a disk, a network or a store's client failed."""
+    words = str(error).splitlines()
+    return DataError(
+        what,
+        cause=f"{type(error).__name__}: {words[0] if words else 'no details'}",
+        kept="the partitions finished so far",
+        hint=hint,
+    )

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, Protocol, cast
 
-from chatwright.data.formats.stored import stored_file
+from chatwright.data.formats.stored import not_read, stored_file
 from chatwright.data.sandbox import Unreadable
 from chatwright.foundation import storage
 from chatwright.foundation.config import Config
@@ -235,13 +235,8 @@ def failures_named(address: str) -> Iterator[None]:
     except (ChatwrightError, Unreadable):
         raise
     except Exception as error:  # noqa: BLE001 - the border to clients of stores, whose errors have no common class
-        words = str(error).splitlines()
-        raise DataError(
-            f"`{address}` could not be read",
-            cause=f"{type(error).__name__}: {words[0] if words else 'no details'}",
-            kept="the partitions finished so far",
-            hint="check the address, the network and the store's credentials, then run the same command again",
-        ) from error
+        hint = "check the address, the network and the store's credentials, then run the same command again"
+        raise not_read(f"`{address}` could not be read", error, hint=hint) from error
 
 
 def _shown(name: str) -> str:

@@ -126,12 +126,10 @@ def taught(
     weights = [pair.weight for pair in part.pairs] + [verdict.weight for verdict in part.verdicts if verdict.is_good]
     seen: dict[str, int] = {}
     outcomes = []
-    for (messages, _), weight, before, now in zip(
-        chosen, weights, _gains(old, first, chosen), _gains(new, first, chosen), strict=True
-    ):
-        if before is not None and now is not None and before > 0:
+    for (messages, _), weight, scores in zip(chosen, weights, _scores((new, old, first), chosen), strict=True):
+        if scores is not None and scores[1] > scores[2]:
             number = _number(messages[-1].content, seen)
-            outcomes.append(_Outcome(number, number, weight, _outcome(now)))
+            outcomes.append(_Outcome(number, number, weight, _outcome(scores[0] - scores[2])))
     if len(outcomes) < config.least_heldout:
         return None
     return bootstrap(outcomes, len(seen), confidence=config.confidence, draws=config.draws)
@@ -139,15 +137,22 @@ def taught(
 
 def _gains(new: ChatModel, old: ChatModel, answers: Sequence[tuple[tuple[Message, ...], str]]) -> list[float | None]:
     """Nats that each answer gained from the old model to the new one; None for what does not fit the context."""
-    encoded = [encode_answer(messages, text, new.encoder) for messages, text in answers]
-    fits = [i for i, one in enumerate(encoded) if len(one.prompt) + len(one.answer) <= new.context_length + 1]
+    return [None if scores is None else scores[0] - scores[1] for scores in _scores((new, old), answers)]
+
+
+def _scores(
+    models: Sequence[ChatModel], answers: Sequence[tuple[tuple[Message, ...], str]]
+) -> list[tuple[float, ...] | None]:
+    """The log-probability of each answer under each of the models; None for what does not fit the context."""
+    encoded = [encode_answer(messages, text, models[0].encoder) for messages, text in answers]
+    longest = models[0].context_length + 1
+    fits = [place for place, one in enumerate(encoded) if len(one.prompt) + len(one.answer) <= longest]
     chosen = [encoded[place] for place in fits]
-    gains: list[float | None] = [None] * len(answers)
-    if chosen:
-        gained = sums_of(new.network, chosen, rows=_ROWS) - sums_of(old.network, chosen, rows=_ROWS)
-        for place, value in zip(fits, gained.tolist(), strict=True):
-            gains[place] = value
-    return gains
+    scores: list[tuple[float, ...] | None] = [None] * len(answers)
+    by_model = [sums_of(model.network, chosen, rows=_ROWS).tolist() for model in models] if chosen else []
+    for place, values in zip(fits, zip(*by_model, strict=True), strict=True):
+        scores[place] = values
+    return scores
 
 
 def _number(asked: str, seen: dict[str, int]) -> int:

@@ -5,7 +5,6 @@ of the opinions that it learned from. No text that a person wrote stays there.
 """
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -267,8 +266,7 @@ def _learn(at: _Place, gathered: Gathered) -> tuple[Path, dict[str, Any]]:
     if gathered.facts["train"]["edits"] >= config.edits.least:
         edits, left_out = _edits_that_fit(frozen / "edits.jsonl", base)
         if len(edits) >= config.edits.least:
-            lines = "".join(json.dumps(edit, ensure_ascii=False) + "\n" for edit in edits)
-            (at.work / "edits.jsonl").write_text(lines, encoding="utf-8")
+            (at.work / "edits.jsonl").write_text("\n".join(edits), encoding="utf-8")
             corrected = config.edits.as_finetune(config.learn, data=str(at.work / "edits.jsonl"))
             base = _stage(at, "edits", finetune.run, corrected, base)
             learning["edits"] = _figures(base.parent, ("steps", "forgetting")) | {"left_out": left_out}
@@ -282,13 +280,13 @@ def _learn(at: _Place, gathered: Gathered) -> tuple[Path, dict[str, Any]]:
     return made, {**learning, **_figures(made.parent, keys)}
 
 
-def _edits_that_fit(path: Path, base: Path) -> tuple[list[dict[str, Any]], int]:
-    """Corrected answers that the model can read whole, and how many are left out: one too long must not end a round."""
+def _edits_that_fit(path: Path, base: Path) -> tuple[list[str], int]:
+    """Lines of corrected answers that the model can read whole, and how many are left out: one must not end a round."""
     model = load_model(base)
     encoder, length = ChatEncoder(model.tokenizer), model.network.config.context_length
-    known = read_conversations(path)
-    fitting = [one for one in known if fits(one, encoder, context_length=length)]
-    return [{"messages": [message._asdict() for message in one.messages]} for one in fitting], len(known) - len(fitting)
+    known, lines = read_conversations(path), path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    fitting = [line for one, line in zip(known, lines, strict=True) if fits(one, encoder, context_length=length)]
+    return fitting, len(known) - len(fitting)
 
 
 def _figures(directory: Path, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from chatwright.data.sources import Files, Partition, list_partitions, read_part
 from chatwright.foundation import storage
 from chatwright.foundation.config import read_toml
 from chatwright.foundation.errors import DataError, UsageError
+from chatwright.recipe.recipe import Recipe
 from chatwright.tokens.tokenizer import TokenizerConfig, measure_compression, train_tokenizer
 
 _SECTIONS = ("collect", "clean", "tokenizer")
-_CALLED = {"seed": 1, "workers": 0, "engine": "local"}  # a recipe's keys above its sections, with their defaults
-_RUNS = "runs"  # where a recipe's runs are unless it says otherwise
+_CALLED = ("seed", "workers", "engine")  # a recipe's keys above its sections, as far as documents depend on them
+_RUNS = str(Recipe.model_fields["runs"].default)
 _SAMPLE_S = 12.0  # reading stops after so long; the rest is judged by its bytes
 _SAMPLE_BYTES = 4_000_000
 _LEARN_BYTES = 1_500_000  # of the sample, for a tokenizer of its own
@@ -64,7 +65,8 @@ def size_of_run(run_dir: Path) -> CorpusSize:
 
 def _where_and_how(recipe: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     """The run's own seed, folder and workers: with others than these every stage would be done again, or elsewhere."""
-    kept = {name: recipe[name] for name, default in _CALLED.items() if recipe.get(name, default) != default}
+    default = {name: Recipe.model_fields[name].default for name in _CALLED}
+    kept = {name: recipe[name] for name in _CALLED if recipe.get(name, default[name]) != default[name]}
     named, found = str(recipe.get("runs", _RUNS)), run_dir.resolve().parent
     if Path(named).resolve() != found:
         kept["runs"] = str(found)  # the recipe was called from another folder, or the run was moved
@@ -121,7 +123,7 @@ def portable(sections: dict[str, Any], *, recipe: Path, root: Path) -> Portable:
         recipe: the file that they will stand in.
         root: the folder that is sent.
     """
-    kept: dict[str, Any] = copy.deepcopy(sections)
+    root, kept = root.resolve(), copy.deepcopy(sections)
     sources: list[dict[str, Any]] = (kept.get("collect") or {}).get("sources") or []
     places: list[tuple[Any, Any]] = [(source, key) for source in sources for key in ("path", "prefix") if key in source]
     sets = ((kept.get("clean") or {}).get("decontaminate") or {}).get("sets") or []
@@ -131,13 +133,13 @@ def portable(sections: dict[str, Any], *, recipe: Path, root: Path) -> Portable:
         if not isinstance(table[key], str) or not table[key] or "://" in table[key]:
             continue
         place = (recipe.parent / table[key]).resolve()
-        if place.is_relative_to(root.resolve()):
+        if place.is_relative_to(root):
             table[key] = Path(os.path.relpath(place, recipe.parent.resolve())).as_posix()
         else:
             outside.append(str(place))
     runs = Path(str(kept.get("runs", _RUNS))).resolve()
-    if runs.is_relative_to(root.resolve()):
-        kept |= {"runs": runs.relative_to(root.resolve()).as_posix()} if "runs" in kept else {}
+    if runs.is_relative_to(root):
+        kept |= {"runs": runs.relative_to(root).as_posix()} if "runs" in kept else {}
     else:
         outside.append(str(runs))
     return Portable(kept, outside)

@@ -31,8 +31,13 @@ def _of_reward(summary: dict[str, Any]) -> str:
     return f"A reward model learned from {html.count(summary.get('rows'))} pairs{told}"
 
 
+def unit_of(summary: dict[str, Any]) -> str | None:
+    """What a training counted in place of target tokens, if it did."""
+    return next((unit for unit in _UNITS if unit in summary), None)
+
+
 def _of_align(summary: dict[str, Any]) -> str:
-    unit = next((unit for unit in _UNITS if unit in summary), "examples")
+    unit = unit_of(summary) or "examples"
     rows = f"{html.count(summary.get('rows'))} {'questions' if unit == 'answers' else unit}"
     accuracy = (summary.get("evaluation") or {}).get("accuracy")
     told = "" if accuracy is None else f"; {html.percent(accuracy)} of the held-out pairs have gained the right way"

@@ -7,7 +7,7 @@ from chatwright.recipe.report import markup as html
 from chatwright.recipe.report.facts import RunFacts, StageFacts
 from chatwright.recipe.report.figures import Curve, axis_switch, curve_of, curves, figure
 from chatwright.recipe.report.growth import samples_over_training
-from chatwright.recipe.report.improving import figures_of
+from chatwright.recipe.report.improving import figures_of, unit_of
 
 _IMPROVING = {"reward": "Reward model", "align": "Alignment", "distill": "Distillation"}
 
@@ -124,11 +124,11 @@ def _description(what: str, curve: Curve) -> str:
 
 def _pace(stage: StageFacts) -> str:
     summary: dict[str, Any] = stage.summary
-    unit = next((unit for unit in ("pairs", "verdicts", "answers") if unit in summary), "tokens")
-    learned = f"{html.count(summary.get('target_tokens' if unit == 'tokens' else unit))} "
-    text = f"{html.count(summary.get('steps'))} steps, {learned}{'target tokens' if unit == 'tokens' else unit}"
+    unit = unit_of(summary)
+    learned = f"{html.count(summary.get(unit or 'target_tokens'))} {unit or 'target tokens'}"
+    text = f"{html.count(summary.get('steps'))} steps, {learned}"
     if summary.get("seconds"):
-        rate = html.count(summary.get(f"{unit}_per_second"))
+        rate = html.count(summary.get(f"{unit or 'tokens'}_per_second"))
         text += f" in {duration(summary['seconds'])}: {rate} a second on average"
     if summary.get("device"):
         text += f", on {summary['device']} with {summary.get('threads')} threads in {summary.get('precision')}"

@@ -24,7 +24,7 @@ from pydantic import Field
 
 from chatwright.feedback.conversations import Message
 from chatwright.foundation.config import Config
-from chatwright.tune.preferences.pairs import Pair, Preferences, Verdict
+from chatwright.tune.preferences.pairs import Pair, Preferences, Verdict, in_turn
 
 _EXPERT = "expert"
 
@@ -136,8 +136,7 @@ def _unsound_turns(messages: Sequence[Message]) -> str | None:
     """Why nothing can be learned after these turns: readers of preferences refuse what is named here."""
     if not messages or messages[-1].role != "user":
         return "no question before the answer"
-    turns = messages[1:] if messages[0].role == "system" else messages
-    if any(message.role != ("user", "assistant")[place % 2] for place, message in enumerate(turns)):
+    if not in_turn(messages):
         return "turns that do not alternate"
     return None if all(message.content.strip() for message in messages) else "an empty turn before the answer"
 

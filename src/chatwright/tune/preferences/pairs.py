@@ -4,7 +4,7 @@ Not for making them of people's feedback (harvest.py), and not for token ids (so
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -202,14 +202,19 @@ def _row(record: dict[str, Any], source: str) -> Pair | Verdict:
     raise _RecordError("expected `chosen` and `rejected`, or `completion` and `label`")
 
 
+def in_turn(messages: Sequence[Message]) -> bool:
+    """Whether user and assistant speak in turn, after a system turn if there is one, and the user last."""
+    roles = [message.role for message in messages]
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    return len(spoken) % 2 == 1 and spoken == [("user", "assistant")[place % 2] for place in range(len(spoken))]
+
+
 def _whole(prompt: list[Message], before: list[Message]) -> tuple[Message, ...]:
     """The conversation before the answer; where both say it, as in some published sets, it stands once."""
     if prompt and before and before[-len(prompt) :] != prompt:
         raise _RecordError("expected the messages before the answers to end with `prompt`")
     messages = before or prompt
-    first = 1 if messages and messages[0].role == "system" else 0
-    wanted = ["user" if number % 2 == 0 else "assistant" for number in range(len(messages) - first)]
-    if len(messages) == first or [m.role for m in messages[first:]] != wanted or messages[-1].role != "user":
+    if not in_turn(messages):
         raise _RecordError("expected user and assistant in turn before the answer, the user last")
     return tuple(messages)
 
