@@ -2,8 +2,9 @@ import contextlib
 
 import pytest
 
-from chatwright.data import extract, limits
-from chatwright.data.extract import HtmlExtractor, extract_with_resiliparse, extract_with_trafilatura
+from chatwright.data import limits
+from chatwright.data.clean import CleanConfig
+from chatwright.data.extract import EXTRACTORS, HtmlExtractor, extract_by_blocks, extract_with_trafilatura
 from chatwright.data.sandbox import Unreadable
 
 MENU = "<nav><ul><li><a href=/>Home</a></li><li><a href=/shop>Shop</a></li></ul></nav>"
@@ -16,7 +17,7 @@ def page(prose):
     return f"<html><head><title> The\nharbour </title></head>{body}</html>"
 
 
-@pytest.mark.parametrize("function", [extract_with_trafilatura, extract_with_resiliparse])
+@pytest.mark.parametrize("function", EXTRACTORS.values(), ids=EXTRACTORS)
 def test_the_main_text_and_the_title_are_found(function, page, prose):
     found = function(page)
     assert prose in found["text"]
@@ -26,6 +27,10 @@ def test_the_main_text_and_the_title_are_found(function, page, prose):
 
 def test_what_trafilatura_cannot_read_goes_to_resiliparse():
     assert extract_with_trafilatura("<pre>x = 1</pre>")["text"].strip() == "x = 1"
+
+
+def test_a_page_without_running_text_goes_to_resiliparse():
+    assert "x = 1" in extract_by_blocks("<nav><a href=/>x = 1</a></nav>")["text"]
 
 
 def test_a_page_over_the_limit_is_dropped_unread(monkeypatch):
@@ -45,7 +50,7 @@ def test_pages_go_through_the_child(page, prose):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extractor", ["trafilatura", "resiliparse"])
+@pytest.mark.parametrize("extractor", EXTRACTORS)
 def test_hostile_markup_ends_in_time_and_the_next_page_works(extractor):
     with HtmlExtractor(extractor=extractor, time_limit_s=5) as made:
         for hostile in ("<div>" * 300_000, "&amp;" * 500_000, "<a<b" * 200_000):
@@ -54,5 +59,6 @@ def test_hostile_markup_ends_in_time_and_the_next_page_works(extractor):
         assert "good end" in made.extract("<html><body><p>Still a good end after all of this.</p></body></html>").text
 
 
-def test_both_extractors_are_settings():
-    assert {"extract_with_trafilatura", "extract_with_resiliparse"} <= set(vars(extract))
+def test_every_extractor_is_a_setting():
+    choices = CleanConfig.model_fields["html_extractor"].annotation.__args__
+    assert set(choices) == set(EXTRACTORS)

@@ -39,7 +39,7 @@ class CleanConfig(Config):
     lowercase: bool = False
     strip_punctuation: bool = False
     strip_symbols: bool = False  # currency, mathematics, arrows, emoji
-    html_extractor: Literal["trafilatura", "resiliparse"] = "trafilatura"  # resiliparse: ten times faster, less exact
+    html_extractor: Literal["blocks", "trafilatura", "resiliparse"] = "blocks"  # figures: docs/cleaning.md
     html_time_limit_s: float = 20.0  # for one page
     licences: tuple[str, ...] = ()  # only documents under these stay: SPDX names, "CC-BY" for all its versions
     language: LanguageConfig = LanguageConfig()
