@@ -2,9 +2,12 @@
 
 A block `sh` is run line by line as a person would, in one folder for all guides, with `chatwright` on the path. A comment
 before a block says what else is to be done with it: `<!-- serves -->` starts it, waits for its address and stops it;
-`<!-- needs: THING -->` skips it, and the test names what was skipped. Only the sizes are smaller than in the guide.
+`<!-- with: THING -->` runs it once the test has written what people would have; `<!-- needs: THING -->` skips it, and the
+test names what was skipped. Only the sizes are smaller than in the guide. Of commands that stand elsewhere in the
+documents, their names and options are checked.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -18,7 +21,14 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import typer
 
+from chatwright.cli.main import app
+from chatwright.data.document import iter_documents
+from chatwright.feedback.conversations import Message
+from chatwright.feedback.ratings import Study
+from chatwright.feedback.store import Answer, Choice, FeedbackStore
+from chatwright.feedback.study import DIMENSIONS, Judgement
 from chatwright.model.config import ModelConfig
 from chatwright.model.directory import save_model
 from chatwright.model.network import Network
@@ -27,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GUIDES = ROOT / "docs" / "guides"
 SHIM = """#!/bin/sh
 # The project's command with the sizes of this test, where the command takes a recipe and trains.
-case "$1" in run|tokenize|distill) exec {python} -m chatwright "$@" $TINY ;; esac
+case "$1" in run|tokenize|distill|improve) exec {python} -m chatwright "$@" $TINY ;; esac
 exec {python} -m chatwright "$@"
 """
 _MODEL = ("width=32", "layers=1", "heads=2", "key_heads=2", "head_width=16", "mlp_width=64", "context_length=128")
@@ -41,16 +51,26 @@ TINY = {
         "evaluate.answers=test.jsonl",
     ),
     "distil.md": (*_SMALL[1:], "distill.steps=3", "distill.batch_rows=2", "distill.micro_rows=2"),
+    "feedback.md": tuple(
+        f"improve.{item}"
+        for item in (
+            *("least_new=20", "learn.device=cpu", "learn.threads=1", "learn.precision=float32"),
+            *("learn.epochs=8.0", "learn.max_answer_tokens=4", "learn.optimizer.learning_rate=3e-3"),
+            *("promote.draws=200", "promote.least_heldout=4", "promote.forgetting=9.0", "promote.forgetting_ever=9.0"),
+            *("promote.task_loss=1.0", "promote.task_loss_ever=1.0"),
+        )
+    ),
+    "cluster.md": _SMALL[:1],
 }
-_BLOCK = re.compile(r"(?:^<!-- (serves|needs: [^>]+?) -->\n)?^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SHORTER = {"--budget 30m": "--budget 10m"}  # a model for longer takes long to time on a busy machine
+_BLOCK = re.compile(r"(?:^<!-- (serves|with: [^>]+?|needs: [^>]+?) -->\n)?^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHORTER = {"--budget 30m": "--budget 3m"}  # a model for longer takes long to time on a busy machine
 _LIMIT_S = 600  # of one block; a block takes seconds on a machine of its own
 
 
 class Block(NamedTuple):
     """Commands that stand together."""
 
-    mark: str  # "", "serves" or "needs: ..."
+    mark: str  # "", "serves", "with: ..." or "needs: ..."
     commands: str
 
 
@@ -185,8 +205,54 @@ def serve_block(place, guide, commands):
         process.stderr.close()
 
 
+def judge(place):
+    """A rater says the same of every answer of the study."""
+    with contextlib.closing(Study(place / "runs" / "my-model" / "ratings.sqlite")) as study:
+        rater = study.join("Ada", "user")
+        while (shown := study.next(rater)).place is not None:
+            scores = dict.fromkeys(DIMENSIONS, 3)
+            key = f"{shown.place.item}-{shown.place.occasion}"
+            study.judge(rater, Judgement(item=shown.place.item, occasion=shown.place.occasion, key=key, scores=scores))
+        assert shown.done > 0
+
+
+def speak(place):
+    """Somebody chooses between two answers to each of fifty questions, always in the same sense."""
+    with contextlib.closing(FeedbackStore(place / "chatwright-feedback.db")) as store:
+        for number in range(50):
+            asked = (Message("user", f"Where is book {number}?"),)
+            for side, text in (("good", "In the library."), ("bad", "I will not say.")):
+                name = f"{side}-{number}"
+                store.add_answer(
+                    Answer(id=name, model="my-model", model_digest="d", messages=asked, answer=text, finish="stop")
+                )
+            store.add_rating(Choice(first=f"good-{number}", second=f"bad-{number}", choice="first"))
+
+
+WRITTEN = {"with: judgements by people": judge, "with: feedback by people": speak}
+
+
+def require_fair_comparison(place):
+    """No line of a document that the teacher's run holds out stands in a document that the student was trained on."""
+    held = [one.text for one in iter_documents(place / "runs" / "my-model" / "corpus", split="heldout")]
+    learned = "\n".join(one.text for one in iter_documents(place / "runs" / "student" / "corpus", split="train"))
+    assert held
+    assert learned
+    assert [line for text in held for line in text.splitlines() if len(line) > 60 and line in learned] == []
+
+
+AFTERWARDS = {"distil.md": require_fair_comparison}
+
 # The first guide makes what others begin from.
-ORDER = ("your-documents.md", "distil.md", "ratings.md", "finetune-qwen3.md", "gpt2-small.md", "cluster.md")
+ORDER = (
+    "your-documents.md",
+    "distil.md",
+    "ratings.md",
+    "feedback.md",
+    "finetune-qwen3.md",
+    "gpt2-small.md",
+    "cluster.md",
+)
 
 
 def test_every_guide_is_run():
@@ -201,6 +267,39 @@ def test_the_list_of_guides_names_each_and_every_link_leads_somewhere():
     assert [name for name in ORDER if f"({name})" not in listed] == []
 
 
+def test_the_readme_leads_to_where_the_first_guide_goes_on():
+    readme = next(block for block in blocks_of(ROOT / "README.md") if "chatwright new" in block.commands)
+    guide = next(block for block in blocks_of(GUIDES / ORDER[0]) if "chatwright new" in block.commands)
+    plain = [re.sub(r"\s+(#.*)?$", "", line) for line in readme.commands.splitlines()]
+    assert plain[1:] == guide.commands.splitlines()  # the first line installs
+
+
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
+DOCUMENTS += [path for path in (ROOT / "docs").rglob("*.md") if path.name != "log.md"]
+_FENCED = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_CALL = re.compile(r"(?:^|\s-m )chatwright ([a-z].*)")
+
+
+def calls_of(path):
+    """What is said to `chatwright` in blocks and between backticks; comments behind are left out."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for block in _FENCED.findall(text) for line in block.splitlines()]
+    lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", _FENCED.sub("", text))]
+    return [found[1].split(" #")[0] for line in lines if (found := _CALL.search(line))]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_that_a_document_names_is_there_with_its_options(path):
+    unknown = []
+    for call in calls_of(path):
+        command, words = typer.main.get_command(app), call.split()
+        while words and hasattr(command, "commands"):
+            command = command.commands.get(words.pop(0))
+        known = {"--help"}.union(*(one.opts for one in getattr(command, "params", ())))
+        unknown += [call] if command is None or set(re.findall(r"(?<!\S)--[a-z-]+", call)) - known else []
+    assert unknown == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(2 * _LIMIT_S)
 @pytest.mark.parametrize("guide", ORDER)
@@ -212,5 +311,9 @@ def test_the_commands_of_the_guide_work(place, guide):
         elif block.mark == "serves":
             serve_block(place, guide, block.commands)
         else:
+            if block.mark:
+                WRITTEN[block.mark](place)
             run_block(place, guide, block.commands)
+    if guide in AFTERWARDS:
+        AFTERWARDS[guide](place)
     print(f"{guide}: left out here, {skipped or 'nothing'}")
