@@ -16,6 +16,10 @@ def test_a_foreign_model_is_imported_and_exported_again(finished, call, tmp_path
     assert done.returncode == 0, done.stderr
     assert done.json()["numbers"] == "bfloat16"
     assert done.json()["transformers"]["logit_difference"] < 1e-3
+    card = (tmp_path / "theirs" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name:")
+    assert "fine-tuned model" in card
+    assert (tmp_path / "theirs" / "data-card.md").is_file()
     (tmp_path / "theirs" / LINEAGE).unlink()
     done = call("import", tmp_path / "theirs", "--out", tmp_path / "ours", "--json")
     assert done.returncode == 0, done.stderr

@@ -1,12 +1,15 @@
 """Answers against references: BLEU is sacreBLEU's own, words overlap as in SQuAD, and the right policy is recognised."""
 
+import numpy as np
 import pytest
 import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatwright.evaluate.answers import Answered, ask, references_by_label, score, stated_label, token_f1
+from chatwright.evaluate.metrics import score_intervals
 from chatwright.feedback.conversations import Conversation, Message
+from chatwright.foundation.streams import seed_for
 from chatwright.model.chat import ChatModel
 from chatwright.model.directory import LoadedModel
 
@@ -104,13 +107,42 @@ def test_scores_of_answers_made_by_hand():
     assert figures["questions"] == 5
     assert figures["exact"] == 0.4
     assert figures["right"] == 0.6
-    assert figures["right_by_kind"] == {
-        "one turn": {"questions": 2, "right": 1.0},
-        "out of scope": {"questions": 2, "right": 0.5},
-        "several turns": {"questions": 1, "right": 0.0},
-    }
+    kinds = {"one turn": (2, 1.0), "out of scope": (2, 0.5), "several turns": (1, 0.0)}
+    assert {kind: (item["questions"], item["right"]) for kind, item in figures["right_by_kind"].items()} == kinds
+    assert figures["right_by_kind"]["several turns"]["right_95"] == [0.0, 0.7935]
     mean = sum(token_f1(item.answer, item.reference) for item in items) / 5
     assert figures["token_f1"] == pytest.approx(mean, abs=1e-4)
+
+
+def test_every_figure_of_answers_has_an_interval_that_stays_the_same():
+    said = ["You can return an item within thirty days.", "Parcels leave on the day after.", "No."] * 20
+    items = [answered(label, text) for label, text in zip([*REFERENCES] * 20, said, strict=True)]
+    figures = score(items, REFERENCES)
+    for key in ("right", "exact", "bleu", "chrf", "token_f1"):
+        low, high = figures[f"{key}_95"]
+        assert low <= figures[key] <= high
+        assert low < high
+    assert score(items, REFERENCES) == figures
+    few = score(items[:6], REFERENCES)
+    assert few["chrf_95"][1] - few["chrf_95"][0] > figures["chrf_95"][1] - figures["chrf_95"][0]
+
+
+def test_the_interval_of_bleu_is_that_of_scores_of_answers_drawn_and_scored_whole():
+    said = ["You can return an item within ten days.", "Parcels leave on the day after.", "No.", "At nine or ten."] * 5
+    right = [[*REFERENCES.values(), "At ten."][number % 4] for number in range(20)]
+    generator = np.random.Generator(np.random.PCG64(seed_for(1, "bootstrap answers")))
+    drawn = []
+    for _ in range(100):
+        chosen = generator.integers(0, 20, 20)
+        drawn.append(sacrebleu.corpus_bleu([said[n] for n in chosen], [[right[n] for n in chosen]]).score)
+    found = score_intervals(said, [[one] for one in right], resamples=100)
+    assert found["bleu_95"] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1e-3)
+
+
+def test_one_answer_alone_has_no_interval_but_that_of_its_share():
+    figures = score([answered("returns", REFERENCES["returns"])], REFERENCES)
+    assert figures["exact_95"] == [0.2065, 1.0]
+    assert "bleu_95" not in figures
 
 
 def test_without_labels_nothing_is_called_right():

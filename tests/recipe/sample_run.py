@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatwright.foundation import storage
+from chatwright.model.config import ModelConfig
+from chatwright.model.families import to_hugging_face
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\" </script><!--"
 _VERSIONS = {"chatwright": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "platform": "Linux"}
@@ -119,7 +121,15 @@ def _tokens(place: Path) -> dict[str, Any]:
     return {"train": train, "heldout": {"tokens": 1_200, "documents": 5, "bytes": 4_000}, "by_domain": by_domain}
 
 
+def write_model(place: Path, **shape: Any) -> None:
+    """What is read of a stage's model: its shape."""
+    (place / "model").mkdir()
+    config = ModelConfig(vocabulary_size=512, **shape)
+    storage.write_json(place / "model" / "config.json", to_hugging_face(config, begin=0, ends=[0], pad=0))
+
+
 def _pretrain(place: Path) -> dict[str, Any]:
+    write_model(place, layers=3)
     for step in (0, 50, 100):
         bits = {"all": 4.0 - step / 50, "books": 3.9 - step / 50, HOSTILE: 4.5 - step / 50}
         storage.append_line(
@@ -145,6 +155,7 @@ def _pretrain(place: Path) -> dict[str, Any]:
 
 
 def _finetune(place: Path) -> dict[str, Any]:
+    write_model(place, layers=3)
     for step in (0, 20):
         event = {"event": "evaluation", "step": step, "seconds": step / 2.0, "test_bits_per_byte": 3.0 - step / 10}
         storage.append_line(place / "metrics.jsonl", event)
@@ -204,13 +215,17 @@ def _evaluate(place: Path) -> dict[str, Any]:
     nothing = figures | {"right": 0.0, "exact": 0.0, "bleu": 0.5, "chrf": 9.5, "token_f1": 0.05}
     nothing["right_by_kind"] = {kind: entry | {"right": 0.0} for kind, entry in kinds.items()}
     worst = [{"id": "1", "path": HOSTILE, "title": "A hard one", "domain": "books", "bits_per_byte": 3.3}]
+    figures |= {"right_95": [0.6277, 0.8422], "exact_95": [0.4737, 0.7143]}
+    figures |= {"bleu_95": [50.05, 70.15], "chrf_95": [60.25, 80.35], "token_f1_95": [0.7512, 0.8723]}
+    sure = _heldout(1.95)
+    sure["all"] |= {"bits_per_byte_95": [1.8765, 2.0215], "perplexity_95": [64.11, 77.22]}
     scores = {
         "models": {
             "pretrain": {"digest": "a" * 64, "parameters": 123_456, "heldout": _heldout(1.9), "answers": nothing},
             "finetune": {
                 "digest": "b" * 64,
                 "parameters": 123_456,
-                "heldout": _heldout(1.95),
+                "heldout": sure,
                 "worst_documents": worst,
                 "answers": figures,
             },

@@ -18,10 +18,11 @@ from chatwright.foundation.errors import RefusedError, UsageError
 from chatwright.recipe.report import overview, write_comparison, write_report
 from chatwright.recipe.report.answering import Verdict, choose
 from chatwright.recipe.report.corpus_pictures import fate_figure, mix_figures
-from chatwright.recipe.report.facts import RATINGS, STAGE_NAMES, key_figures, read_run
+from chatwright.recipe.report.facts import RATINGS, STAGE_NAMES, StageFacts, key_figures, read_run
 from chatwright.recipe.report.figures import curve_of
 from chatwright.recipe.report.markup import Html, data_block, element, table
 from chatwright.recipe.report.scoring import scores_section
+from chatwright.recipe.report.training import _pretraining
 
 CHROMIUM = "/usr/bin/chromium"
 CHROMIUM_ARGUMENTS = [
@@ -109,6 +110,21 @@ def measured_again(run_dir):
         keep(
             new_record("run", model=model, data={"path": "x"}, settings={}, result=result, clock=when), run_dir / FOLDER
         )
+
+
+def test_curves_without_a_finite_value_are_left_out_and_the_use_of_the_machine_is_told(tmp_path):
+    directory = write_run(tmp_path / "run") / "pretrain"
+    for step in (0, 50):
+        bits = {"all": 4.0, "odd": None}
+        storage.append_line(
+            directory / "metrics.jsonl", {"event": "evaluation", "step": step, "seconds": step, "bits_per_byte": bits}
+        )
+    storage.append_line(directory / "metrics.jsonl", {"event": "step", "step": 10, "seconds": 1.0, "loss": 5.0})
+    summary = {"steps": 100, "target_tokens": 1000, "seconds": 10.0, "tokens_per_second": 100.0, "utilisation": 0.4567}
+    facts = StageFacts(name="pretrain", directory=directory, content="", facts={"summary": summary})
+    shown = str(_pretraining(facts))
+    assert "odd" not in shown
+    assert "45.7% of what plain matrix products reach there" in shown
 
 
 def test_without_labels_the_summary_has_exact_answers():
@@ -208,7 +224,7 @@ def test_a_run_that_has_only_its_first_stages_is_reported(tmp_path, count):
 
 def test_a_run_that_begins_from_a_base_model_is_reported(tmp_path):
     page = Page(write_report(write_run(tmp_path, stages=("finetune", "evaluate"))).read_text(encoding="utf-8"))
-    assert "a base model of 123,456 parameters was fine-tuned" in page.text
+    assert "a base model of 123,456 parameters in the Qwen3 shape was fine-tuned" in page.text
 
 
 _TAUGHT = {

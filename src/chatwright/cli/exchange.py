@@ -50,12 +50,17 @@ def export_command(
 ) -> None:
     """Write a model for other programs, and check it with them where they are installed."""
     from chatwright.model.exchange import export_to_gguf, export_to_hugging_face
+    from chatwright.recipe.cards import cards_for, write_cards_for
 
     place = model.resolve()
     if to is Target.HF:
         kind = numbers or Numbers.F32
         target = out or place.with_name(f"{place.name}-hf-{kind.value}")
+        cards = cards_for(model)
         done = export_to_hugging_face(model, target, numbers=kind.value)
+        write_cards_for(cards, done.path)
+        if not cards:
+            say("  without a model card: it is not the model of a stage of a run")
     else:
         kind = numbers or Numbers.F16
         target = out or place.with_name(f"{place.name}-{kind.value}.gguf")

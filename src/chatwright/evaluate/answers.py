@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from chatwright.evaluate.beam import beam_answers
-from chatwright.evaluate.metrics import text_scores, token_f1
+from chatwright.evaluate.metrics import same, score_intervals, text_scores, token_f1
+from chatwright.evaluate.resampling import share_interval
 from chatwright.feedback.conversations import Conversation, Message
 from chatwright.model.chat import ChatModel
 
@@ -75,16 +76,22 @@ def stated_label(answer: str, references: dict[str, str]) -> str | None:
 
 
 def score(answered: Sequence[Answered], references: dict[str, str]) -> dict[str, Any]:
-    """All figures over one set of answers."""
+    """All figures over one set of answers; the 95 % interval of `right` is `right_95`, and so on.
+
+    Shares have Wilson's interval, figures over texts the bootstrap's over questions.
+    """
     if not answered:
         return {"questions": 0}
-    scored = text_scores([item.answer for item in answered], [item.conversation.references for item in answered])
-    figures: dict[str, Any] = {"questions": scored.pop("texts"), **scored}
+    said, wanted = [item.answer for item in answered], [item.conversation.references for item in answered]
+    scored = text_scores(said, wanted)
+    figures: dict[str, Any] = {"questions": scored.pop("texts"), **scored, **score_intervals(said, wanted)}
+    is_exact = [any(same(one, right) for right in several) for one, several in zip(said, wanted, strict=True)]
+    figures |= _sure("exact", is_exact)
     labelled = [item for item in answered if item.conversation.label is not None]
     if labelled and references:
         stated = [stated_label(item.answer, references) for item in labelled]
         right = [label == item.conversation.label for label, item in zip(stated, labelled, strict=True)]
-        figures["right"] = _share(right)
+        figures |= {"right": _share(right), **_sure("right", right)}
         figures["right_by_kind"] = _by_kind(labelled, right)
     return figures
 
@@ -94,13 +101,21 @@ def _by_kind(answered: Sequence[Answered], right: Sequence[bool]) -> dict[str, d
     groups: dict[str, list[bool]] = {}
     for item, is_right in zip(answered, right, strict=True):
         groups.setdefault(_kind(item.conversation), []).append(is_right)
-    return {kind: {"questions": len(group), "right": _share(group)} for kind, group in sorted(groups.items())}
+    return {
+        kind: {"questions": len(group), "right": _share(group), **_sure("right", group)}
+        for kind, group in sorted(groups.items())
+    }
 
 
 def _kind(conversation: Conversation) -> str:
     if conversation.label == "out-of-scope":
         return "out of scope"
     return "one turn" if len(conversation.messages) == 2 else "several turns"
+
+
+def _sure(name: str, flags: Sequence[bool]) -> dict[str, list[float]]:
+    """The interval of a share, under its name."""
+    return {f"{name}_95": share_interval(sum(flags), len(flags)).rounded(4)}
 
 
 def _share(flags: Iterable[bool]) -> float:

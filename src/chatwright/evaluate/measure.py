@@ -9,6 +9,7 @@ from chatwright.evaluate.answers import Answered, ask, references_by_label, scor
 from chatwright.evaluate.harness import TaskOptions, harness_figures, run_tasks
 from chatwright.evaluate.perplexity import TextLoss, Windows
 from chatwright.evaluate.records import model_facts, new_record
+from chatwright.evaluate.resampling import RESAMPLES
 from chatwright.evaluate.tasks import read_task, run_task, task_figures
 from chatwright.evaluate.texts import read_texts
 from chatwright.feedback.conversations import read_conversations
@@ -66,7 +67,7 @@ def measure_texts(
         "texts",
         model=model_facts(model, model_path),
         data={"path": str(path), "digest": texts.digest, "split": split, "empty_documents": texts.num_empty},
-        settings={**windows._asdict(), "seed": seed, "resamples": perplexity.RESAMPLES, "text_key": text_key},
+        settings={**windows._asdict(), "seed": seed, "resamples": RESAMPLES, "text_key": text_key},
         result={
             "domains": perplexity.by_domain(losses, seed=seed),
             "worst_documents": perplexity.worst_documents(losses, count=num_worst),

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import sacrebleu
 from sacrebleu.significance import PairedTest
 
+from chatwright.evaluate.resampling import RESAMPLES, percentiles, resampled_sums
 from chatwright.foundation.errors import UsageError
-
-RESAMPLES = 1_000
+from chatwright.foundation.streams import seed_for
 
 
 def _metrics(references: Sequence[Sequence[str | None]] | None = None) -> dict[str, Any]:
@@ -45,6 +46,37 @@ def text_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) -> 
     figures["token_f1"] = _mean([max(token_f1(answer, right) for right in several) for answer, several in pairs])
     figures["rouge_l"] = _mean([max(rouge_l(answer, right) for right in several) for answer, several in pairs])
     return figures
+
+
+def score_intervals(
+    answers: Sequence[str], references: Sequence[Sequence[str]], *, seed: int = 1, resamples: int = RESAMPLES
+) -> dict[str, list[float]]:
+    """95 % intervals of BLEU, chrF and the words shared, by bootstrap over answers (Koehn 2004); one answer gives none.
+
+    What sacreBLEU counts of each answer is drawn and added up; so nothing is matched twice. Every figure sees the
+    same draws.
+
+    Args:
+        answers: what was said.
+        references: for each answer, one or more texts that would have been right.
+        seed: of the draws.
+        resamples: draws.
+    """
+    if len(answers) < 2:
+        return {}
+    streams = reference_streams(answers, references)
+    drawing = seed_for(seed, "bootstrap answers")
+    found = {}
+    for key, metric in _metrics().items():
+        if key in ("bleu", "chrf"):
+            counts = np.asarray(metric._extract_corpus_statistics(list(answers), streams), dtype=np.float64)
+            sums = resampled_sums(counts, seed=drawing, resamples=resamples)
+            scores = np.asarray([metric._compute_score_from_stats(list(row)).score for row in sums])
+            found[f"{key}_95"] = percentiles(scores).rounded(4)
+    pairs = zip(answers, references, strict=True)
+    shared = [max(token_f1(answer, right) for right in several) for answer, several in pairs]
+    means = resampled_sums(np.asarray(shared)[:, None], seed=drawing, resamples=resamples)[:, 0] / len(answers)
+    return found | {"token_f1_95": percentiles(means).rounded(4)}
 
 
 def reference_streams(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[str | None]]:

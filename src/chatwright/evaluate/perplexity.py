@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatwright.evaluate.likelihood import Row, score_rows
+from chatwright.evaluate.resampling import RESAMPLES, Interval, percentiles, resampled_sums
 from chatwright.evaluate.texts import Text
 from chatwright.foundation.errors import UsageError
 from chatwright.foundation.streams import seed_for
 from chatwright.model.chat import ChatModel
 from chatwright.tokens.tokenizer import StreamDecoder, Tokenizer
 
-RESAMPLES = 1_000
 _BITS = 1 / math.log(2)
 _TOGETHER = 512  # documents tokenized and scored at once, so that memory does not grow with their number
 
@@ -107,14 +107,9 @@ def text_losses(model: ChatModel, texts: Sequence[Text], *, windows: Windows) ->
     return losses
 
 
-class Interval(NamedTuple):
-    """A range that a resampled figure fell into in 95 of 100 draws."""
+class Totals(NamedTuple):
+    """Sums of each document, by which figures over several are ratios."""
 
-    low: float
-    high: float
-
-
-class _Totals(NamedTuple):
     nats: NDArray[np.float64]
     num_bytes: NDArray[np.float64]
     tokens: NDArray[np.float64]
@@ -135,10 +130,10 @@ def by_domain(losses: Sequence[TextLoss], *, seed: int = 1, resamples: int = RES
     }
 
 
-def _totals(losses: Iterable[TextLoss]) -> _Totals:
+def _totals(losses: Iterable[TextLoss]) -> Totals:
     listed = [(loss.total, loss.num_bytes, len(loss.ids)) for loss in losses]
     columns = np.asarray(listed, dtype=np.float64).reshape(-1, 3)
-    return _Totals(columns[:, 0], columns[:, 1], columns[:, 2])
+    return Totals(columns[:, 0], columns[:, 1], columns[:, 2])
 
 
 def _figures(members: Sequence[TextLoss], *, seed: int, resamples: int) -> dict[str, Any]:
@@ -153,29 +148,29 @@ def _figures(members: Sequence[TextLoss], *, seed: int, resamples: int) -> dict[
         "bytes": int(num_bytes),
         "nats": round(nats, 4),
     }
-    if len(members) > 1:
-        figures["bits_per_byte_95"] = _rounded(_resampled(totals.nats * _BITS, totals.num_bytes, seed, resamples))
-        rates = _resampled(totals.nats, totals.tokens, seed, resamples)
-        figures["perplexity_95"] = [_perplexity(rates.low), _perplexity(rates.high)]
-    return figures
+    return figures | ratio_intervals(totals, seed=seed, resamples=resamples)
 
 
 def _perplexity(rate: float) -> float:
     return round(math.exp(min(700.0, rate)), 6)
 
 
-def _rounded(interval: Interval) -> list[float]:
-    return [round(interval.low, 6), round(interval.high, 6)]
+def ratio_intervals(totals: Totals, *, seed: int, resamples: int = RESAMPLES) -> dict[str, list[float]]:
+    """95 % intervals of bits per byte and of perplexity by bootstrap over documents; of one document there are none.
 
-
-def _resampled(above: NDArray[np.float64], below: NDArray[np.float64], seed: int, resamples: int) -> Interval:
-    generator = np.random.Generator(np.random.PCG64(seed))
-    ratios = np.empty(resamples)
-    for draw in range(resamples):
-        chosen = generator.integers(0, len(above), len(above))
-        ratios[draw] = above[chosen].sum() / max(1.0, below[chosen].sum())
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return Interval(float(low), float(high))
+    Args:
+        totals: a row a document.
+        seed: of the draws.
+        resamples: draws.
+    """
+    if len(totals.nats) < 2:
+        return {}
+    nats, num_bytes, tokens = resampled_sums(np.stack(totals, axis=1), seed=seed, resamples=resamples).T
+    rates = percentiles(nats / np.maximum(1.0, tokens))
+    return {
+        "bits_per_byte_95": percentiles(nats * _BITS / np.maximum(1.0, num_bytes)).rounded(6),
+        "perplexity_95": [_perplexity(rates.low), _perplexity(rates.high)],
+    }
 
 
 class LossDifference(NamedTuple):
@@ -198,15 +193,12 @@ def loss_difference(
         raise UsageError("two models can be compared on the same documents only")
     one, other = _totals(first), _totals(second)
     gain = (other.nats - one.nats) * _BITS
-    generator = np.random.Generator(np.random.PCG64(seed_for(seed, "difference")))
-    drawn = np.empty(resamples)
-    for draw in range(resamples):
-        chosen = generator.integers(0, len(gain), len(gain))
-        drawn[draw] = gain[chosen].sum() / one.num_bytes[chosen].sum()
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    columns = np.stack([gain, one.num_bytes], axis=1)
+    above, below = resampled_sums(columns, seed=seed_for(seed, "difference"), resamples=resamples).T
+    drawn = above / below
     beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     p_value = min(1.0, 2 * (beyond + 1) / (resamples + 1))
-    return LossDifference(float(gain.sum() / one.num_bytes.sum()), Interval(float(low), float(high)), p_value)
+    return LossDifference(float(gain.sum() / one.num_bytes.sum()), percentiles(drawn), p_value)
 
 
 def worst_documents(losses: Sequence[TextLoss], *, count: int, min_bytes: int = 500) -> list[dict[str, Any]]:

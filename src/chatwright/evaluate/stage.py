@@ -1,14 +1,16 @@
 """The stage `evaluate`: every model of the run on the same held-out documents and test questions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic import Field
 
 from chatwright.data.document import Document, iter_documents
 from chatwright.evaluate.answers import Answered, ask, references_by_label, score, stated_label
 from chatwright.evaluate.baselines import ByteTrigram, xz_bits_per_byte
-from chatwright.evaluate.perplexity import Windows, text_losses, worst_spans
+from chatwright.evaluate.perplexity import Totals, Windows, ratio_intervals, text_losses, worst_spans
 from chatwright.evaluate.records import FOLDER, keep, new_record
 from chatwright.evaluate.texts import Text
 from chatwright.feedback.conversations import Conversation, read_conversations
@@ -110,12 +112,9 @@ def _evaluate_model(
     result: dict[str, Any] = {"digest": model.digest, "parameters": model.network.config.num_parameters()}
     samples: dict[str, Any] = {}
     if "tokens" in context.inputs:
-        losses = _losses(context.inputs["tokens"], model, config)
-        result["heldout"] = by_domain(losses)
-        hardest = _hardest(losses, context.inputs.get("corpus"), config.worst_documents)
-        result["worst_documents"] = [_named(loss, document) for loss, document in hardest]
-        samples["spans"] = _spans(model, [document for _, document in hardest], config)
-        say(f"  {model.name}: {result['heldout']['all']['bits_per_byte']:.3f} bits per byte on held-out documents")
+        found = _on_documents(context, model)
+        result |= found.figures
+        samples["spans"] = found.spans
     if tests:
         answered = ask(model, tests, max_tokens=config.max_answer_tokens, beams=config.beams)
         generation = {"temperature": 0, "beams": config.beams, "max_tokens": config.max_answer_tokens}
@@ -127,6 +126,38 @@ def _evaluate_model(
     if is_base:
         samples["continuations"] = [_continue(model, prompt, config, context.seed) for prompt in config.prompts]
     return result, samples
+
+
+class _OnDocuments(NamedTuple):
+    """What held-out documents tell of a model; no figures where none was held out."""
+
+    figures: dict[str, Any]
+    spans: list[dict[str, Any]]
+
+
+def _on_documents(context: StageContext, model: ChatModel) -> _OnDocuments:
+    config: EvaluateConfig = context.config.evaluate
+    losses = _losses(context.inputs["tokens"], model, config)
+    if not losses:
+        say(f"  {model.name}: no document was held out, so its bits per byte are not measured")
+        return _OnDocuments({}, [])
+    hardest = _hardest(losses, context.inputs.get("corpus"), config.worst_documents)
+    figures: dict[str, Any] = {
+        "heldout": _with_intervals(losses, seed=context.seed),
+        "worst_documents": [_named(loss, document) for loss, document in hardest],
+    }
+    say(f"  {model.name}: {figures['heldout']['all']['bits_per_byte']:.3f} bits per byte on held-out documents")
+    return _OnDocuments(figures, _spans(model, [document for _, document in hardest], config))
+
+
+def _with_intervals(losses: Sequence[DocumentLoss], *, seed: int) -> dict[str, dict[str, Any]]:
+    """Figures by domain, each domain of several documents with its 95 % intervals."""
+    figures = by_domain(losses)
+    for name in figures:
+        members = [(loss.nats, loss.num_bytes, loss.tokens) for loss in losses if name in ("all", loss.domain)]
+        totals = Totals(*np.asarray(members, dtype=np.float64).T)
+        figures[name] |= ratio_intervals(totals, seed=seed_for(seed, f"bootstrap {name}"))
+    return figures
 
 
 def _stride(model: ChatModel, config: EvaluateConfig) -> int:

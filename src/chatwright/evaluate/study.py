@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from chatwright.feedback.study import StudyItem
+from chatwright.feedback.conversations import Message
+from chatwright.feedback.study import StudyItem, in_one_text
 from chatwright.foundation import storage
 from chatwright.foundation.errors import DataError, UsageError
 from chatwright.foundation.streams import Permutation, seed_for
@@ -54,7 +55,7 @@ def _pair(number: int, given: dict[str, dict[str, Any]]) -> list[StudyItem]:
     if first["answer"] == second["answer"]:
         return []
     answers, models = (first["answer"], second["answer"]), (one, other)
-    return [StudyItem(id=f"q{number}", asked=_asked(first), answers=answers, models=models, topic=_topic(first))]
+    return [StudyItem(id=f"q{number}", answers=answers, models=models, **_question(first))]
 
 
 def _singles(number: int, given: dict[str, dict[str, Any]]) -> list[StudyItem]:
@@ -63,22 +64,19 @@ def _singles(number: int, given: dict[str, dict[str, Any]]) -> list[StudyItem]:
     return [
         StudyItem(
             id=f"q{number}-{place}",
-            asked=_asked(first),
             answers=(item["answer"],),
             models=(name,),
-            topic=_topic(first),
             reference=str(item.get("reference", "")),
+            **_question(first),
         )
         for place, (name, item) in enumerate(given.items())
     ]
 
 
-def _asked(item: dict[str, Any]) -> str:
-    return "\n\n".join(message["content"] for message in item["messages"])
-
-
-def _topic(item: dict[str, Any]) -> str:
-    return str(item.get("expected") or "")
+def _question(item: dict[str, Any]) -> dict[str, Any]:
+    """What was asked, as raters read it and in its turns, and what it is about."""
+    turns = tuple(Message(message["role"], message["content"]) for message in item["messages"])
+    return {"asked": in_one_text(turns), "messages": turns, "topic": str(item.get("expected") or "")}
 
 
 def items_of_file(path: Path) -> list[StudyItem]:

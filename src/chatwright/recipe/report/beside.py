@@ -1,6 +1,7 @@
 """Several runs side by side on one page: their figures, their curves over each other, what differs in their recipes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,8 +74,21 @@ def _figures(runs: Sequence[Named]) -> html.Section:
     how = " ".join(sorted(notes)) + (
         " Bits per byte compare between tokenizers where the held-out documents are the same"
         + (": they are here." if _same_heldout(runs) else "; here they are NOT the same, so read them with care.")
+        + (_BRACKETS if any(_has_intervals(one.run) for one in runs) else "")
     )
     return html.Section("figures", "Figures", html.join([table, html.note(how)]))
+
+
+_BRACKETS = (
+    " In brackets: 95% intervals, of each run by itself; two that overlap may still differ, which `chatwright compare` "
+    "tests on the same documents and questions."
+)
+
+
+def _has_intervals(run: RunFacts) -> bool:
+    figures = key_figures(run)
+    answers = figures.get("answers", {}).values()
+    return "heldout_bits_per_byte_95" in figures or any("exact_95" in values for values in answers)
 
 
 def _same_heldout(runs: Sequence[Named]) -> bool:
@@ -97,22 +111,19 @@ def _figure(key: str, *, signed: bool = False) -> _Read:
 
 def _bits(name: str) -> _Read:
     def read(run: RunFacts) -> str | None:
-        value = key_figures(run).get("heldout_bits_per_byte", {}).get(name)
-        return None if value is None else html.decimal(value)
+        figures = key_figures(run)
+        value = figures.get("heldout_bits_per_byte", {}).get(name)
+        ends = figures.get("heldout_bits_per_byte_95", {}).get(name)
+        return None if value is None else html.with_interval(value, ends, html.decimal)
 
     return read
 
 
 def _answer(name: str, key: str) -> _Read:
     def read(run: RunFacts) -> str | None:
-        value = key_figures(run).get("answers", {}).get(name, {}).get(key)
-        return (
-            None
-            if value is None
-            else html.percent(value)
-            if key in ("right", "exact")
-            else html.decimal(value, digits=2)
-        )
+        answers = key_figures(run).get("answers", {}).get(name, {})
+        show = html.percent if key in ("right", "exact") else partial(html.decimal, digits=2)
+        return html.with_interval(answers[key], answers.get(f"{key}_95"), show) if key in answers else None
 
     return read
 
@@ -151,13 +162,16 @@ def _domains(runs: Sequence[Named]) -> html.Section | None:
     if not domains:
         return None
     rows: list[list[html.Child]] = [
-        [domain, *(html.decimal(last.get(one.name, {}).get(domain, {}).get("bits_per_byte")) for one in runs)]
-        for domain in domains
+        [domain, *(_sure_bits(last.get(one.name, {}).get(domain, {})) for one in runs)] for domain in domains
     ]
     table = html.table(
         ["domain", *(one.name for one in runs)], rows, caption="Bits per byte of the last model, by domain"
     )
     return html.Section("domains", "Domains", table)
+
+
+def _sure_bits(values: dict[str, Any]) -> str:
+    return html.with_interval(values.get("bits_per_byte"), values.get("bits_per_byte_95"), html.decimal)
 
 
 class _Line(NamedTuple):

@@ -24,7 +24,8 @@ def main_figures(record: dict[str, Any]) -> dict[str, float]:
         return _answer_figures(result)
     if kind == "run":
         heldout = result.get("heldout", {}).get("all")
-        bits = {} if heldout is None else {"bits per byte": float(heldout["bits_per_byte"])}
+        is_measured = heldout is not None and heldout.get("documents") != 0  # former versions wrote figures over none
+        bits = {"bits per byte": float(heldout["bits_per_byte"])} if is_measured else {}
         return bits | _answer_figures(result.get("answers", {}))
     if kind == "tasks":
         return {f"{name}: {item['metric']}": float(item["value"]) for name, item in result["tasks"].items()}

@@ -99,7 +99,13 @@ class RunFacts:
     def models(self) -> dict[str, dict[str, Any]]:
         """Scores by model, the base first."""
         scored = self.scores.get("models") or {}
-        return {name: scored[name] for name in _MODEL_STAGES if name in scored}
+        return {name: _as_measured(scored[name]) for name in _MODEL_STAGES if name in scored}
+
+    @property
+    def has_nothing_held_out(self) -> bool:
+        """Whether the run has documents of which none was held out, so that no loss of them is known."""
+        held = self.summary("tokens").get("heldout") or {}
+        return held.get("documents") == 0
 
     def is_right(self, model: str, item: dict[str, Any]) -> bool:
         """Whether an answer of `samples.json` is, as the model's scores were judged: by its label, or by its text."""
@@ -148,6 +154,7 @@ def key_figures(run: RunFacts) -> dict[str, Any]:
         "parameters": run.summary("pretrain").get("parameters") or run.summary("finetune").get("total"),
         "trained_tokens": run.summary("pretrain").get("target_tokens"),
         "heldout_bits_per_byte": heldout_bits(run),
+        "heldout_bits_per_byte_95": _heldout_intervals(run),
         "heldout_is_sample": True if heldout_bits(run) and not run.models else None,
         "baselines": run.scores.get("baselines"),
         "answers": {
@@ -170,9 +177,21 @@ def heldout_bits(run: RunFacts) -> dict[str, float]:
     return {} if sampled is None else {"pretrain": sampled}
 
 
+def _heldout_intervals(run: RunFacts) -> dict[str, list[float]]:
+    measured = {name: model["heldout"]["all"] for name, model in run.models.items() if "heldout" in model}
+    return {name: values["bits_per_byte_95"] for name, values in measured.items() if "bits_per_byte_95" in values}
+
+
+def _as_measured(model: dict[str, Any]) -> dict[str, Any]:
+    """Scores of a model without figures over no documents, which former versions wrote as if they were perfect."""
+    is_empty = (model.get("heldout") or {}).get("all", {}).get("documents") == 0
+    return {key: value for key, value in model.items() if not (is_empty and key == "heldout")}
+
+
 def _answer_figures(answers: dict[str, Any]) -> dict[str, Any]:
-    wanted = ("questions", "right", "exact", "token_f1", "bleu", "chrf")
-    return {key: answers[key] for key in wanted if key in answers}
+    wanted = ("right", "exact", "token_f1", "bleu", "chrf")
+    keys = ("questions", *wanted, *(f"{key}_95" for key in wanted))
+    return {key: answers[key] for key in keys if key in answers}
 
 
 def _gained(finetune: dict[str, Any]) -> float | None:

@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 
@@ -154,6 +154,17 @@ def size(num_bytes: float | None) -> str:
 def percent(share: float | None, *, digits: int = 1) -> str:
     """A share of one as per cent."""
     return "\N{EN DASH}" if share is None else f"{100 * share:.{digits}f}%"
+
+
+def with_interval(value: float | None, ends: Sequence[float] | None, show: Callable[[float | None], str]) -> str:
+    """A figure with its 95 % interval behind it, where it has one.
+
+    Args:
+        value: the figure.
+        ends: of the interval.
+        show: writes one number, such as `percent` or `decimal`.
+    """
+    return show(value) if not ends or value is None else f"{show(value)} ({show(ends[0])} to {show(ends[1])})"
 
 
 def decimal(value: float | None, *, digits: int = 3, signed: bool = False) -> str:

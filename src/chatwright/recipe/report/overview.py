@@ -1,12 +1,15 @@
 """The first part of the page: what was made, of what, and how good it is."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from chatwright.foundation.console import duration
 from chatwright.recipe.report import improving
 from chatwright.recipe.report import markup as html
 from chatwright.recipe.report.facts import RunFacts, key_figures
+from chatwright.recipe.report.models import FAMILIES, base_of, shape_of
 
+NONE_HELD_OUT = "No document was held out, so bits per byte and perplexity are not measured."
 MODEL_NAMES = {"pretrain": "base model", "finetune": "fine-tuned model"}
 
 
@@ -18,9 +21,9 @@ def summary_section(run: RunFacts) -> html.Section:
     cost = f"All stages together took {duration(seconds)}" + (
         f" and at most {html.size(peak)} of memory." if peak else "."
     )
-    return html.Section(
-        "summary", "Summary", html.join([html.element("p", _made(run), class_="lead"), cards, html.paragraph(cost)])
-    )
+    unmeasured = html.note(NONE_HELD_OUT) if run.has_nothing_held_out else None
+    lead = html.element("p", _made(run), class_="lead")
+    return html.Section("summary", "Summary", html.join([lead, cards, unmeasured, html.paragraph(cost)]))
 
 
 def _made(run: RunFacts) -> str:
@@ -32,21 +35,30 @@ def _made(run: RunFacts) -> str:
         sentences.append(f"From {html.count(figures['documents'])} documents{amount}")
     if pretrain:
         begin = f"{sentences.pop()}, a" if sentences else "A"
-        kind = str((run.stages["pretrain"].config.get("model") or {}).get("family", "usual")).capitalize()
         tokens = html.short_count(pretrain.get("target_tokens", 0))
         passes = f" ({pretrain['epochs']:.3g} passes over the corpus)" if pretrain.get("epochs") else ""
         size_of = html.short_count(pretrain.get("parameters", 0))
         sentences.append(
-            f"{begin} model of {size_of} parameters in the {kind} shape learned from {tokens} tokens{passes}"
+            f"{begin} model of {size_of} parameters{_kind(run, 'pretrain')} learned from {tokens} tokens{passes}"
         )
     if finetune:
         share = f"{html.percent(finetune.get('share'))} of its parameters trained"
         how = f"by low-rank updates, {share}" if finetune.get("method") == "lora" else share
-        whose = "it" if pretrain else f"a base model of {html.short_count(finetune.get('total', 0))} parameters"
+        size_of = html.short_count(finetune.get("total", 0))
+        whose = "it" if pretrain else f"a base model of {size_of} parameters{_kind(run, 'finetune')}"
         tokens = html.short_count(finetune.get("target_tokens", 0))
         sentences.append(f"Then {whose} was fine-tuned on conversations: {tokens} target tokens, {how}")
     sentences += improving.sentences(run)
     return "".join(f"{sentence}. " for sentence in sentences).strip() or "Nothing but the first stages is done."
+
+
+def _kind(run: RunFacts, stage: str) -> str:
+    """The shape that a stage's model was saved in, and the base that it began from, as a part of a sentence."""
+    shape, base = shape_of(run.stages[stage]), base_of(run, stage)
+    kind = "" if shape is None else f" in the {FAMILIES[shape.family]} shape"
+    if base is None:
+        return kind
+    return f"{kind}, begun from the base `{base.name}`," if stage == "pretrain" else f"{kind}, `{base.name}`,"
 
 
 def _answer_card(answers: dict[str, Any], best: str) -> list[html.Html]:
@@ -58,7 +70,8 @@ def _answer_card(answers: dict[str, Any], best: str) -> list[html.Html]:
     beside = f"; base model {html.percent(base)}" if best == "finetune" and base is not None else ""
     has_bleu = name == "exact" and "bleu" in answers[best]
     bleu = f"; BLEU {html.decimal(answers[best]['bleu'], digits=1)}" if has_bleu else ""
-    meaning = f"of {html.count(answers[best]['questions'])} test questions{beside}{bleu}"
+    sure = _interval(answers[best].get(f"{name}_95"), html.percent)
+    meaning = f"of {html.count(answers[best]['questions'])} test questions{sure}{beside}{bleu}"
     return [_card(f"{name.capitalize()} answers", html.percent(answers[best][name]), meaning)]
 
 
@@ -88,7 +101,12 @@ def _cards(run: RunFacts) -> list[html.Html]:
 def _bits_meaning(run: RunFacts, name: str, baselines: dict[str, Any]) -> str:
     where = "held-out documents" if run.models else "a sample of held-out documents"
     beside = [f"{label} {html.decimal(baselines[key])}" for key, label in BASELINES.items() if key in baselines]
-    return f"{MODEL_NAMES[name]} on {where}" + (f"; {', '.join(beside)}" if beside else "") + "; lower is better"
+    sure = _interval(key_figures(run).get("heldout_bits_per_byte_95", {}).get(name), html.decimal)
+    return f"{MODEL_NAMES[name]} on {where}{sure}" + (f"; {', '.join(beside)}" if beside else "") + "; lower is better"
+
+
+def _interval(ends: Sequence[float] | None, show: Callable[[float | None], str]) -> str:
+    return f"; 95% interval {show(ends[0])} to {show(ends[1])}" if ends else ""
 
 
 BASELINES = {"byte_trigram": "byte trigrams", "xz_9e": "xz -9e"}
@@ -102,6 +120,8 @@ def _card(label: str, value: str, meaning: str) -> html.Html:
 
 def heldout_note(run: RunFacts) -> str:
     """How held-out figures were measured, for the notes below them."""
+    if run.has_nothing_held_out:
+        return f"{run.name}: {NONE_HELD_OUT}"
     if not run.models:
         return "Measured on a sample of held-out documents during training."
     share = (

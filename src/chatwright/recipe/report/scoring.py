@@ -1,17 +1,26 @@
 """The part of the page with scores: how good each model is, beside what needs no network, and what tuning cost."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from chatwright.recipe.report import markup as html
 from chatwright.recipe.report.facts import RunFacts
 from chatwright.recipe.report.figures import COLOURS, MUTED, Bars, bars
-from chatwright.recipe.report.overview import BASELINES, MODEL_NAMES, heldout_note
+from chatwright.recipe.report.overview import BASELINES, MODEL_NAMES, NONE_HELD_OUT, heldout_note
+
+Show = Callable[[float | None], str]  # writes one number
 
 
 def scores_section(run: RunFacts) -> html.Section | None:
     """Bits per byte, perplexity, answers, gain and forgetting: whatever was measured."""
-    parts = [part for part in (_place(run), _heldout(run), _answers(run), _balance(run)) if part is not None]
+    makers = (_none_held_out, _place, _heldout, _answers, _balance)
+    parts = [part for part in (make(run) for make in makers) if part is not None]
     return html.Section("scores", "Scores", html.join(parts)) if parts else None
+
+
+def _none_held_out(run: RunFacts) -> html.Html | None:
+    return html.note(NONE_HELD_OUT) if run.has_nothing_held_out else None
 
 
 def _place(run: RunFacts) -> html.Html | None:
@@ -63,20 +72,23 @@ def _heldout(run: RunFacts) -> html.Html | None:
         ]
         for domain, values in first.items()
     ]
-    shown = html.table(head, rows, caption="Held-out documents by domain")
-    return html.join(
-        [
-            shown,
-            html.note(
-                heldout_note(run),
-                " Perplexity is per token of the run's tokenizer; it does not compare across tokenizers.",
-            ),
-        ]
+    has_intervals = any("bits_per_byte_95" in domains["all"] for domains in measured.values())
+    how = html.note(
+        heldout_note(run),
+        " Perplexity is per token of the run's tokenizer; it does not compare across tokenizers.",
+        _BRACKETS_OF_DOCUMENTS if has_intervals else None,
     )
+    return html.join([html.table(head, rows, caption="Held-out documents by domain"), how])
+
+
+_BRACKETS_OF_DOCUMENTS = " In brackets: 95% intervals by bootstrap over documents; of a single one there is none."
+_BRACKETS_OF_ANSWERS = (
+    " In brackets: 95% intervals, of shares after Wilson, of F1, BLEU and chrF by bootstrap over questions."
+)
 
 
 def _pair_of(values: dict[str, Any], key: str) -> str:
-    return html.decimal(values.get(key), digits=3 if key == "bits_per_byte" else 2)
+    return _sure(values, key, partial(html.decimal, digits=3 if key == "bits_per_byte" else 2))
 
 
 def _answers(run: RunFacts) -> html.Html | None:
@@ -90,33 +102,39 @@ def _answers(run: RunFacts) -> html.Html | None:
     rows: list[list[html.Child]] = [["questions", *(html.count(answered[name]["questions"]) for name in names)]]
     for key, label in (("right", "right answer given"), ("exact", "exactly the reference")):
         if any(key in answered[name] for name in names):
-            rows.append([label, *(html.percent(answered[name].get(key)) for name in names)])
+            rows.append([label, *(_sure(answered[name], key, html.percent) for name in names)])
     kinds = list(dict.fromkeys(kind for name in names for kind in answered[name].get("right_by_kind", {})))
     for kind in kinds:
         rows.append([_kind_label(kind, answered), *(_kind_share(answered[name], kind) for name in names)])
-    rows.append(
-        ["words shared with the reference (F1)", *(html.decimal(answered[name].get("token_f1")) for name in names)]
+    over_texts: tuple[tuple[str, str, Show], ...] = (
+        ("words shared with the reference (F1)", "token_f1", html.decimal),
+        ("BLEU", "bleu", partial(html.decimal, digits=2)),
+        ("chrF", "chrf", partial(html.decimal, digits=2)),
     )
-    rows.append(["BLEU", *(html.decimal(answered[name].get("bleu"), digits=2) for name in names)])
-    rows.append(["chrF", *(html.decimal(answered[name].get("chrf"), digits=2) for name in names)])
-    last = answered[names[-1]]
+    for label, key, show in over_texts:
+        rows.append([label, *(_sure(answered[name], key, show) for name in names)])
+    shown = html.table(head, rows, caption="Answers to the test questions")
+    return html.join([html.element("h3", "Answers"), shown, _how_answered(answered[names[-1]])])
+
+
+def _sure(values: dict[str, Any], key: str, show: Show) -> str:
+    return html.with_interval(values.get(key), values.get(f"{key}_95"), show)
+
+
+def _how_answered(last: dict[str, Any]) -> html.Html:
+    """How answers were judged, with the signatures of their scores."""
     signatures = [
         part
         for label, key in (("BLEU", "bleu_signature"), ("chrF", "chrf_signature"))
         if key in last
         for part in (f" {label}: ", html.code(last[key]), ".")
     ]
+    brackets = _BRACKETS_OF_ANSWERS if "exact_95" in last else ""
     how = (
         "Greedy answers to test questions that training never saw. Right: of the reference answers of all labels, the "
-        "expected one shares most words with the answer, and at least half (F1). Signatures of sacreBLEU:"
+        f"expected one shares most words with the answer, and at least half (F1).{brackets} Signatures of sacreBLEU:"
     )
-    return html.join(
-        [
-            html.element("h3", "Answers"),
-            html.table(head, rows, caption="Answers to the test questions"),
-            html.note(how, *signatures),
-        ]
-    )
+    return html.note(how, *signatures)
 
 
 def _kind_label(kind: str, answered: dict[str, Any]) -> str:
@@ -127,7 +145,7 @@ def _kind_label(kind: str, answered: dict[str, Any]) -> str:
 
 
 def _kind_share(answers: dict[str, Any], kind: str) -> str:
-    return html.percent(answers.get("right_by_kind", {}).get(kind, {}).get("right"))
+    return _sure(answers.get("right_by_kind", {}).get(kind, {}), "right", html.percent)
 
 
 class _Pair(NamedTuple):

@@ -28,7 +28,7 @@ def training_section(run: RunFacts) -> html.Section | None:
 def _pretraining(stage: StageFacts) -> html.Html | None:
     evaluations = stage.events("evaluation")
     domains = list(dict.fromkeys(name for event in evaluations for name in event.get("bits_per_byte", {})))
-    heldout = [
+    curves_of_all = (
         curve_of(
             name,
             evaluations,
@@ -36,7 +36,8 @@ def _pretraining(stage: StageFacts) -> html.Html | None:
             is_main=name == "all",
         )
         for name in domains
-    ]
+    )
+    heldout = [curve for curve in curves_of_all if curve.steps]  # a domain may have none that is finite
     sampled = (stage.config.get("pretrain") or {}).get("heldout_tokens")
     amount = (
         f"the first documents of each domain up to {html.count(sampled)} tokens"
@@ -130,6 +131,8 @@ def _pace(stage: StageFacts) -> str:
     if summary.get("seconds"):
         rate = html.count(summary.get(f"{unit or 'tokens'}_per_second"))
         text += f" in {duration(summary['seconds'])}: {rate} a second on average"
+    if summary.get("utilisation") is not None:
+        text += f", {html.percent(summary['utilisation'])} of what plain matrix products reach there"
     if summary.get("device"):
         text += f", on {summary['device']} with {summary.get('threads')} threads in {summary.get('precision')}"
         text += f" ({summary['precision_reason']})" if summary.get("precision_reason") else ""

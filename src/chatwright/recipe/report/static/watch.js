@@ -8,7 +8,8 @@
   const cardsOf = (told) => [
     ["Step", told.step.toLocaleString("en"), told.steps ? `of ${told.steps.toLocaleString("en")}` : "how many there will be is known at the end"],
     ["Time", told.time, told.left ? `${told.left} left` : ""],
-    ["Rate", told.tokens_per_second ? Math.round(told.tokens_per_second).toLocaleString("en") : "\u2013", "tokens a second"],
+    ["Rate", told.rate ? (told.rate < 10 ? told.rate.toFixed(1) : Math.round(told.rate).toLocaleString("en")) : "\u2013",
+      `${told.unit} a second${told.utilisation === null ? "" : `, ${Math.round(100 * told.utilisation)}% of the machine`}`],
     ["Processor", told.processor_share === null ? "\u2013" : `${Math.round(100 * told.processor_share)}%`,
       told.memory_bytes ? `memory: ${gigabytes(told.memory_used_bytes)} of ${gigabytes(told.memory_bytes)}` : ""],
   ].concat(told.skipped ? [["Left out", String(told.skipped), `steps, as unsound${told.skipped_why ? `; the last: ${told.skipped_why}` : ""}`]] : []);
@@ -29,7 +30,10 @@
     if (told.steps) bar.value = told.step / told.steps;
     else bar.removeAttribute("value");
     place("cards").replaceChildren(...cardsOf(told).map(card));
-    for (const [name, figure] of Object.entries(told.figures)) window.chatwrightCharts.draw(place(name), figure);
+    for (const [name, figure] of Object.entries(told.figures)) {
+      if (name !== "heldout") place(name).dataset.description = `${name === "loss" ? "Training loss" : "Rate"}: ${figure.y}`;
+      window.chatwrightCharts.draw(place(name), figure);
+    }
   };
 
   const again = async () => {
