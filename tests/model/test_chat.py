@@ -1,6 +1,7 @@
 """The object behind `chatwright.load`: talk, continue, measure."""
 
 import shutil
+import threading
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from chatwright.feedback.conversations import Message
 from chatwright.foundation.errors import RefusedError, UsageError
 from chatwright.model.chat import ChatModel
 from chatwright.model.directory import LoadedModel
-from chatwright.model.engine.engine import EngineSettings
-from chatwright.model.generation import Sampling
+from chatwright.model.engine.engine import Engine, EngineSettings
+from chatwright.model.generation import EngineLoad, Sampling
 
 GREEDY = Sampling(max_tokens=8, temperature=0.0)
 HI = [Message("user", "When does the ferry leave?")]
@@ -92,3 +93,35 @@ def test_a_model_that_only_writes_gives_up_its_networks_numbers_and_writes_the_s
     assert sum(parameter.numel() for parameter in loaded.network.parameters()) == 0
     with pytest.raises(ValueError, match="given up"):
         _ = model.network
+
+
+def test_what_a_model_does_is_told_without_making_its_engine(make_network, tiny_tokenizer):
+    model = ChatModel(LoadedModel(make_network(), tiny_tokenizer, {}, "digest"), name="tiny")
+    assert model.load() == EngineLoad.nothing()
+    assert model._engine is None
+    model.generate("The ferry", GREEDY)
+    assert model.load().completion_tokens > 0
+
+
+def test_two_threads_that_ask_at_once_get_one_engine(make_network, tiny_tokenizer, monkeypatch):
+    """Two engines made from one network that gives up its parameters would each have half of them."""
+    began, met = threading.Event(), threading.Event()
+
+    class Slow(Engine):
+        def __init__(self, *args, **options):
+            if began.is_set():
+                met.set()
+            began.set()
+            met.wait(0.2)  # in which the other thread would come here, too
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr("chatwright.model.chat.Engine", Slow)
+    loaded = LoadedModel(make_network(), tiny_tokenizer, {}, "digest")
+    model = ChatModel(loaded, name="tiny", settings=EngineSettings(frees_network=True))
+    thread = threading.Thread(target=model.prepare)
+    thread.start()
+    assert began.wait(20)
+    engine = model.engine
+    thread.join(20)
+    assert not met.is_set()
+    assert model.engine is engine

@@ -77,6 +77,27 @@ def test_every_number_stands_in_the_file(make_network, tokenizer, tmp_path, name
     assert fields["tokenizer.ggml.tokens"][-1] == f"[PAD{tokenizer.size + 2}]"
 
 
+def test_whether_a_text_begins_with_a_token_of_its_own_is_told_as_the_tokenizer_has_it(
+    make_network, tokenizer, tmp_path
+):
+    def begin_first(value):
+        end = {"id": "<|endoftext|>", "type_id": 0}
+        told = {"ids": [tokenizer.end_of_text], "tokens": [end["id"]], "id": end["id"]}
+        one = [{"SpecialToken": end}, {"Sequence": {"id": "A", "type_id": 0}}]
+        value["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": one,
+            "pair": [*one, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {end["id"]: told},
+        }
+
+    network = network_of(make_network, tokenizer, {})
+    (tmp_path / "words").mkdir()
+    for number, words in enumerate((tokenizer, changed(tokenizer, tmp_path / "words", begin_first))):
+        report = write_gguf(tmp_path / f"{number}.gguf", network, words, kind="f32", name="x")
+        assert read(report.path)[0]["tokenizer.ggml.add_bos_token"] == words.writes_begin == bool(number)
+
+
 @pytest.mark.parametrize(("kind", "relative"), [("f16", 1e-3), ("q8_0", 1e-2)])
 def test_smaller_numbers_are_near_the_weights(make_network, tokenizer, tmp_path, kind, relative):
     network = network_of(make_network, tokenizer, {})

@@ -154,6 +154,30 @@ def test_a_tokenizer_whose_plain_text_becomes_a_marker_is_refused(tiny_tokenizer
         ChatEncoder(Tokenizer(backend, tiny_tokenizer.settings))
 
 
+def with_template(tokenizer, template):
+    return Tokenizer(HfTokenizer.from_str(tokenizer.to_json()), {**tokenizer.settings, "chat_template": template})
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% set today = strftime_now('%d') %}{% if reasoning_mode == '/think' %}", "`reasoning_mode`, `strftime_now`"),
+        ("{{ '<|im_start|>assistant\\n<think>\\n' }}{{ reasoning_content }}", "`<think>`"),
+        ("{{ reasoning_content }}{{ enable_thinking }}<think>{{ strftime_now('%d') }}", "`strftime_now`"),
+    ],
+)
+def test_a_chatml_template_that_does_more_is_refused_by_its_words(tiny_tokenizer, template, words):
+    with pytest.raises(RefusedError, match=rf"it has the words {words}\n") as refused:
+        ChatEncoder(with_template(tiny_tokenizer, template))
+    assert "chat_template" in refused.value.hint
+
+
+def test_qwen_3_s_template_is_told_by_its_words_and_others_are_plain(tiny_tokenizer):
+    qwen = "{{ message.reasoning_content }}{% if enable_thinking is false %}<think>\\n\\n</think>"
+    assert ChatEncoder(with_template(tiny_tokenizer, qwen)).form.name == "qwen3"
+    assert ChatEncoder(with_template(tiny_tokenizer, "{{ messages }}")).form.name == "chatml"
+
+
 def test_a_tokenizer_with_half_of_a_form_is_refused_by_the_missing_marker(tiny_tokenizer, tmp_path):
     half = with_markers(tiny_tokenizer, tmp_path / "half", renamed=RENAMED, added=LLAMA3_MARKERS[1:])
     with pytest.raises(RefusedError, match="begin_of_text"):

@@ -33,6 +33,7 @@ class EchoEngine:
         self.begun = threading.Semaphore(0)  # released once for each answer that began
         self.ended = []  # how each answer ended
         self.width = 1  # answers at once
+        self.prepared_by = None  # the thread that did
         self._running = {}
         self._cancelled = set()
         self._texts = []  # an id of a prompt is a place in here
@@ -53,6 +54,9 @@ class EchoEngine:
         text = prompt if isinstance(prompt, str) else " ".join(f"id{number}" for number in prompt)
         length = len(text.split())
         return self._request(text, length, sampling, num_answers=num_answers, echo=echo)
+
+    def prepare(self):
+        self.prepared_by = threading.current_thread().name
 
     @property
     def free_answers(self):

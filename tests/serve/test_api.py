@@ -82,8 +82,10 @@ def test_roles_that_clients_send_are_accepted(client):
     messages = [
         {"role": "developer", "content": "Be kind."},
         {"role": "user", "content": "Hi", "name": "ann"},
-        {"role": "assistant", "content": "Hello", "refusal": None, "tool_calls": []},
+        {"role": "assistant", "content": "Hello", "refusal": None, "tool_calls": [], "annotations": []},
         {"role": "user", "content": "More"},
+        {"role": "assistant", "content": "So", "annotations": None, "audio": None, "function_call": None},
+        {"role": "user", "content": "And"},
     ]
     assert client.post(CHAT, json={"model": "echo-1", "messages": messages}).status_code == 200
 

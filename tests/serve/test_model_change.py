@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import weakref
 
 from echo_server import CHAT, DEADLINE_S, PATIENT, EchoEngine, Running, body, until
 
@@ -9,7 +10,7 @@ from chatwright.feedback.store import FeedbackStore
 from chatwright.foundation.errors import RefusedError
 from chatwright.foundation.storage import publish_file
 from chatwright.serve.api import create_app
-from chatwright.serve.server import ChatServer, open_port, page_address
+from chatwright.serve.server import ChatServer, open_port, page_address, serve
 from chatwright.serve.settings import ServeSettings
 from chatwright.serve.shelf import Shelf
 
@@ -94,3 +95,34 @@ def test_a_worker_for_which_a_job_is_being_made_outlives_its_replacement():
         old.worker.require_room()
     until(lambda: not shelf._retired)
     shelf.stop()
+
+
+def test_a_model_that_was_replaced_is_let_go(monkeypatch):
+    """Its weights are most of a server's memory, and the server may run for months."""
+    servers, engines = [], []
+
+    class Told(ChatServer):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            servers.append(self)
+
+    def opened():
+        engine = EchoEngine()
+        engines.append(weakref.ref(engine))
+        return [engine]
+
+    def run():
+        serve(opened(), ServeSettings(), store_url=None, port=0, announce=str, reload=lambda: [NewEngine()])
+
+    monkeypatch.setattr("chatwright.serve.server.ChatServer", Told)
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        until(lambda: servers and servers[0].started)
+        assert engines[0]() is not None
+        servers[0].reload_models()
+        until(lambda: engines[0]() is None)
+    finally:
+        servers[0].should_exit = True
+        thread.join(DEADLINE_S)
+    assert not thread.is_alive()

@@ -23,6 +23,14 @@ def test_it_gets_a_whole_answer(remote):
     assert answer.usage.total_tokens == 9
 
 
+def test_its_answer_is_sent_back_as_it_came_for_a_second_turn(remote):
+    answer = remote.chat.completions.create(model="echo-1", messages=QUESTION).choices[0].message.model_dump()
+    assert "annotations" in answer
+    messages = [*QUESTION, answer, {"role": "user", "content": "And then"}]
+    again = remote.chat.completions.create(model="echo-1", messages=messages)
+    assert again.choices[0].message.content == "You said: And then"
+
+
 def test_it_reads_a_stream_with_usage(remote):
     stream = remote.chat.completions.create(
         model="echo-1", messages=QUESTION, stream=True, stream_options={"include_usage": True}

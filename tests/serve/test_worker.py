@@ -1,12 +1,22 @@
 """One engine for many: clients that leave, lines that are full, and a server that ends."""
 
+import asyncio
 import json
 import socket
+import threading
 
 import pytest
-from echo_server import CHAT, body, chunks_of, error_of, events_of, running, until
+from echo_server import CHAT, DEADLINE_S, EchoEngine, body, chunks_of, error_of, events_of, running, until
 
+from chatwright.feedback.conversations import Message
+from chatwright.foundation.errors import UsageError
+from chatwright.model.chat import ChatModel
+from chatwright.model.directory import LoadedModel
+from chatwright.model.generation import Sampling
+from chatwright.serve.metrics import Metrics
 from chatwright.serve.settings import ServeSettings
+from chatwright.serve.shelf import Shelf
+from chatwright.serve.worker import EngineWorker, Job
 
 
 @pytest.mark.slow
@@ -106,3 +116,71 @@ def test_an_error_of_our_own_is_a_500_in_the_same_shape_behind_the_guard(tmp_pat
         assert error_of(response)["code"] == "internal_error"
         assert "default-src" in response.headers["content-security-policy"]
         assert "division" not in response.text
+
+
+def job_for(engine, loop, text="Hello"):
+    return Job(answer_id=text, request=engine.chat_request([Message("user", text)], Sampling()), loop=loop)
+
+
+@pytest.fixture
+def loop():
+    """Of clients that wait: jobs tell their pieces to it."""
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
+def test_the_engine_is_made_by_the_thread_that_calls_it_before_anything_is_asked(tmp_path):
+    with running(tmp_path) as server:
+        until(lambda: server.engine.prepared_by)
+    assert server.engine.prepared_by == "engine"
+
+
+def test_an_engine_that_cannot_be_made_yet_is_told_and_those_who_ask_are_told_too(loop, capsys):
+    class Poor(EchoEngine):
+        def prepare(self):
+            raise MemoryError("no memory")
+
+    worker = EngineWorker(Poor(), store=None, max_waiting=4)
+    worker.start()
+    job = job_for(worker._engine, loop)
+    worker.submit(job)
+    assert worker._engine.begun.acquire(timeout=DEADLINE_S)
+    worker.stop()
+    assert "warning: `echo-1` cannot answer yet: no memory" in capsys.readouterr().err
+
+
+def test_metrics_of_a_server_that_just_began_make_no_engine(make_network, tiny_tokenizer):
+    """They are told on the event loop, which everybody waits for."""
+    model = ChatModel(LoadedModel(make_network(), tiny_tokenizer, {}, "digest"), name="tiny")
+    told = Metrics().text(Shelf([model], store=None, max_waiting=4))
+    assert 'chatwright_cache_blocks{model="tiny"} 0' in told
+    assert model._engine is None
+
+
+def test_a_job_that_the_engine_is_taking_up_counts_as_running_so_that_a_change_does_not_drop_it(loop):
+    class Slow(EchoEngine):
+        def __init__(self):
+            super().__init__()
+            self.entered, self.go = threading.Event(), threading.Event()
+
+        def submit(self, request):
+            self.entered.set()
+            assert self.go.wait(DEADLINE_S)
+            if len(request.prompt) > 4:
+                raise UsageError("too long")
+            return super().submit(request)
+
+    engine = Slow()
+    worker = EngineWorker(engine, store=None, max_waiting=4)
+    worker.start()
+    refused, taken = job_for(engine, loop, "one two three"), job_for(engine, loop, "wait")
+    for job, running_then in ((refused, 0), (taken, 1)):
+        worker.submit(job)
+        assert engine.entered.wait(DEADLINE_S)
+        assert (worker.num_waiting, worker.num_running) == (0, 1)
+        engine.entered.clear()
+        engine.go.set()
+        until(lambda: worker.num_running == running_then)  # noqa: B023 - called at once
+        engine.go.clear()
+    worker.stop()

@@ -207,7 +207,7 @@ def test_shards_of_an_earlier_version_with_other_borders_are_encoded_anew(stage,
 
     with monkeypatch.context() as patch:
         patch.setattr(stages, "_SHARD_DOCUMENTS", 3)
-        patch.setattr(stages, "_DONE", ".{}.done.json")  # the mark of the versions that cut by documents alone
+        patch.setattr(stages, "_DONE", "{}.done.json")  # the mark of the versions that cut by documents alone
         patch.setattr(stages, "_encode_shard", stop_after_one)
         with pytest.raises(StoppedError):
             stages.run_tokens(older)

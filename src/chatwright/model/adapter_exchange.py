@@ -66,7 +66,7 @@ def merge_adapters(base: Path, adapters: Sequence[Path], target: Path, *, weight
     for one, share in sorted(zip(opened, shares, strict=True), key=lambda pair: isinstance(pair[0], Bottlenecks)):
         one.merge(loaded.network, weight=share)
     told = [
-        {"name": path.name, "digest": _digest(path), "weight": share, "kind": one.kind}
+        {"name": path.name, "digest": adapter_digest(path), "weight": share, "kind": one.kind}
         for path, one, share in zip(adapters, opened, shares, strict=True)
     ]
     lineage = {"stage": "merge", "base": loaded.digest, "base_lineage": loaded.lineage, "adapters": told, "inputs": {}}
@@ -131,7 +131,7 @@ def _merged(lineage: dict[str, Any], model: Path) -> list[_Merged] | None:
 
 def _place(merged: Sequence[_Merged], adapter: Path, model: Path) -> int:
     """Where an adapter stands among the merged ones; of one that was merged twice, the last."""
-    digest = _digest(adapter)
+    digest = adapter_digest(adapter)
     places = [place for place, entry in enumerate(merged) if entry.digest == digest]
     if not places:
         raise RefusedError(f"`{adapter}` is not among the adapters merged into `{model}`")
@@ -202,7 +202,8 @@ def _count(shape: tuple[int, ...]) -> int:
     return total
 
 
-def _digest(adapter: Path) -> str:
+def adapter_digest(adapter: Path) -> str:
+    """Digest of an adapter's files, by which a merged model's lineage names it."""
     return storage.digest_json({path.name: storage.digest_file(path) for path in sorted(adapter.iterdir())})
 
 

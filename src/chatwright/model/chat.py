@@ -1,5 +1,6 @@
 """A model to talk with: conversations in, text out. The object behind `chatwright.load`."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class ChatModel:
         self.context_length = loaded.network.config.context_length
         self._settings = settings
         self._engine: Engine | None = None
+        self._making = threading.Lock()
         self._encoder: ChatEncoder | None = None
 
     @property
@@ -53,10 +55,18 @@ class ChatModel:
 
     @property
     def engine(self) -> Engine:
-        """What writes; made from the network's parameters when first needed, and not of later changes to them."""
-        if self._engine is None:
-            self._engine = Engine(self._network, self.tokenizer, settings=self._settings)
-        return self._engine
+        """What writes; made from the network's parameters when first needed, and not of later changes to them.
+
+        Made once, whoever asks at the same time: it may take the network's parameters with it.
+        """
+        with self._making:
+            if self._engine is None:
+                self._engine = Engine(self._network, self.tokenizer, settings=self._settings)
+            return self._engine
+
+    def prepare(self) -> None:
+        """Make the engine now rather than with the first request."""
+        _ = self.engine
 
     def count(self, messages: Sequence[Message]) -> int:
         """Tokens that these messages take as a prompt."""
@@ -121,8 +131,9 @@ class ChatModel:
         self.engine.reset()
 
     def load(self) -> EngineLoad:
-        """What its engine does and has done."""
-        return self.engine.load()
+        """What its engine does and has done: nothing while there is none. Makes none, and waits for none."""
+        engine = self._engine
+        return EngineLoad.nothing() if engine is None else engine.load()
 
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, *, cancelled: Callable[[], bool] = lambda: False

@@ -4,6 +4,7 @@ Foreign directories of the families we know open here too. Whatever is damaged, 
 as a whole; nothing is ever loaded half, and no code comes from files.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from chatwright.foundation.errors import RefusedError
 from chatwright.model.config import ModelConfig
 from chatwright.model.families import StoredTensor, from_hugging_face, layout, to_hugging_face
 from chatwright.model.foreign import require_own_file, require_own_files
+from chatwright.model.generation_config import GENERATION_CONFIG, generation_config
 from chatwright.model.network import Network
 from chatwright.model.prompts import stop_tokens
 from chatwright.model.quantised import Numbers
@@ -49,8 +51,18 @@ def save_model(
     *,
     lineage: dict[str, Any],
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    generation: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write a model directory, whole or not at all; returns its digest."""
+    """Write a model directory, whole or not at all; returns its digest.
+
+    Args:
+        directory: where; nothing stands there.
+        network: its weights.
+        tokenizer: of its ids.
+        lineage: what it was made from.
+        dtype: the number format of the weights in the file.
+        generation: how its makers say that it is to be asked, where that is known.
+    """
     with storage.publish(directory) as scratch:
         state = network.state_dict()
         weights = {tensor.name: _stored(tensor, state, _DTYPES[dtype]) for tensor in layout(network.config)}
@@ -61,8 +73,8 @@ def save_model(
         begin = tokenizer.begin_of_text
         config = to_hugging_face(network.config, begin=begin, ends=ends, pad=end, dtype=dtype)
         storage.write_json(scratch / "config.json", config)
-        generation = {"bos_token_id": begin, "eos_token_id": ends, "pad_token_id": end, "do_sample": False}
-        storage.write_json(scratch / "generation_config.json", generation)
+        asked = generation_config(generation or {}, begin=begin, ends=ends, pad=end)
+        storage.write_json(scratch / GENERATION_CONFIG, asked)
         told = {"tokenizer": tokenizer.digest, "lineage": lineage}
         digest = write_head(scratch, kind=_FORMAT, version=_VERSION, told=told)
     # The manifest that publishing wrote repeats what `chatwright.json` says; a model directory holds nothing else.

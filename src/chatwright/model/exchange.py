@@ -1,15 +1,16 @@
 """Models from and for other programs: foreign directories made ours, ours written for others, each checked."""
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
-from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError, UsageError
 from chatwright.model.config import ModelConfig
 from chatwright.model.directory import LoadedModel, load_model, save_model
 from chatwright.model.export import write_gguf
 from chatwright.model.export.hugging_face import check_with_transformers
+from chatwright.model.generation_config import read_generation_config
 from chatwright.model.prompts import ChatEncoder
+from chatwright.model.weights import stored_dtype
 
 Numbers = Literal["f32", "f16", "bf16", "q8_0"]
 
@@ -33,7 +34,9 @@ def import_model(directory: Path, target: Path) -> Exchanged:
     """
     _require_absent(target)
     loaded = load_model(directory)
-    dtype = _stored_dtype(directory)
+    config = loaded.network.config
+    dtype = stored_dtype(directory, config)
+    asked = read_generation_config(directory, vocabulary_size=config.vocabulary_size)
     lineage = {
         "stage": "import",
         "source": directory.resolve().name,
@@ -41,7 +44,7 @@ def import_model(directory: Path, target: Path) -> Exchanged:
         "source_lineage": loaded.lineage,
         "inputs": {},
     }
-    save_model(target, loaded.network, loaded.tokenizer, lineage=lineage, dtype=dtype)
+    save_model(target, loaded.network, loaded.tokenizer, lineage=lineage, dtype=dtype, generation=asked)
     return Exchanged(target, _facts(loaded) | {"numbers": dtype, "bytes": _size(target)})
 
 
@@ -56,7 +59,15 @@ def export_to_hugging_face(model: Path, target: Path, *, numbers: Numbers) -> Ex
         raise UsageError(f"Hugging Face directories have no numbers of kind `{numbers}`", hint="use f32, f16 or bf16")
     _require_absent(target)
     loaded = load_model(model)
-    save_model(target, loaded.network, loaded.tokenizer, lineage=loaded.lineage, dtype=_DTYPES[numbers])
+    asked = read_generation_config(model, vocabulary_size=loaded.network.config.vocabulary_size)
+    save_model(
+        target,
+        loaded.network,
+        loaded.tokenizer,
+        lineage=loaded.lineage,
+        dtype=_DTYPES[numbers],
+        generation=asked,
+    )
     written = load_model(target)
     check = check_with_transformers(target, written.network, written.tokenizer, tolerance=_TOLERANCE)
     told = {"transformers": None} if check is None else {"transformers": check._asdict()}
@@ -97,13 +108,6 @@ def _facts(loaded: LoadedModel) -> dict[str, Any]:
         "vocabulary_size": config.vocabulary_size,
         "turn_form": form,
     }
-
-
-def _stored_dtype(directory: Path) -> Literal["float32", "float16", "bfloat16"]:
-    value = storage.read_json(directory / "config.json")
-    named = value.get("dtype") or value.get("torch_dtype")
-    known = ("float32", "float16", "bfloat16")
-    return cast(Literal["float32", "float16", "bfloat16"], named) if named in known else "float32"
 
 
 def _size(directory: Path) -> int:

@@ -58,8 +58,8 @@ class Likely(NamedTuple):
     """A token with its natural-log probability under the model, before temperature, penalties and limits."""
 
     id: int
-    text: str  # decoded alone: U+FFFD stands where its bytes are no whole character
-    bytes: bytes  # of a byte-level vocabulary exactly; else the text's UTF-8; empty for special tokens
+    text: str  # as it stands in the text, with its space; U+FFFD where its bytes are no whole character
+    bytes: bytes  # of a vocabulary with tokens for bytes exactly; else the text's UTF-8; empty for special tokens
     logprob: float
 
 
@@ -120,3 +120,8 @@ class EngineLoad(NamedTuple):
     prompt_tokens: int  # counter: tokens read
     shared_tokens: int  # counter: tokens of prompts found in memory, not read again
     completion_tokens: int  # counter: tokens written
+
+    @classmethod
+    def nothing(cls) -> "EngineLoad":
+        """Of an engine that is not made yet."""
+        return cls(0, 0, 0, 0, 0, 0, 0)

@@ -34,6 +34,11 @@ QWEN3 = CHATML._replace(name="qwen3", thinks=True, learns_tail=True)  # the tail
 _BEGIN, _HEADER, _HEADER_END, _TURN_END = LLAMA3_MARKERS
 LLAMA3 = TurnForm("llama3", _BEGIN, _HEADER, _HEADER_END, "\n\n", _TURN_END, "", trims=True)
 
+_QWEN3_WORDS = ("reasoning_content", "enable_thinking")  # of a template
+_THOUGHT = "<think>"
+# Words of templates that are no plain ChatML: models that always think (Qwen 3 Thinking 2507), that have a mode of
+# thinking told in their system turn, and the date (SmolLM 3).
+_NOT_UNDERSTOOD = (_THOUGHT, "reasoning_mode", "strftime_now")
 _NO_THOUGHT = "<think>\n\n</think>\n\n"
 # A system turn that a template writes where the conversation has none (SmolLM 2, Qwen 2.5).
 _DEFAULT_SYSTEM = re.compile(r"<\|im_start\|>system(?:\\n|\n)([^<>{}'\"\\]{1,1000})<\|im_end\|>")
@@ -169,13 +174,30 @@ def _form_of(tokenizer: Tokenizer) -> TurnForm:
     template = _template(tokenizer)
     for form in (CHATML, LLAMA3):
         if all(tokenizer.special(token) is not None for token in (form.before_role, form.end)):
-            if form is CHATML and "reasoning_content" in template and "enable_thinking" in template:
-                return QWEN3
-            return form
+            return _chatml_of(template) if form is CHATML else form
     raise RefusedError(
         "the tokenizer has the turn markers of neither ChatML nor Llama 3, so its model cannot be chatted with",
         hint="use an instruction-tuned model of one of these forms, or pretrain one with this system",
     )
+
+
+def _chatml_of(template: str) -> TurnForm:
+    """ChatML as a template has it: plain, or Qwen 3's.
+
+    Raises:
+        RefusedError: the template writes what neither has, by the words that tell of it.
+    """
+    thinks = all(word in template for word in _QWEN3_WORDS)
+    strange = [word for word in _NOT_UNDERSTOOD if word in template and not (thinks and word == _THOUGHT)]
+    if strange:
+        raise RefusedError(
+            f"the model's chat template does more than ChatML, so the model cannot be chatted with: it has the words "
+            f"{', '.join(f'`{word}`' for word in strange)}",
+            cause="templates are not run here, and turns written without thoughts, modes or dates would be others",
+            hint="take `chat_template` out of its `tokenizer_config.json`, and `chat_template.jinja` away, if plain "
+            "ChatML will do",
+        )
+    return QWEN3 if thinks else CHATML
 
 
 def _require_unwritable(tokenizer: Tokenizer, form: TurnForm) -> None:

@@ -86,6 +86,22 @@ def read_network(directory: Path, config: ModelConfig, *, numbers: Numbers = "fl
     return network
 
 
+def stored_dtype(directory: Path, config: ModelConfig) -> Literal["float32", "float16", "bfloat16"]:
+    """The number format that all weights of a directory's files share; float32 where they differ.
+
+    What `config.json` says of it is not asked: it is often what the model was trained in, not what the files hold.
+
+    Raises:
+        RefusedError: as `read_network`, where a header is damaged.
+    """
+    names: dict[str, Literal["float32", "float16", "bfloat16"]] = {"F16": "float16", "BF16": "bfloat16"}
+    found = set()
+    for path in weight_files(directory):
+        with _open(path) as file:
+            found |= {entry.dtype for name, entry in file.entries.items() if own_name(name, config) is not None}
+    return names.get(found.pop(), "float32") if len(found) == 1 else "float32"
+
+
 def _pack(
     network: Network,
     tensor: StoredTensor,

@@ -35,7 +35,7 @@ class Talker(Protocol):
 class ChatEngine(Talker, Protocol):
     """A model that writes many answers at once, step by step.
 
-    `chat_request`, `text_request` and `count` may be called from any thread; all else by one thread at a time.
+    `chat_request`, `text_request`, `count` and `load` may be called from any thread; all else by one at a time.
     """
 
     @property
@@ -55,6 +55,9 @@ class ChatEngine(Talker, Protocol):
         Raises:
             UsageError: an id that the vocabulary lacks.
         """
+
+    def prepare(self) -> None:
+        """Do now what the first request would otherwise wait for; harmless when it is done."""
 
     @property
     def free_answers(self) -> int:
@@ -80,7 +83,7 @@ class ChatEngine(Talker, Protocol):
         """Forget every request, after a step that raised."""
 
     def load(self) -> EngineLoad:
-        """What it does and has done; may be read from any thread."""
+        """What it does and has done; may be read from any thread, and is told at once."""
 
 
 def sampling_as_json(sampling: Sampling) -> dict[str, Any]:

@@ -63,7 +63,9 @@ class ChatMessage(Request):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=64)]
     name: Annotated[str, Field(max_length=256)] | None = None
+    # Of answers that clients send back as they got them; empty, since none of it is written here.
     refusal: Unused = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: Unused = None
     function_call: Unused = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None

@@ -167,7 +167,8 @@ def serve(
     """Serve the API and the page until asked to stop.
 
     Args:
-        models: what answers; the first where nobody says which, two for blind comparisons.
+        models: what answers; the first where nobody says which, two for blind comparisons. Held no longer than they
+            are offered: once another has taken its place, a model's memory is free, if the caller lets go of it too.
         settings: access, bounds and the page's text, from `settings_for(host, ...)`.
         store_url: the feedback database, a file or any SQLAlchemy URL; None keeps nothing.
         host: the address to bind.
@@ -181,19 +182,24 @@ def serve(
         ChatwrightError: the model has no turn form, or the feedback store cannot be opened.
     """
     require_sound_access(host, settings.token)
-    several = list(models) if isinstance(models, Sequence) else [models]
-    for model in several:
-        model.count([Message("user", "Hello")])  # a model that knows no turns is told now, not at the first question
+    _require_turns(models)
     with open_port(host, port) as listening:
         store = FeedbackStore(store_url) if store_url is not None else None
         try:
-            app = create_app(several, store, settings)
-            announce(f"{several[0].name} is at {page_address(listening)} (Ctrl-C stops it)")
+            app = create_app(models, store, settings)
+            del models  # the shelf alone holds them from now on
+            announce(f"{app.shelf.first.model.name} is at {page_address(listening)} (Ctrl-C stops it)")
             with _short_collections():
                 ChatServer(app, grace_s=GRACE_S, reload=reload, watched=watched).run(sockets=[listening])
         finally:
             if store is not None:
                 store.close()
+
+
+def _require_turns(models: ChatEngine | Sequence[ChatEngine]) -> None:
+    """A model that knows no turns is told now, not at the first question."""
+    for model in models if isinstance(models, Sequence) else [models]:
+        model.count([Message("user", "Hello")])
 
 
 @contextlib.contextmanager

@@ -116,6 +116,7 @@ class EngineWorker:
         self._clock = clock
         self._line: FairLine[Job] = FairLine(max_waiting)
         self._running: dict[int, _Running] = {}
+        self._is_beginning = False  # whether a job is on its way into the engine
         self._stopping = threading.Event()
         self._held_lock = threading.Lock()
         self.num_held = 0  # jobs that are being made
@@ -155,8 +156,8 @@ class EngineWorker:
 
     @property
     def num_running(self) -> int:
-        """Jobs being answered."""
-        return len(self._running)
+        """Jobs being answered, one that the engine is taking up among them."""
+        return len(self._running) + self._is_beginning
 
     def require_room(self) -> None:
         """Refuse early, before anything is computed for a request that could not wait.
@@ -186,6 +187,7 @@ class EngineWorker:
         return max(1, min(60, round(self._seconds_per_answer)))
 
     def _work(self) -> None:
+        self._prepare()
         while not self._stopping.is_set():
             self._admit()
             self._step()
@@ -197,6 +199,13 @@ class EngineWorker:
         while (left := self._line.take(wait=False)) is not None:
             left.tell(StoppingError())
 
+    def _prepare(self) -> None:
+        """Here and not with the first request: no other thread waits while the engine is made."""
+        try:
+            self._engine.prepare()
+        except Exception as error:  # the border of this thread: each request tries again, and its client is told
+            say(f"warning: `{self._engine.name}` cannot answer yet: {error}")
+
     def _admit(self) -> None:
         """Hand over as many jobs as can begin; where nothing runs, wait for one."""
         while not self._stopping.is_set() and (not self._running or self._engine.free_answers > 0):
@@ -205,12 +214,14 @@ class EngineWorker:
                 return
             if job.cancelled.is_set():
                 continue
+            self._is_beginning = True
             try:
                 number = self._engine.submit(job.request)
+                self._running[number] = _Running(job, self._clock())
             except Exception as error:  # the border of this thread: the client's side tells of it and logs it
                 job.tell(error)
-            else:
-                self._running[number] = _Running(job, self._clock())
+            finally:
+                self._is_beginning = False
 
     def _step(self) -> None:
         for number, running in self._running.items():

@@ -73,14 +73,15 @@ class StreamDecoder:
     """Turns token ids that arrive one by one into text pieces that are always whole characters.
 
     Two cursors, as in Hugging Face's text-generation-inference: the text of a short prefix is subtracted, so that
-    decoders which treat the first token differently still give the right spaces.
+    decoders which treat the first token differently still give the right spaces. `before` is what stands before the
+    first piece already; where there is nothing, it begins a text.
     """
 
-    def __init__(self, tokenizer: "Tokenizer"):
+    def __init__(self, tokenizer: "Tokenizer", *, before: Sequence[int] = ()):
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
+        self._ids = list(before)
         self._prefix = 0
-        self._read = 0
+        self._read = len(self._ids)
 
     def push(self, token: int) -> str:
         """The text that became certain with this token; empty while a character is incomplete."""

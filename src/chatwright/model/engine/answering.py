@@ -1,6 +1,7 @@
 """One answer inside the engine: what it has read and written, and what it tells of it."""
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -94,19 +95,19 @@ class Answering:
         top = request.sampling.top_logprobs or 0
         if start == 0 and request.unshown == 0:
             first = Chosen(request.prompt[0], 0.0, ())
-            self.echoed.append(self._speller.scored(first, is_first=True))
+            self.echoed.append(self._speller.scored(first, before=(), is_first=True))
         for begin in range(0, len(states_TD), _SCORED_AT_ONCE):
             logprobs_TV = torch.log_softmax(logits_of(states_TD[begin : begin + _SCORED_AT_ONCE]), -1)
             for offset, logprobs_V in enumerate(logprobs_TV, start=start + begin + 1):
                 if request.unshown <= offset < len(request.prompt):
                     chosen = scored(logprobs_V, request.prompt[offset], top=top)
-                    self.echoed.append(self._speller.scored(chosen))
+                    self.echoed.append(self._speller.scored(chosen, before=islice(request.prompt, offset)))
 
     def take(self, scores_V: Tensor, likeliest: int) -> Piece | None:
         """Choose the next token and tell what became certain with it."""
         chosen = self.chooser.take_likeliest(likeliest) if self.chooser.is_plain else self.chooser.choose(scores_V)
+        told = None if chosen.logprob is None else self._speller.scored(chosen, before=self.ids)
         self.ids.append(chosen.token)
-        told = None if chosen.logprob is None else self._speller.scored(chosen)
         piece = self.writer.push(chosen.token, told)
         if (piece is None or piece.finish is None) and len(self.ids) >= self.capacity:
             last = self.writer.end("length")

@@ -3,7 +3,8 @@
 Knows neither scores nor memory.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 from chatwright.model.engine.choosing import Chosen
 from chatwright.model.generation import Finish, GenerationRequest, Likely, Piece, ScoredToken
@@ -21,6 +22,9 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTES = _byte_alphabet()
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")  # how a vocabulary made by sentencepiece spells one byte
+_FEWEST_BEFORE = 4  # ids of a prompt before which an answer's beginning is read
+_LONGEST_CHARACTER = 4  # bytes, so many tokens at most
 
 
 class Speller:
@@ -32,26 +36,47 @@ class Speller:
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        self._known: dict[int, tuple[str, bytes]] = {}
+        self._known: dict[tuple[int, bool], tuple[str, bytes]] = {}
 
-    def scored(self, chosen: Chosen, *, is_first: bool = False) -> ScoredToken:
-        """A chosen token with its text and bytes, and what else was likely."""
-        token = self._likely(chosen.token, chosen.logprob or 0.0)
-        top = tuple(self._likely(number, logprob) for number, logprob in chosen.top)
+    def scored(self, chosen: Chosen, *, before: Iterable[int], is_first: bool = False) -> ScoredToken:
+        """A chosen token with its text and bytes, and what else was likely.
+
+        Args:
+            chosen: the token.
+            before: all ids before it, of which the first are looked at.
+            is_first: whether nothing stands before it that it could have been chosen by.
+        """
+        opens = not any(map(self._says, before))
+        token = self._likely(chosen.token, chosen.logprob or 0.0, opens=opens)
+        top = tuple(self._likely(number, logprob, opens=opens) for number, logprob in chosen.top)
         return ScoredToken(token, top, is_first)
 
-    def _likely(self, number: int, logprob: float) -> Likely:
-        if number not in self._known:
-            self._known[number] = self._spelled(number)
-        text, raw = self._known[number]
+    def _says(self, number: int) -> bool:
+        """Whether a token is more than a marker. Twice, since the first space of a text may be left out."""
+        return bool(self._tokenizer.decode([number, number]))
+
+    def _likely(self, number: int, logprob: float, *, opens: bool) -> Likely:
+        if (number, opens) not in self._known:
+            self._known[number, opens] = self._spelled(number, opens=opens)
+        text, raw = self._known[number, opens]
         return Likely(number, text, raw, logprob)
 
-    def _spelled(self, number: int) -> tuple[str, bytes]:
-        text = self._tokenizer.decode([number])
-        spelling = self._tokenizer.token_text(number)
-        if "\ufffd" in text and all(letter in _BYTES for letter in spelling):
-            return text, bytes(_BYTES[letter] for letter in spelling)
+    def _spelled(self, number: int, *, opens: bool) -> tuple[str, bytes]:
+        """Text and bytes of a token at the beginning of a text, or behind others, where it keeps its space."""
+        alone = self._tokenizer.decode([number])
+        if "\ufffd" in alone:
+            return alone, self._bytes(number) or alone.encode()
+        text = alone if opens else self._tokenizer.decode([number, number])[len(alone) :]
         return text, text.encode()
+
+    def _bytes(self, number: int) -> bytes | None:
+        """What a token holds that is no whole character; None where its spelling does not tell."""
+        spelling = self._tokenizer.token_text(number)
+        if byte := _BYTE_TOKEN.fullmatch(spelling):
+            return bytes([int(byte[1], 16)])
+        if all(letter in _BYTES for letter in spelling):
+            return bytes(_BYTES[letter] for letter in spelling)
+        return None
 
 
 class Writer:
@@ -66,7 +91,7 @@ class Writer:
     def __init__(self, request: GenerationRequest, *, answer: int, tokenizer: Tokenizer):
         self._request = request
         self._answer = answer
-        self._decoder = StreamDecoder(tokenizer)
+        self._decoder = StreamDecoder(tokenizer, before=_last_words(tokenizer, request.prompt))
         self._stops = request.sampling.stop
         self._longest_stop = max((len(text) for text in self._stops), default=0)
         self._held = ""
@@ -111,6 +136,16 @@ class Writer:
 
     def _piece(self, text: str, finish: Finish | None, tokens: Sequence[ScoredToken]) -> Piece:
         return Piece(text, finish, len(self._request.prompt), self.num_tokens, self._answer, tuple(tokens))
+
+
+def _last_words(tokenizer: Tokenizer, prompt: Sequence[int]) -> Sequence[int]:
+    """A prompt's last few ids, of whole characters; none where the prompt itself ends within one."""
+    for count in range(_FEWEST_BEFORE, _FEWEST_BEFORE + _LONGEST_CHARACTER):
+        last = prompt[-count:]
+        text = tokenizer.decode(last)
+        if not text.startswith("\ufffd"):
+            return () if text.endswith("\ufffd") else last
+    return ()
 
 
 def _first_stop(text: str, stops: tuple[str, ...]) -> int | None:

@@ -88,7 +88,7 @@ def _add_tokenizer(writer: Any, words: GgufTokenizer, tokenizer: Tokenizer) -> N
     writer.add_bos_token_id(tokenizer.begin_of_text)
     writer.add_eos_token_id(ends[0])
     writer.add_pad_token_id(tokenizer.end_of_text)
-    writer.add_add_bos_token(False)  # templates write it themselves
+    writer.add_add_bos_token(tokenizer.writes_begin)  # where it says so, llama.cpp takes a template's own out
     template = tokenizer.settings.get("chat_template")
     if isinstance(template, str):
         writer.add_chat_template(template)
