@@ -2,9 +2,11 @@
 
 Plans for a budget on the tokens of a run, with `--fit` by a ladder on them, then pretrains the three proposals by the
 stage `pretrain` itself, each in a process of its own. Prints JSON: predicted and measured seconds, memory and held-out
-bits per byte, and whether each promise held. On a machine with other work seconds mean nothing: `--rates` plans with
-rates that were measured on it while it was idle (WIDTH:LAYERS:TOKENS_PER_SECOND, 16 rows of 256 tokens, vocabulary of
-4,096), so that losses can still be compared; the times are then those of the busy machine.
+bits per byte, and whether each promise held. `time_ratio` is of all that was predicted, training and measurements, and
+the whole stage, its beginning and writing included; `training_ratio` of the training steps alone on both sides. On a
+machine with other work seconds mean nothing: `--rates` plans with rates that were measured on it while it was idle
+(WIDTH:LAYERS:TOKENS_PER_SECOND, 16 rows of 256 tokens, vocabulary of 4,096), so that losses can still be compared; the
+times are then those of the busy machine.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.config import ModelConfig
 from chatwright.recipe import plan as planning
+from chatwright.recipe.plan.choose import measure_every
 from chatwright.recipe.plan.cost import step_flops
 from chatwright.recipe.plan.shapes import shape_of
 from chatwright.train import pretrain
@@ -76,7 +79,8 @@ def held(result: dict) -> dict:
     others = {name: one["bits_per_byte"] for name, one in happened.items() if name != "chosen"}
     by_bits = predicted["loss"] is not None and predicted["loss_unit"] == "bits per byte"
     return {
-        "time_ratio": round(predicted["seconds"] / chosen["training_seconds"], 4),
+        "time_ratio": round(predicted["seconds"] / chosen["stage_seconds"], 4),
+        "training_ratio": round(predicted["training_seconds"] / chosen["training_seconds"], 4),
         "loss_ratio": round(predicted["loss"] / chosen["bits_per_byte"], 4) if by_bits else None,
         "memory_ratio": round(predicted["memory_bytes"]["total"] / chosen["peak_memory_bytes"], 4),
         "beats": {name: chosen["bits_per_byte"] < bits for name, bits in others.items()},
@@ -93,7 +97,7 @@ def called(run: Path, proposal: dict, precision: str) -> dict:
 def train_one(run: Path, proposal: dict) -> dict:
     """Pretrain a proposal as its recipe would, and say what it took and gave."""
     shape = ModelConfig.model_validate_json(json.dumps(proposal["model"]))  # as JSON: its lists are our tuples
-    every = max(1, proposal["steps"] // 6)
+    every = measure_every(proposal["steps"])
     rates = {"learning_rate": planning.learning_rate_for(shape.width), "muon_learning_rate": 0.02}
     settings = pretrain.PretrainConfig(
         steps=proposal["steps"],

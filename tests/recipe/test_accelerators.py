@@ -5,9 +5,21 @@ import subprocess
 import pytest
 
 from chatwright.foundation.errors import UsageError
-from chatwright.recipe.plan import Budget, as_recipe, choose, fleet_of, machine_of, slurm_script, torchrun_script
+from chatwright.recipe.plan import (
+    Budget,
+    as_recipe,
+    choose,
+    cost,
+    fleet_of,
+    machine_of,
+    slurm_script,
+    torchrun_script,
+)
 from chatwright.recipe.plan.accelerators import ACCELERATORS, Fleet, sky_task
 from chatwright.recipe.plan.corpus import CorpusSize
+from chatwright.recipe.plan.sharded import advise
+from chatwright.recipe.recipe import load_recipe
+from chatwright.train.footprint import static_bytes
 
 CORPUS = CorpusSize(10**10, 4.5, 32_768, "the test's", "planned", {})
 
@@ -41,13 +53,38 @@ def test_more_devices_train_a_larger_model_that_fits_one_of_them():
     assert many.loss is not None
 
 
+@pytest.mark.slow
+def test_a_model_that_no_device_holds_whole_is_planned_in_shards_over_a_fleet(tmp_path):
+    fleet = fleet_of("h100x64")
+    machine = machine_of(fleet)
+    sections = {"collect": {"sources": [{"kind": "files", "path": str(tmp_path)}]}}
+    large = CORPUS._replace(tokens=10**13, sections=sections)
+    plan = choose(machine, large, Budget(seconds=30 * 86_400))
+    room = cost.MEMORY_SHARE * machine.memory_bytes
+    assert static_bytes(plan.chosen.shape) > room
+    assert plan.memory.total <= room
+    assert plan.chosen.batch_rows % (plan.chosen.micro_rows * fleet.num_devices) == 0
+    whole = cost.memory(plan.chosen.shape, micro_rows=plan.chosen.micro_rows, precision=machine.precision)
+    assert advise(fleet, plan.chosen.shape, whole).advice.startswith("needed")
+    (tmp_path / "planned.toml").write_text(as_recipe(plan))
+    assert "# shards:    over all 64 devices" in as_recipe(plan)
+    settings = load_recipe(tmp_path / "planned.toml").pretrain
+    assert (settings.parallel, settings.micro_rows) == ("fsdp", plan.chosen.micro_rows)
+
+
+def test_a_model_that_each_device_holds_whole_is_planned_without_shards():
+    plan = choose(machine_of(fleet_of("h100x8")), CORPUS, Budget(seconds=3600))
+    assert plan.chosen.parallel == "ddp"
+    assert "parallel" not in as_recipe(plan)
+
+
 def test_a_recipe_for_machines_of_the_table_claims_no_measurement():
     plan = choose(machine_of(fleet_of("h100x8")), CORPUS, Budget(seconds=3600))
     text = as_recipe(plan)
     assert "assumed pace: width 256" in text
     kilowatt_hours = 8 * 0.7 * plan.chosen.seconds / 3600
     assert f"at most {kilowatt_hours:.3g} kWh of the devices, at the 5,600 W of their data sheets" in text
-    for wrong in ("steps measured", "0 threads", "not readable here"):
+    for wrong in ("steps measured", "0 threads", "not known"):
         assert wrong not in text
 
 

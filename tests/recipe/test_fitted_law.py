@@ -8,7 +8,7 @@ import torch
 from test_plan import TWO_CORES, corpus
 
 from chatwright.foundation.errors import UsageError
-from chatwright.recipe.plan import Budget, affordable, as_json, as_recipe, choose, climb, fit, plan_for
+from chatwright.recipe.plan import Budget, affordable, as_json, as_recipe, choose, climb, cost, fit, plan_for
 from chatwright.recipe.plan.energy import EnergyMeter
 
 TRUTH = {"floor": 0.9, "size": 0.55, "alpha": 0.3, "data": 1.1, "beta": 0.45, "together": 0.5}  # at a million of each
@@ -109,16 +109,28 @@ def test_a_plan_by_a_fitted_law_tells_its_loss_with_a_band_in_the_recipe_too():
 
 def test_a_target_is_reached_by_the_shortest_budget_and_an_impossible_one_tells_the_best():
     law = fit(ladder(noise=0.003), corpus_tokens=10**9)
-
-    def plan_of(budget):
-        return choose(TWO_CORES, corpus(10**9), budget, law=law)
-
     goal = choose(TWO_CORES, corpus(10**9), Budget(seconds=600), law=law).loss
-    plan = plan_for(goal, law=law, corpus=corpus(10**9), plan_of=plan_of)
+    plan = plan_for(goal, TWO_CORES, corpus(10**9), law=law)
     assert plan.loss <= goal
     assert plan.chosen.seconds < 700
     with pytest.raises(UsageError, match="the best that it may promise"):
-        plan_for(0.2, law=law, corpus=corpus(10**9), plan_of=plan_of)
+        plan_for(0.2, TWO_CORES, corpus(10**9), law=law)
+
+
+def test_the_plan_of_a_target_has_the_time_that_its_own_step_was_measured_to_take():
+    law, timed = fit(ladder(noise=0.003), corpus_tokens=10**9), []
+    goal = choose(TWO_CORES, corpus(10**9), Budget(seconds=60), law=law).loss
+
+    def timer(candidate):  # a third of what the probes said
+        timed.append(candidate.shape)
+        pace = TWO_CORES.flops_per_second(candidate.shape.width) / 3
+        return cost.step_flops(candidate.shape, candidate.batch_rows * candidate.shape.context_length) / pace
+
+    plan = plan_for(goal, TWO_CORES, corpus(10**9), law=law, timer=timer)
+    assert plan.loss <= goal
+    assert plan.chosen.shape == timed[-1]
+    assert plan.chosen.training_seconds == pytest.approx(plan.chosen.steps * timer(plan.chosen))
+    assert 150 < plan.chosen.seconds < 200
 
 
 def test_power_is_read_from_the_counters_of_whole_processors_and_is_unknown_without_them(tmp_path):
@@ -134,3 +146,24 @@ def test_power_is_read_from_the_counters_of_whole_processors_and_is_unknown_with
     assert watts is not None
     assert 0 < watts < math.inf
     assert EnergyMeter(torch.device("cpu"), powercap=tmp_path / "none").watts() is None
+
+
+def test_a_gpu_that_refuses_to_tell_its_power_ends_no_plan(monkeypatch, tmp_path):
+    class NVMLError(Exception):  # as in `pynvml`, of no other base
+        pass
+
+    def refused(device):
+        raise NVMLError("Not Supported")
+
+    monkeypatch.setattr(torch.cuda, "power_draw", refused)
+    assert EnergyMeter(torch.device("cuda"), powercap=tmp_path).watts() is None
+
+
+def test_one_reading_of_power_is_not_told_as_the_whole_trainings():
+    text = as_recipe(choose(TWO_CORES._replace(watts=60.0), corpus(), Budget(seconds=600)))
+    assert "kWh if it draws throughout the 60 W read while small models were timed" in text
+    assert "W measured" not in text
+    plan = choose(TWO_CORES, corpus(), Budget(seconds=600))
+    assert "no counters of RAPL" in as_recipe(plan)
+    on_gpu = plan._replace(machine=TWO_CORES._replace(kind="cuda"))
+    assert "the package `nvidia-ml-py` is not installed" in as_recipe(on_gpu)

@@ -1,23 +1,33 @@
 """The planner: formulas against hand-computed values and real tensors, choices that hold, recipes that run."""
 
+import functools
+import json
 import math
+import os
 
 import pytest
 import torch
 from tiny_recipe import write_recipe
 
+from chatwright.data import limits
+from chatwright.data.sources import Files, list_partitions
 from chatwright.foundation import storage
 from chatwright.foundation.errors import DataError, UsageError
+from chatwright.foundation.memory import available_bytes
 from chatwright.model.config import ModelConfig
 from chatwright.model.network import Network
 from chatwright.recipe.plan import Budget, advise, as_json, as_recipe, choose, cost, effective_tokens, size_of_documents
+from chatwright.recipe.plan import corpus as corpora
+from chatwright.recipe.plan import machine as machines
+from chatwright.recipe.plan.choose import measure_every, num_measurements
 from chatwright.recipe.plan.corpus import CorpusSize, size_of_run
-from chatwright.recipe.plan.machine import Machine, StepRate, rate_at
+from chatwright.recipe.plan.machine import Machine, StepRate, free_memory, rate_at, resident_bytes
 from chatwright.recipe.plan.scaling import PUBLISHED
 from chatwright.recipe.plan.shapes import batch_tokens_for, candidates
 from chatwright.recipe.preview import preview
 from chatwright.recipe.recipe import load_recipe
 from chatwright.recipe.runner import run_recipe
+from chatwright.tokens.shards import TokenData
 from chatwright.train.batches import MicroBatch
 from chatwright.train.objectives import next_token
 
@@ -137,6 +147,27 @@ def test_a_measured_step_decides_the_number_of_steps():
     plan = choose(TWO_CORES, corpus(), Budget(seconds=600), timer=lambda candidate: 1.5)
     assert 360 <= plan.chosen.steps <= 400
     assert plan.chosen.seconds == pytest.approx(600, abs=2)
+    assert plan.chosen.training_seconds == 1.5 * plan.chosen.steps
+
+
+@pytest.mark.parametrize("steps", [1, 5, 6, 7, 60, 61, 100, 6000])
+def test_a_planned_training_is_measured_as_often_as_its_loop_does(steps):
+    every = measure_every(steps)
+    by_loop = 1 + sum(step % every == 0 or step == steps for step in range(1, steps + 1))
+    assert num_measurements(steps) == by_loop <= 7
+
+
+def test_measurements_are_predicted_apart_and_cost_a_third_of_training_on_as_many_tokens():
+    size = corpus(10**9)._replace(heldout_tokens=300_000)
+    chosen = choose(TWO_CORES, size, Budget(seconds=3600)).chosen
+    of_step = size.heldout_tokens * chosen.shape.flops_per_token() / 3
+    once = of_step / cost.step_flops(chosen.shape, chosen.tokens // chosen.steps) * chosen.step_seconds
+    assert chosen.measuring_seconds == pytest.approx(num_measurements(chosen.steps) * once)
+    assert chosen.seconds == chosen.training_seconds + chosen.measuring_seconds <= 3600
+    predicted = as_json(choose(TWO_CORES, size, Budget(seconds=3600)))["predicted"]
+    assert predicted["seconds"] == pytest.approx(
+        predicted["training_seconds"] + predicted["measuring_seconds"], abs=0.2
+    )
 
 
 def test_probes_that_met_a_busy_machine_are_corrected_by_the_chosen_step():
@@ -187,6 +218,52 @@ def test_documents_are_sampled_and_their_tokens_estimated(documents):
     assert "100%" in size.how
 
 
+def write_lines(folder, *, number):
+    """Lines of JSON of one size, half of each something other than text."""
+    folder.mkdir()
+    lines = [
+        {"text": f"The ferry number {line:06d} leaves at nine. " * 20, "about": "x" * 800} for line in range(number)
+    ]
+    (folder / "large.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return Files(path=str(folder)), sum(len(line["text"]) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("characters", "seconds", "piece"), [(100_000, 60.0, 1 << 24), (10**9, 0.0, 1 << 24), (200_000, 60.0, 300_000)]
+)
+def test_a_large_file_is_read_in_part_and_judged_by_the_share_that_was_read(
+    tmp_path, monkeypatch, characters, seconds, piece
+):
+    source, total = write_lines(tmp_path / "lines", number=2000)
+    monkeypatch.setattr(limits, "PARTITION_BYTES", piece)
+    monkeypatch.setattr(corpora, "_SAMPLE_CHARACTERS", characters)
+    monkeypatch.setattr(corpora, "_SAMPLE_S", seconds)
+    partitions = list_partitions(source)
+    found = corpora._sample(source, partitions)
+    taken = sum(map(len, found.texts))
+    assert taken <= characters + 1000
+    assert len(found.texts) < 300
+    share = found.read_bytes / sum(entry["bytes"] for one in partitions for entry in one.inputs)
+    assert share == pytest.approx(taken / total, rel=0.001)
+
+
+def test_within_small_files_the_sample_ends_between_two_of_them(tmp_path, monkeypatch):
+    for number in range(20):
+        (tmp_path / f"{number:02d}.txt").write_text("The ferry leaves at nine. " * 10)
+    monkeypatch.setattr(corpora, "_SAMPLE_CHARACTERS", 1000)
+    source = Files(path=str(tmp_path))
+    found = corpora._sample(source, list_partitions(source))
+    assert 4 <= len(found.texts) < 6
+    assert found.read_bytes == sum(map(len, found.texts))
+
+
+def test_a_planned_recipe_takes_the_chapters_of_books_as_documents(tmp_path, documents):
+    size = size_of_documents(documents, vocabulary_size=400)
+    (tmp_path / "planned.toml").write_text(as_recipe(choose(TWO_CORES, size, Budget(seconds=600))))
+    (source,) = load_recipe(tmp_path / "planned.toml").collect.sources
+    assert source.books == "chapter"
+
+
 def test_an_empty_folder_is_told(tmp_path):
     with pytest.raises(DataError):
         size_of_documents(tmp_path, vocabulary_size=400)
@@ -196,7 +273,10 @@ def test_a_plan_from_a_run_goes_on_with_it_whatever_its_seed_and_folder(tmp_path
     settings = [f"runs={tmp_path / 'elsewhere'}", "seed=7"]
     recipe = load_recipe(write_recipe(tmp_path / "made"), settings)
     run_recipe(recipe, until="tokenize")
-    plan = choose(TWO_CORES, size_of_run(recipe.run_dir), Budget(seconds=600))
+    size = size_of_run(recipe.run_dir)
+    heldout = list(TokenData(recipe.run_dir / "tokens").split("heldout").documents())
+    assert size.heldout_tokens == sum(len(document.ids) for document in heldout) > 0  # fewer than the sample takes
+    plan = choose(TWO_CORES, size, Budget(seconds=600))
     (tmp_path / "planned.toml").write_text(as_recipe(plan))
     planned = load_recipe(tmp_path / "planned.toml")
     assert (planned.seed, planned.workers, planned.run_dir) == (7, 1, recipe.run_dir)
@@ -222,3 +302,25 @@ def test_the_path_follows_from_text_and_compute_and_says_why(tokens, flops, path
     assert advice.path == path
     assert f"{tokens:,} tokens" in advice.reasons[0]
     assert len(advice.reasons) == 3
+
+
+def test_files_that_a_container_has_read_leave_their_memory_free(tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemAvailable: 99000000 kB\n")
+    (tmp_path / "memory.max").write_text("8000000000\n")
+    (tmp_path / "memory.current").write_text("7500000000\n")
+    (tmp_path / "memory.stat").write_text("anon 500000000\ninactive_file 7000000000\n")
+    paths = {"meminfo": tmp_path / "meminfo", "group": tmp_path}
+    monkeypatch.setattr(machines, "available_bytes", functools.partial(available_bytes, **paths))
+    assert free_memory(torch.device("cpu")) == 7_500_000_000
+
+
+def test_where_the_system_does_not_say_what_is_free_eight_gibibytes_are_assumed(tmp_path, monkeypatch):
+    paths = {"meminfo": tmp_path / "none", "group": tmp_path / "none"}
+    monkeypatch.setattr(machines, "available_bytes", functools.partial(available_bytes, **paths))
+    assert free_memory(torch.device("cpu")) == 8 << 30
+
+
+def test_the_own_memory_is_counted_in_the_pages_of_the_machine(monkeypatch):
+    usual, size = resident_bytes(), os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.setattr(os, "sysconf", lambda name: 16 * size if name == "SC_PAGE_SIZE" else 0)
+    assert resident_bytes() == pytest.approx(16 * usual, rel=0.1)

@@ -19,6 +19,7 @@ from chatwright.recipe import runner, watch
 from chatwright.recipe.report.look import asset
 from chatwright.recipe.watch_page import look, serve_watch
 from chatwright.serve.settings import settings_for
+from chatwright.train.metrics import MetricsLog, Window
 
 
 @pytest.fixture
@@ -45,7 +46,8 @@ def test_a_training_that_goes_on_says_how_far_how_fast_and_how_long_still(going)
     found = watch.find_training(going)
     progress = watch.read_progress(going, found)
     assert (found.stage, found.is_done) == ("pretrain", False)
-    assert (progress.step, progress.steps, progress.tokens_per_second) == (40, 100, 1040.0)
+    assert (progress.step, progress.steps, progress.unit, progress.rate) == (40, 100, "tokens", 1040.0)
+    assert json.loads(watch.as_json(going))["tokens_per_second"] == 1040.0
     assert progress.seconds_left == pytest.approx(6.0)
     assert progress.heldout == {"all": [4.0], "books": [3.0]}
 
@@ -74,6 +76,43 @@ def test_a_step_left_out_for_a_spike_is_not_told_as_one_that_was_not_finite(goin
     told = look(going, UsageMeter())
     assert (told["skipped"], told["skipped_why"]) == (1, reason)
     assert "finite" not in asset("watch.js")
+
+
+@pytest.mark.parametrize(("stage", "unit"), [("reward", "pairs"), ("align", "verdicts"), ("align", "answers")])
+def test_a_training_on_other_things_than_tokens_names_them_and_knows_how_long_still(tmp_path, stage, unit):
+    work = tmp_path / "run" / runner._WORK / f"{stage}-0123456789abcdef"
+    work.mkdir(parents=True)
+    log = MetricsLog(work, is_writer=True)
+    log.begin_anew(steps=100)
+    for step in (10, 20):
+        window = Window(steps=10, targets=40, nats=20.0, norms=1.0, seconds=2.0, unit=unit)
+        log.write({"event": "step", "step": step, "seconds": step / 5, **window.take()})
+    text = shown(tmp_path / "run")
+    for part in ("20 of 100", "16 s left", f"0.500 mean over {unit}", f"20 {unit}/s"):
+        assert part in text, part
+    assert "token" not in text
+    told = look(tmp_path / "run", UsageMeter())
+    assert (told["unit"], told["rate"], told["left"]) == (unit, 20.0, "16 s")
+    assert told["figures"]["rate"]["y"] == f"{unit} a second"
+    assert "token" not in told["figures"]["loss"]["y"]
+
+
+def test_how_much_of_the_machine_is_used_is_shown_where_the_log_says_it(going):
+    assert "of the machine" not in shown(going)
+    event = {"event": "step", "step": 50, "seconds": 5.0, "loss": 3.0, "tokens_per_second": 1050.0}
+    storage.append_line(watch.find_training(going).path, event | {"utilisation": 0.456})
+    assert "1,050 tokens/s, 46% of the machine" in shown(going)
+    assert look(going, UsageMeter())["utilisation"] == 0.456
+
+
+def test_a_heldout_loss_that_is_not_finite_is_passed_over(going):
+    bits = {"all": None, "books": 2.5, "odd": None}
+    event = {"event": "evaluation", "step": 40, "seconds": 4.0, "bits_per_byte": bits}
+    storage.append_line(watch.find_training(going).path, event)
+    assert watch.read_progress(going, watch.find_training(going)).heldout == {"all": [4.0], "books": [3.0, 2.5]}
+    assert "odd" not in shown(going)
+    names = [series["name"] for series in look(going, UsageMeter())["figures"]["heldout"]["series"]]
+    assert names == ["all", "books"]
 
 
 def test_a_log_without_a_line_yet_shows_step_zero(going):

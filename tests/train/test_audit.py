@@ -84,7 +84,7 @@ def test_a_bit_that_flips_is_rolled_back_where_the_policy_says_so(tmp_path):
 def test_without_an_audit_such_a_bit_goes_unnoticed(tmp_path):
     network = new_network()
     new_trainer(tmp_path, network=network, source=Flipping(network, at=6, bit=3)).run()
-    assert [line["event"] for line in metrics(tmp_path) if line["event"] not in ("step", "evaluation")] == []
+    assert [line["event"] for line in metrics(tmp_path) if line["event"] not in ("begins", "step", "evaluation")] == []
 
 
 def test_an_audited_run_has_the_bits_and_the_log_of_one_that_is_not(tmp_path):

@@ -22,10 +22,11 @@ def steps(network, optimizer, numbers):
         optimizer.zero_grad()
 
 
+@pytest.mark.parametrize("in_bfloat16", [False, True])
 @pytest.mark.parametrize("shape", [(3, 16, 64), (3, 64, 16), (1, 8, 24)])
-def test_orthogonalising_pushes_all_singular_values_towards_one(shape):
+def test_orthogonalising_pushes_all_singular_values_towards_one(shape, in_bfloat16):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 7
-    values = torch.linalg.svdvals(orthogonalise(matrices, steps=5))
+    values = torch.linalg.svdvals(orthogonalise(matrices, steps=5, in_bfloat16=in_bfloat16))
     assert float(values.min()) > 0.65
     assert float(values.max()) < 1.25
 

@@ -39,6 +39,7 @@ def plan(  # noqa: PLR0917 - the library calls it by keyword
     """Measure this machine and propose a recipe: what to train in this time on these documents."""
     from chatwright.recipe import plan as planning
 
+    _require_one_goal(target, budget, tokens=tokens, spend=spend, fit=fit)
     fleet = None if on is None else planning.fleet_of(on)
     _require_sense(documents, run, fleet=fleet, fit=fit, scripts=scripts, write=write)
     spent = _budget(budget, tokens, money=spend, price=price, devices=_devices(fleet))
@@ -58,9 +59,7 @@ def plan(  # noqa: PLR0917 - the library calls it by keyword
     if target is None:
         made = planning.choose(machine, corpus, spent, law=law, timer=timer)
     else:
-        made = planning.plan_for(
-            target, law=law, corpus=corpus, plan_of=lambda tried: planning.choose(machine, corpus, tried, law=law)
-        )
+        made = planning.plan_for(target, machine, corpus, law=law, timer=timer)
     result = _told(made, fleet, price)
     _show(result, write=write, as_json=as_json)
     if fleet is not None and scripts is not None and write is not None:
@@ -100,6 +99,25 @@ def _require_sense(
         raise UsageError("`--scripts` call a recipe: name its file by `--write FILE`")
 
 
+def _require_one_goal(
+    target: float | None, budget: str | None, *, tokens: int | None, spend: float | None, fit: bool
+) -> None:
+    """A target looks for its own budget; beside it, a time is the ladder's or nobody's."""
+    if target is None:
+        return
+    limits = [name for name, given in (("--tokens", tokens), ("--spend", spend)) if given is not None]
+    if limits:
+        raise UsageError(
+            f"`--target` looks for its budget itself: `{limits[0]}` has no effect beside it",
+            hint="leave one of the two out",
+        )
+    if budget is not None and not fit:
+        raise UsageError(
+            "`--target` looks for its budget itself; beside it `--budget` is the time of `--fit`'s ladder alone",
+            hint="leave `--budget` out, or add `--fit` and name a run",
+        )
+
+
 def _fitted(run: Path, machine: Any, corpus: Any, budget: Any) -> Any:
     """A law of this corpus, from a ladder of small trainings."""
     from chatwright.recipe import plan as planning
@@ -124,11 +142,13 @@ def _cost(result: dict[str, Any], price: float | None, devices: int) -> float | 
 def _fleet(fleet: Any, result: dict[str, Any], made: Any) -> dict[str, Any]:
     """Hours and memory, said too: they are the question that `--on` asks."""
     from chatwright.recipe import plan as planning
-    from chatwright.recipe.plan import sharded
+    from chatwright.recipe.plan import cost, sharded
 
     hours = result["predicted"]["seconds"] / 3600
     device_hours = hours * fleet.num_devices
-    shared = sharded.advise(fleet, made.chosen.shape, made.memory, micro_rows=made.chosen.micro_rows)
+    chosen = made.chosen
+    whole = cost.memory(chosen.shape, micro_rows=chosen.micro_rows, precision=made.machine.precision)
+    shared = sharded.advise(fleet, chosen.shape, whole)
     watts = planning.ACCELERATORS[fleet.name].watts * fleet.num_devices
     say(
         f"{fleet.name} x {fleet.num_devices}: {hours:.3g} hours, {device_hours:.3g} device hours, at most "

@@ -20,7 +20,8 @@ METRICS = "metrics.jsonl"
 _WORK = ".work"
 _TRAININGS = ("pretrain", "finetune", "reward", "align", "distill")
 _BARS = "▁▂▃▄▅▆▇█"
-_RECENT = 5  # lines of metrics that the rate is taken over
+_RECENT = 5  # lines of metrics that the pace is taken over
+_PER_SECOND = "_per_second"  # how the key ends that has the rate; before it the unit: tokens, pairs, verdicts, answers
 
 
 class Watched(NamedTuple):
@@ -35,10 +36,12 @@ class Progress(NamedTuple):
     """What the lines of metrics say."""
 
     step: int
-    steps: int | None  # None where the recipe does not say: fine-tuning counts its own
+    steps: int | None  # None where neither log nor recipe says
     seconds: float
-    loss: list[float]  # nats a token, one a line of metrics
-    tokens_per_second: float | None
+    unit: str  # what is learned from and counted: tokens, or pairs, verdicts, answers
+    loss: list[float]  # mean over the unit, one a line of metrics; nats where it is of tokens
+    rate: float | None  # of the unit, a second
+    utilisation: float | None  # the model's arithmetic as a share of what matrix products reach here
     skipped: int
     skipped_why: str | None  # the last of them
     heldout: dict[str, list[float]]  # bits per byte by domain, one an evaluation
@@ -76,7 +79,8 @@ def read_progress(run_dir: Path, watched: Watched) -> Progress:
     steps = [line for line in lines if line.get("event") == "step"]
     evaluations = [line for line in lines if line.get("event") == "evaluation"]
     skipped = [line for line in lines if line.get("event") == "skipped"]
-    total = _planned_steps(run_dir, watched)
+    total = _planned_steps(run_dir, watched, lines)
+    unit, newest = unit_of(steps), steps[-1] if steps else {}
     now = int(max((line.get("step", 0) for line in lines), default=0))
     recent = steps[-_RECENT:]
     pace = _pace(recent)
@@ -85,13 +89,26 @@ def read_progress(run_dir: Path, watched: Watched) -> Progress:
         step=now,
         steps=total,
         seconds=float(max((line.get("seconds", 0.0) for line in lines), default=0.0)),
+        unit=unit,
         loss=[float(line["loss"]) for line in steps if line.get("loss") is not None],
-        tokens_per_second=steps[-1].get("tokens_per_second") if steps else None,
+        rate=newest.get(unit + _PER_SECOND),
+        utilisation=newest.get("utilisation"),
         skipped=len(skipped),
         skipped_why=skipped[-1].get("reason") if skipped else None,
         heldout=_heldout(evaluations),
         seconds_left=left,
     )
+
+
+def unit_of(steps: Sequence[dict[str, Any]]) -> str:
+    """What the lines of a training count, by the name of their rate."""
+    keys = (key for line in steps[-1:] for key in line if key.endswith(_PER_SECOND))
+    return next(keys, "tokens" + _PER_SECOND).removesuffix(_PER_SECOND)
+
+
+def loss_unit(unit: str) -> str:
+    """What the training loss of such a training is counted in; of all but tokens its objective decides that."""
+    return "nats/token" if unit == "tokens" else f"mean over {unit}"
 
 
 def _pace(recent: Sequence[dict[str, Any]]) -> float | None:
@@ -109,16 +126,21 @@ def _heldout(evaluations: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
         if line.get("test_bits_per_byte") is not None:
             values["test answers"] = line["test_bits_per_byte"]
         for name, value in values.items():
-            curves.setdefault(str(name), []).append(float(value))
+            if value is not None:  # a loss that was not finite
+                curves.setdefault(str(name), []).append(float(value))
     return curves
 
 
-def _planned_steps(run_dir: Path, watched: Watched) -> int | None:
+def _planned_steps(run_dir: Path, watched: Watched, lines: Sequence[dict[str, Any]]) -> int | None:
+    """Of a training that is done what it took; else as its log begins, or as the recipe says."""
     recipe = run_dir / "recipe.toml"
     if watched.is_done:
         manifest = watched.path.parent / storage.MANIFEST
         summary = storage.read_manifest(manifest.parent).facts.get("summary", {}) if manifest.is_file() else {}
         return summary.get("steps")
+    told = [line.get("steps") for line in lines if line.get("event") == "begins"]
+    if told and isinstance(told[-1], int):
+        return told[-1]
     section = read_toml(recipe).get(watched.stage, {}) if recipe.is_file() else {}
     steps = section.get("steps") if isinstance(section, dict) else None
     return steps if isinstance(steps, int) else None
@@ -142,14 +164,16 @@ def render(run_dir: Path, *, width: int = 60, usage: Usage | None = None) -> Ren
 
 def _rows(progress: Progress, watched: Watched, width: int) -> list[tuple[Text, Text, Text]]:
     of = f" of {progress.steps:,}" if progress.steps else ""
-    rate = "" if progress.tokens_per_second is None else f"{progress.tokens_per_second:,.0f} tokens/s"
+    rate = "" if progress.rate is None else f"{progress.rate:,.{0 if progress.rate >= 10 else 1}f} {progress.unit}/s"
+    rate += "" if progress.utilisation is None else f", {progress.utilisation:.0%} of the machine"
     left = "" if progress.seconds_left is None else f", {duration(progress.seconds_left)} left"
     rows = [
         ("step", f"{progress.step:,}{of}", _bar(progress.step, progress.steps, width)),
         ("time", duration(progress.seconds) + left, rate),
     ]
     if progress.loss:
-        rows.append(("training loss", f"{progress.loss[-1]:.3f} nats/token", sparkline(progress.loss, width=width)))
+        value = f"{progress.loss[-1]:.3f} {loss_unit(progress.unit)}"
+        rows.append(("training loss", value, sparkline(progress.loss, width=width)))
     for name, values in progress.heldout.items():
         label = name if name == "test answers" else f"held out, {name}"
         rows.append((label, f"{values[-1]:.3f} bits/byte", sparkline(values, width=width)))
@@ -183,7 +207,8 @@ def sparkline(values: Sequence[float], *, width: int) -> str:
 
 
 def as_json(run_dir: Path) -> str:
-    """The same for machines."""
+    """The same for machines; the rate under the name that the log gives it."""
     watched = find_training(run_dir)
     values = read_progress(run_dir, watched)._asdict()
+    values[values["unit"] + _PER_SECOND] = values.pop("rate")
     return json.dumps({"stage": watched.stage, "done": watched.is_done, **values}, indent=2)

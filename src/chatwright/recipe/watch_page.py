@@ -15,7 +15,7 @@ from chatwright.foundation.errors import ChatwrightError
 from chatwright.foundation.usage import UsageMeter
 from chatwright.recipe.report.figures import Curve, curve_of, curves
 from chatwright.recipe.report.look import asset
-from chatwright.recipe.watch import Watched, find_training, read_events, read_progress
+from chatwright.recipe.watch import Watched, find_training, loss_unit, read_events, read_progress, unit_of
 from chatwright.serve.guard import Guard
 from chatwright.serve.routes.page import STATIC_DIR
 from chatwright.serve.server import bounded_config, open_port, page_address
@@ -92,7 +92,9 @@ def look(run_dir: Path, meter: UsageMeter) -> dict[str, Any]:
         "steps": told.steps,
         "time": duration(told.seconds),
         "left": None if told.seconds_left is None else duration(told.seconds_left),
-        "tokens_per_second": told.tokens_per_second,
+        "unit": told.unit,
+        "rate": told.rate,
+        "utilisation": told.utilisation,
         "skipped": told.skipped,
         "skipped_why": told.skipped_why,
         "processor_share": usage.processor_share,
@@ -104,10 +106,11 @@ def look(run_dir: Path, meter: UsageMeter) -> dict[str, Any]:
 
 def _figures(watched: Watched) -> dict[str, Any]:
     steps, evaluations = read_events(watched, "step"), read_events(watched, "evaluation")
+    unit = unit_of(steps)
     found: dict[str, Any] = {}
     loss = curve_of("training", steps, [event.get("loss") for event in steps], is_main=True)
     if loss.steps:
-        found["loss"] = curves([loss], y_title="nats per token")
+        found["loss"] = curves([loss], y_title=loss_unit(unit))
     held: list[Curve] = []
     for name in dict.fromkeys(name for event in evaluations for name in event.get("bits_per_byte") or {}):
         values = [(event.get("bits_per_byte") or {}).get(name) for event in evaluations]
@@ -115,9 +118,10 @@ def _figures(watched: Watched) -> dict[str, Any]:
     answers = [event.get("test_bits_per_byte") for event in evaluations]
     if any(value is not None for value in answers):
         held.append(curve_of("test answers", evaluations, answers, is_main=True))
+    held = [curve for curve in held if curve.steps]  # a domain may have none that is finite
     if held:
         found["heldout"] = curves(held, y_title="bits per byte")
-    rates = curve_of("rate", steps, [event.get("tokens_per_second") for event in steps], is_main=True)
+    rates = curve_of("rate", steps, [event.get(f"{unit}_per_second") for event in steps], is_main=True)
     if rates.steps:
-        found["rate"] = curves([rates], y_title="tokens a second")
+        found["rate"] = curves([rates], y_title=f"{unit} a second")
     return found

@@ -6,14 +6,14 @@ as a source, what is measured as a callback; the loop knows nothing of them. How
 `step.py`, what follows an unsound one in `faults.py`, how a state is written in `saving.py`.
 """
 
-import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from chatwright.foundation import storage
 from chatwright.foundation.console import ProgressLine, say
@@ -40,7 +40,7 @@ from chatwright.train.ranks import Ranks
 from chatwright.train.resume import SCARCE, STATE_VERSION, Belonging, circumstances, refuse_foreign, tell_differences
 from chatwright.train.saving import Saver
 from chatwright.train.schedule import Schedule
-from chatwright.train.sharding import in_main_memory, part_like, shard
+from chatwright.train.sharding import in_main_memory, named_parts, part_like, shard
 from chatwright.train.step import Learned, Stepper
 from chatwright.train.utilisation import measured_meter
 
@@ -101,7 +101,7 @@ class Trainer:
         if config.parallel != "ddp":
             self._shard()
         named = [(name, parameter) for name, parameter in trained.named_parameters() if parameter.requires_grad]
-        self._optimizer = Optimizer(named, optimizer)
+        self._optimizer = Optimizer(named, optimizer, in_bfloat16=placement.autocast_dtype is not None)
         self._average = TailAverage(config.average, named, steps=config.steps, is_measured=evaluate is not None)
         self._stepper = self._make_stepper(objective, optimizer.maximum_norm)
         modules = (self._network, self._trained)
@@ -163,7 +163,7 @@ class Trainer:
             RankLostError: another process of this training ended or hangs.
             OutOfMemoryError: memory ran out where a step cannot be made smaller.
         """
-        with memory_named(**SCARCE), self._held_alone(), contextlib.closing(self._saver), contextlib.closing(self._log):
+        with self._held_alone():
             self._begin()
             habits = Preparation(self._config.steps, self._config.is_fitted, self._config.compile)
             self._fitted.prepare(self._network, self._source, self._directory, habits)
@@ -191,17 +191,18 @@ class Trainer:
         """Whether training ends early: held-out loss no longer falls, or the measurement says that it has enough."""
         return self._patience.is_over or bool(self._done.evaluation.get("finished"))
 
-    def _held_alone(self) -> contextlib.AbstractContextManager[None]:
-        """No other process trains in this directory meanwhile."""
-        if not self._ranks.is_first:
-            return contextlib.nullcontext()
-        return storage.exclusive(self._checkpoints.directory)
+    @contextmanager
+    def _held_alone(self) -> Iterator[None]:
+        """No other process trains in this directory meanwhile; lost ranks and a lack of memory are named."""
+        held = storage.exclusive(self._checkpoints.directory) if self._ranks.is_first else nullcontext()
+        with memory_named(**SCARCE), self._ranks.losses_told(), held, closing(self._saver), closing(self._log):
+            yield
 
     def _begin(self) -> None:
         """From the newest sound checkpoint, or from the first step."""
         step = self._newest_step()
         if step is None:
-            self._log.begin_anew()
+            self._log.begin_anew(steps=self._config.steps)
             self._measure()
             if self._config.faults.policy == "rollback":
                 self._save(must_hold=True)  # somewhere to go back to
@@ -362,8 +363,7 @@ class Trainer:
 
     def _snapshot(self) -> Checkpoint:
         """A copy of everything that the next step depends on, in main memory."""
-        parameters: dict[str, Tensor] = dict(self._trained.named_parameters())
-        held = (parameters, self._optimizer.tensors(), self._average.tensors())
+        held = (named_parts(self._trained), self._optimizer.tensors(), self._average.tensors())
         weights, optimizer, average = (in_main_memory(tensors, is_kept=self._ranks.is_first) for tensors in held)
         return Checkpoint(weights, optimizer, self._state(), self._done.score, average)
 
@@ -384,14 +384,14 @@ class Trainer:
         """Take everything from a checkpoint; returns its state."""
         state = checkpoint.state
         refuse_foreign(state, self._belongs, directory=self._directory)
-        named: dict[str, Tensor] = dict(self._trained.named_parameters())
+        named = named_parts(self._trained)
         with torch.no_grad():
             for name, tensor in checkpoint.weights.items():
                 named[name].copy_(part_like(named[name], tensor))
         self._optimizer.load(checkpoint.optimizer)
         self._stepper.trust()
         self._stepper.scale = state["scale"]
-        self._fitted.positions = state.get("positions")
+        self._fitted.positions = state.get("positions") or self._fitted.positions  # step 0 is saved before a search
         self._done.load(state)
         self._guard.load(state["guard"])
         self._patience.load(state["patience"])

@@ -140,12 +140,18 @@ class MetricsLog:
         for curve in self._curves:
             curve.close()
 
-    def begin_anew(self) -> None:
-        """Forget all: the run has no checkpoint that the log could belong to."""
+    def begin_anew(self, *, steps: int) -> None:
+        """Forget all: the run has no checkpoint that the log could belong to. How many steps there will be comes first.
+
+        That is no curve: the programs that follow the events are not told of it.
+        """
         if self._is_writer:
             for curve in self._curves:
                 curve.go_back(-1)
             self._path.unlink(missing_ok=True)
+            self._waiting.append({"event": "begins", "step": 0, "steps": steps})
+            with contextlib.suppress(StorageFullError):
+                self.flush()
 
     def forget_after(self, step: int) -> None:
         """Drop what was logged after this step: those steps are done again."""

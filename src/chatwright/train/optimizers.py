@@ -32,12 +32,16 @@ class OptimizerConfig(Config):
     maximum_norm: float = Field(default=1.0, gt=0)  # the gradient's global norm is clipped to this
 
 
-def orthogonalise(matrices_NRC: Tensor, *, steps: int) -> Tensor:
+def orthogonalise(matrices_NRC: Tensor, *, steps: int, in_bfloat16: bool = False) -> Tensor:
     """Push all singular values of each matrix towards one, by Newton-Schulz iteration; (N, rows, columns).
 
-    Unlike the reference, which always works in bfloat16, the matrices' own type is kept on a CPU.
+    Args:
+        matrices_NRC: any shape; a batch of them is faster than one by one.
+        steps: of the iteration.
+        in_bfloat16: the products, as the reference has them. They always are on an accelerator; on a CPU, which may be
+            slow in it, else in the matrices' own type.
     """
-    x_NRC = matrices_NRC.bfloat16() if matrices_NRC.is_cuda else matrices_NRC
+    x_NRC = matrices_NRC.bfloat16() if in_bfloat16 or matrices_NRC.is_cuda else matrices_NRC
     tall = x_NRC.shape[1] > x_NRC.shape[2]
     if tall:
         x_NRC = x_NRC.mT
@@ -63,8 +67,9 @@ class Muon:
     at zero with the schedule.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter], config: OptimizerConfig):
+    def __init__(self, parameters: dict[str, nn.Parameter], config: OptimizerConfig, *, in_bfloat16: bool):
         self._config = config
+        self._in_bfloat16 = in_bfloat16
         by_shape: dict[tuple[int, ...], _Group] = {}
         for name, parameter in parameters.items():
             group = by_shape.setdefault(tuple(parameter.shape), _Group([], []))
@@ -96,7 +101,8 @@ class Muon:
 
     def _orthogonalised(self, update: Tensor, like: nn.Parameter) -> Tensor:
         """Of whole matrices here, or of those whose rows are shared with other ranks."""
-        orthogonalised = functools.partial(orthogonalise, steps=self._config.newton_schulz_steps)
+        steps = self._config.newton_schulz_steps
+        orthogonalised = functools.partial(orthogonalise, steps=steps, in_bfloat16=self._in_bfloat16)
         if not is_sharded(like):
             return orthogonalised(update)
         return orthogonalised_across(update, rows=like.shape[0], group=shard_group(like), orthogonalise=orthogonalised)
@@ -126,14 +132,26 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 
 class Optimizer:
-    """All trained parameters under their rules; the learning rates of a step are the peaks times one factor."""
+    """All trained parameters under their rules; the learning rates of a step are the peaks times one factor.
 
-    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig):
+    Args:
+        parameters: by name.
+        config: the rules.
+        in_bfloat16: Muon's products, as `orthogonalise` has it.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        config: OptimizerConfig,
+        *,
+        in_bfloat16: bool = False,
+    ):
         self._config = config
         self._named = dict(parameters)
         matrices = {name: p for name, p in self._named.items() if config.kind == "muon" and _is_block_matrix(name, p)}
         rest = {name: p for name, p in self._named.items() if name not in matrices}
-        self._muon = Muon(matrices, config) if matrices else None
+        self._muon = Muon(matrices, config, in_bfloat16=in_bfloat16) if matrices else None
         decayed = [p for p in rest.values() if p.ndim >= 2 and config.kind == "adamw"]
         plain = [p for p in rest.values() if not (p.ndim >= 2 and config.kind == "adamw")]
         groups = [

@@ -12,13 +12,13 @@ from chatwright.recipe.plan import cost, shapes
 from chatwright.recipe.plan.corpus import CorpusSize
 from chatwright.recipe.plan.machine import Machine, time_step
 from chatwright.recipe.plan.scaling import PUBLISHED, Law, effective_tokens
+from chatwright.recipe.plan.sharded import in_shards
 from chatwright.train.footprint import static_bytes
+from chatwright.train.sharding import ParallelName
 
-_MEMORY_SHARE = 0.7  # of what is free: the rest is the system's and our error's
 _FEWEST_STEPS = 50
 _MICRO_TOKENS = {"cpu": 4096, "cuda": 65_536}  # at once; more gains nothing
-EVALUATIONS = 6  # during a run
-_HELDOUT_TOKENS = 8192
+_MEASUREMENTS = 6  # at most, after the one before the first step
 _TIMED_PARTS = 2
 _TIMED_STEPS = 5
 _TRUSTED = 1.25  # a chosen step may differ from the probes' by this before they are corrected
@@ -39,9 +39,16 @@ class Candidate(NamedTuple):
     steps: int
     batch_rows: int
     micro_rows: int
-    seconds: float  # measurements on held-out text included
+    training_seconds: float
+    measuring_seconds: float  # on held-out text
     score: float  # the law's, for ranking only
     step_seconds: float
+    parallel: ParallelName = "ddp"  # what each device holds: everything, or a shard
+
+    @property
+    def seconds(self) -> float:
+        """Of the stage, less what it takes to begin and to write."""
+        return self.training_seconds + self.measuring_seconds
 
     @property
     def parameters(self) -> int:
@@ -98,14 +105,12 @@ def choose(
     chosen = _best_that_fits(found, machine)
     if timer is not None:
         step_seconds = timer(chosen)
-        slower = step_seconds / chosen.step_seconds
-        if not 1 / _TRUSTED < slower < _TRUSTED:
-            # The probes met another machine than this step did; what they said of all sizes is moved alike.
+        if (slower := times_slower(chosen, step_seconds)) is not None:
             machine = machine.slowed(slower)
             found = affordable(machine, corpus, budget, law)
             chosen = _best_that_fits(found, machine)
             step_seconds = timer(chosen)
-        chosen = _corrected(chosen, step_seconds, machine, budget)
+        chosen = _corrected(chosen, step_seconds, machine, corpus, budget)
     needed = effective_tokens(chosen.tokens, corpus.tokens)
     expected = law.loss(chosen.parameters, needed) if law.covers(chosen.parameters, needed) else None
     return Plan(
@@ -122,6 +127,20 @@ def choose(
         repeats_worth=needed / chosen.tokens,
         warnings=tuple(_warnings(chosen, corpus, needed)),
     )
+
+
+def times_slower(candidate: Candidate, step_seconds: float) -> float | None:
+    """How much slower a measured step is than the probes said; None where they differ by no more than they may.
+
+    Else the probes met another machine than this step did, and what they said of all sizes is moved alike.
+    """
+    slower = step_seconds / candidate.step_seconds
+    return None if 1 / _TRUSTED < slower < _TRUSTED else slower
+
+
+def at_pace(plan: Plan, step_seconds: float) -> Plan:
+    """The same training, and the time it takes where its step takes so long."""
+    return plan._replace(chosen=_paced(plan.chosen, step_seconds, _measured_tokens(plan.machine, plan.corpus)))
 
 
 def affordable(machine: Machine, corpus: CorpusSize, budget: Budget, law: Law = PUBLISHED) -> list[Candidate]:
@@ -157,12 +176,16 @@ def step_timer(machine: Machine) -> StepTimer:
 
 
 def _best_that_fits(found: list[Candidate], machine: Machine) -> Candidate:
-    room = _MEMORY_SHARE * machine.memory_bytes
-    small = (one for one in found if machine.process_bytes + static_bytes(one.shape) <= room)
-    for one in sorted(small, key=lambda one: one.score):
-        fewer = _within_room(one, machine, room)
-        if fewer is not None:
-            return fewer
+    """The law's best of those that a device holds: whole, or in shards over all devices where there are several."""
+    room = cost.MEMORY_SHARE * machine.memory_bytes
+    ways: tuple[tuple[ParallelName, int], ...] = (("ddp", 1), ("fsdp", machine.num_devices))
+    for one in sorted(found, key=lambda one: one.score):
+        for parallel, shards in ways[: 1 if machine.num_devices == 1 else 2]:
+            if machine.process_bytes + static_bytes(one.shape) / shards > room:
+                continue
+            fewer = _within_room(one._replace(parallel=parallel), machine, room)
+            if fewer is not None:
+                return fewer
     raise UsageError(
         f"no model fits the budget and {room / 1e9:.1f} GB of memory",
         hint=f"allow more time: at least {_FEWEST_STEPS} steps of the smallest model must fit",
@@ -171,13 +194,19 @@ def _best_that_fits(found: list[Candidate], machine: Machine) -> Candidate:
 
 def _within_room(one: Candidate, machine: Machine, room: float) -> Candidate | None:
     """With as many rows at once as fit; those that a row's activations rule out are not counted one by one."""
+    least = _whole(one._replace(micro_rows=1), machine)
+    if one.parallel != "ddp":  # counting shards takes seconds
+        least = least._replace(weights=static_bytes(one.shape) // machine.num_devices, gradients=0, moments=0)
+    if least.total > room:
+        return None
     single = _memory(one._replace(micro_rows=1), machine)
     if single.total > room:
         return None
     base = single.process + single.weights + single.moments
+    held = {name: getattr(single, name) for name in ("weights", "gradients", "moments", "gathered")}
     for rows in _divisors_down(one.micro_rows):
         fewer = one._replace(micro_rows=rows)
-        if base + rows * single.activations <= room and _memory(fewer, machine).total <= room:
+        if base + rows * single.activations <= room and _whole(fewer, machine)._replace(**held).total <= room:
             return fewer
     return one._replace(micro_rows=1)
 
@@ -215,30 +244,61 @@ def _spend(shape: ModelConfig, machine: Machine, corpus: CorpusSize, budget: Bud
     batch_rows = -(-batch_rows // machine.num_devices) * machine.num_devices  # every device has its micro-batches
     share = batch_rows // machine.num_devices
     micro_rows = _dividing(share, max(1, _MICRO_TOKENS[machine.kind] // shape.context_length))
-    made = Candidate(shape, 0, batch_rows, micro_rows, 0.0, 0.0, 0.0)
+    made = Candidate(shape, 0, batch_rows, micro_rows, 0.0, 0.0, 0.0, 0.0)
     step_seconds = cost.step_flops(shape, batch_rows * shape.context_length) / machine.flops_per_second(shape.width)
-    made = _timed(made, step_seconds, budget)
+    made = _timed(made, step_seconds, _measured_tokens(machine, corpus), budget)
     if made.steps < _FEWEST_STEPS:
         return None
     return made._replace(score=law.loss(made.parameters, effective_tokens(made.tokens, corpus.tokens)))
 
 
-def _timed(candidate: Candidate, step_seconds: float, budget: Budget) -> Candidate:
+def _measured_tokens(machine: Machine, corpus: CorpusSize) -> int:
+    """Held-out tokens of one measurement: each device reads all of them."""
+    return machine.num_devices * corpus.heldout_tokens
+
+
+def _timed(candidate: Candidate, step_seconds: float, measured: int, budget: Budget) -> Candidate:
     """Steps for the budget, time for measurements on held-out text left aside."""
-    tokens = candidate.batch_rows * candidate.shape.context_length
-    measuring = EVALUATIONS * _HELDOUT_TOKENS / tokens * step_seconds / 3  # forward only: a third of a step
     if budget.seconds is None:
-        steps = math.ceil((budget.tokens or 0) / tokens)
+        steps = math.ceil((budget.tokens or 0) / _step_tokens(candidate))
     else:
+        measuring = (1 + _MEASUREMENTS) * _measurement_seconds(candidate, step_seconds, measured)
         steps = int((budget.seconds - measuring) / step_seconds)
-    return candidate._replace(
-        step_seconds=step_seconds, steps=max(0, steps), seconds=max(0, steps) * step_seconds + measuring
-    )
+    return _paced(candidate._replace(steps=max(0, steps)), step_seconds, measured)
 
 
-def _corrected(candidate: Candidate, step_seconds: float, machine: Machine, budget: Budget) -> Candidate:
+def _paced(candidate: Candidate, step_seconds: float, measured: int) -> Candidate:
+    """The same steps with what they and the measurements take where a step takes so long."""
+    measuring = num_measurements(candidate.steps) * _measurement_seconds(candidate, step_seconds, measured)
+    training = candidate.steps * step_seconds
+    return candidate._replace(step_seconds=step_seconds, training_seconds=training, measuring_seconds=measuring)
+
+
+def _step_tokens(candidate: Candidate) -> int:
+    return candidate.batch_rows * candidate.shape.context_length
+
+
+def _measurement_seconds(candidate: Candidate, step_seconds: float, measured: int) -> float:
+    """Of one measurement over so many tokens: forward only, a third of the network's part of a step."""
+    forward = measured * candidate.shape.flops_per_token() / 3
+    return forward / cost.step_flops(candidate.shape, _step_tokens(candidate)) * step_seconds
+
+
+def measure_every(steps: int) -> int:
+    """Steps between two measurements of a planned training, and between two checkpoints."""
+    return max(1, -(-steps // _MEASUREMENTS))
+
+
+def num_measurements(steps: int) -> int:
+    """How often the loop measures in so many steps: before the first, at every so many, and at the last."""
+    return 1 + -(-steps // measure_every(steps))
+
+
+def _corrected(
+    candidate: Candidate, step_seconds: float, machine: Machine, corpus: CorpusSize, budget: Budget
+) -> Candidate:
     """The same shape with the steps that its own measured pace allows."""
-    corrected = _timed(candidate, step_seconds, budget)
+    corrected = _timed(candidate, step_seconds, _measured_tokens(machine, corpus), budget)
     if corrected.steps < 1:
         raise UsageError(
             f"a step takes {step_seconds:.1f} s on {machine.device}, longer than the budget", hint="allow more time"
@@ -247,6 +307,15 @@ def _corrected(candidate: Candidate, step_seconds: float, machine: Machine, budg
 
 
 def _memory(candidate: Candidate, machine: Machine) -> cost.Memory:
+    """Of one device."""
+    whole = _whole(candidate, machine)
+    if candidate.parallel == "ddp":
+        return whole
+    return in_shards(whole, candidate.shape, num_devices=machine.num_devices, precision=machine.precision)
+
+
+def _whole(candidate: Candidate, machine: Machine) -> cost.Memory:
+    """Of a device that holds the whole model."""
     return cost.memory(
         candidate.shape,
         micro_rows=candidate.micro_rows,

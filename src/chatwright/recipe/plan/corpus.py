@@ -1,27 +1,35 @@
 """How many tokens there are to train on: counted by a run, or estimated from a sample of documents."""
 
+import contextlib
 import copy
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from chatwright.data.report import Tally
-from chatwright.data.sources import Files, Partition, list_partitions, read_partition
+from chatwright.data.sources import Files, Partition, list_partitions
+from chatwright.data.sources.files import read_partition
+from chatwright.data.sources.partition import Input
+from chatwright.data.sources.places import Listed, Place, place_of
 from chatwright.foundation import storage
 from chatwright.foundation.config import read_toml
 from chatwright.foundation.errors import DataError, UsageError
 from chatwright.recipe.recipe import Recipe
+from chatwright.tokens.shards import TokenData
 from chatwright.tokens.tokenizer import TokenizerConfig, measure_compression, train_tokenizer
+from chatwright.train.heldout import sample_documents
+from chatwright.train.pretrain import PretrainConfig
 
 _SECTIONS = ("collect", "clean", "tokenizer")
 _CALLED = ("seed", "workers", "engine")  # a recipe's keys above its sections, as far as documents depend on them
 _RUNS = str(Recipe.model_fields["runs"].default)
 _SAMPLE_S = 12.0  # reading stops after so long; the rest is judged by its bytes
-_SAMPLE_BYTES = 4_000_000
+_SAMPLE_CHARACTERS = 4_000_000
 _LEARN_BYTES = 1_500_000  # of the sample, for a tokenizer of its own
+_HELDOUT_TOKENS = int(PretrainConfig.model_fields["heldout_tokens"].default)  # of each domain; plans do not change it
 _KEPT_SHARE = 0.9  # of the text, after cleaning and with 5 % held out: cautious
 
 
@@ -34,6 +42,7 @@ class CorpusSize(NamedTuple):
     how: str  # where the figures are from
     name: str  # for the planned recipe
     sections: dict[str, Any]  # of the recipe, and keys above them, as far as they lead to these tokens
+    heldout_tokens: int = _HELDOUT_TOKENS  # that each measurement during training reads
 
 
 def size_of_run(run_dir: Path) -> CorpusSize:
@@ -60,7 +69,21 @@ def size_of_run(run_dir: Path) -> CorpusSize:
     name = str(recipe.get("name", "run"))
     if (run_dir / "pretrain").is_dir():  # what was trained stays; without it the run goes on with the planned recipe
         name = f"{name[:55]}-planned"
-    return CorpusSize(int(train["tokens"]), per_token, vocabulary, "counted by the run", name, sections)
+    return CorpusSize(
+        tokens=int(train["tokens"]),
+        bytes_per_token=per_token,
+        vocabulary_size=vocabulary,
+        how="counted by the run",
+        name=name,
+        sections=sections,
+        heldout_tokens=_heldout_tokens(path),
+    )
+
+
+def _heldout_tokens(path: Path) -> int:
+    """Of the documents that the training's own measurement takes: whole ones, of each domain."""
+    sample = sample_documents(TokenData(path).split("heldout"), tokens_per_domain=_HELDOUT_TOKENS)
+    return sum(len(document.ids) for document in sample)
 
 
 def _where_and_how(recipe: dict[str, Any], run_dir: Path) -> dict[str, Any]:
@@ -81,9 +104,9 @@ def size_of_documents(folder: Path, *, vocabulary_size: int) -> CorpusSize:
     Raises:
         DataError: no folder, or nothing in it can be read.
     """
-    source = Files(path=str(folder))
+    source = Files(path=str(folder), books="chapter")  # of a few whole books none might be held out
     partitions = list_partitions(source)
-    whole = sum(_bytes_of(one) for one in partitions)
+    whole = sum(_bytes_of(one.inputs) for one in partitions)
     texts, read_bytes = _sample(source, partitions)
     text_bytes = sum(len(text.encode()) for text in texts)
     if not text_bytes:
@@ -102,7 +125,9 @@ def size_of_documents(folder: Path, *, vocabulary_size: int) -> CorpusSize:
         how=f"estimated from {share} of the files' bytes, less a tenth for cleaning and the held-out part",
         name="planned",
         sections={
-            "collect": {"sources": [{"kind": "files", "path": str(folder.expanduser().resolve())}]},
+            "collect": {
+                "sources": [{"kind": "files", "path": str(folder.expanduser().resolve()), "books": source.books}]
+            },
             "tokenizer": {"vocabulary_size": vocabulary_size},
         },
     )
@@ -147,20 +172,74 @@ def portable(sections: dict[str, Any], *, recipe: Path, root: Path) -> Portable:
 
 class _Sample(NamedTuple):
     texts: list[str]
-    read_bytes: int  # of the files that they were in
+    read_bytes: int  # of the files that they were in, as far as those were read
+
+
+class _Watched:
+    """A place that notes how many of a partition's files were begun, and how far the newest one was read."""
+
+    def __init__(self, place: Place):
+        self._place = place
+        self._file: IO[bytes] | None = None
+        self.begun = 0
+
+    @property
+    def name(self) -> str:
+        """The place's."""
+        return self._place.name
+
+    def list(self, include: Sequence[str]) -> list[Listed]:
+        """The place's."""
+        return self._place.list(include)
+
+    def version(self, relative: str) -> str:
+        """The place's; it is asked for when a file is begun."""
+        self.begun, self._file = self.begun + 1, None
+        return self._place.version(relative)
+
+    def open(self, relative: str) -> IO[bytes]:
+        """The place's, with an eye on its position."""
+        self._file = self._place.open(relative)
+        return self._file
+
+    def path(self, relative: str) -> Path | None:
+        """The place's."""
+        return self._place.path(relative)
+
+    def unread(self, entry: Input) -> int | None:
+        """Bytes of the newest file that were not read yet; None where it is not read from its beginning on."""
+        if self._file is None or self._file.closed or "group" in entry:  # a book, or a piece of a table
+            return None
+        begin = int(entry["lines"][0]) if "lines" in entry else 0  # of a piece of a file of lines
+        return max(0, begin + int(entry["bytes"]) - self._file.tell())
 
 
 def _sample(source: Files, partitions: list[Partition]) -> _Sample:
-    """Texts of partitions spread over the list, whole partitions, within the sample's time and size."""
+    """Texts of partitions spread over the list, within time and size; of the last file a part may do."""
+    place = _Watched(place_of(source.path))
     texts: list[str] = []
     read_bytes, size, began, tally = 0, 0, time.monotonic(), Tally()
+
+    def is_enough() -> bool:
+        return bool(texts) and (size > _SAMPLE_CHARACTERS or time.monotonic() - began > _SAMPLE_S)
+
     for partition in _spread(partitions):
-        if texts and (size > _SAMPLE_BYTES or time.monotonic() - began > _SAMPLE_S):
+        if is_enough():
             break
-        for document in read_partition(source, partition, tally):
-            texts.append(document.text)
-            size += len(document.text)
-        read_bytes += _bytes_of(partition)
+        place.begun, num_files, unread = 0, 0, 0
+        with contextlib.closing(read_partition(source, partition, tally, place=place)) as documents:
+            for document in documents:
+                if is_enough() and place.begun > num_files:
+                    break  # a file that nothing was taken of yet
+                texts.append(document.text)
+                size, num_files = size + len(document.text), place.begun
+                left = place.unread(partition.inputs[num_files - 1]) if is_enough() else None
+                if left is not None:
+                    unread = left
+                    break
+            else:
+                num_files = len(partition.inputs)
+        read_bytes += _bytes_of(partition.inputs[:num_files]) - unread
     return _Sample(texts, read_bytes)
 
 
@@ -170,5 +249,5 @@ def _spread(partitions: list[Partition]) -> Iterator[Partition]:
         yield from partitions[offset::8]
 
 
-def _bytes_of(partition: Partition) -> int:
-    return sum(int(entry["bytes"]) for entry in partition.inputs)
+def _bytes_of(inputs: Sequence[Input]) -> int:
+    return sum(int(entry["bytes"]) for entry in inputs)

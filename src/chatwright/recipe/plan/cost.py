@@ -11,6 +11,7 @@ from chatwright.train.objectives import _MAX_SCORES
 _HELD_FACTOR = 1.17  # of weights, gradients and moments
 _KEPT_FACTOR = 1.06  # of activations
 _SCORE_COPIES = 3.7  # of the scores, beside the one that autograd keeps
+MEMORY_SHARE = 0.7  # of what is free that a plan may take: the rest is the system's and our error's
 FIRST_USE_BYTES = 117_000_000  # on a CPU
 _NEWTON_SCHULZ_STEPS = 5
 
@@ -24,12 +25,13 @@ class Memory(NamedTuple):
     activations: int
     scores: int  # around the loss: copies of its scores over the vocabulary
     process: int  # the program itself, before there is a network
+    gathered: int = 0  # whole parameters that a device has for a while where the model lies in shards
 
     @property
     def total(self) -> int:
         """At the loss, where all activations and the scores' copies are held together."""
         held = _HELD_FACTOR * (self.weights + self.gradients + self.moments)
-        return round(self.process + held + _KEPT_FACTOR * self.activations + self.scores)
+        return round(self.process + held + _KEPT_FACTOR * self.activations + self.scores) + self.gathered
 
 
 def step_flops(shape: ModelConfig, tokens: int) -> float:

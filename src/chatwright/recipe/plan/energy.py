@@ -51,5 +51,5 @@ def _number(path: Path) -> int | None:
 def _gpu_watts(device: torch.device) -> float | None:
     try:
         return float(torch.cuda.power_draw(device)) / 1000
-    except (ImportError, RuntimeError, AttributeError):  # NVML or its binding is not there, or tells nothing
+    except Exception:  # noqa: BLE001 - NVML's errors have no other base, and no reading is worth a plan
         return None

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import statistics
 import tempfile
 import time
@@ -14,6 +15,7 @@ import torch
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
 from chatwright.foundation.devices import Placement, PrecisionName, place
+from chatwright.foundation.memory import available_bytes
 from chatwright.model.config import ModelConfig
 from chatwright.model.network import Network
 from chatwright.recipe.plan.cost import FIRST_USE_BYTES, step_flops
@@ -33,6 +35,7 @@ _PROBING_S = 20.0  # no further probe is begun after so long
 _PROBE_TOKENS = 4096
 _PROBE_STEPS = 3  # the first warms up and is left out
 _COPY_BYTES = 128 << 20
+_CAUTIOUS_BYTES = 8 << 30  # where the system does not say what is free (it is not Linux)
 
 
 class StepRate(NamedTuple):
@@ -209,21 +212,11 @@ def free_memory(device: torch.device) -> int:
     """Bytes that a training could take now: of the GPU, else of the system and of the container's limit."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    found = [_meminfo("MemAvailable")]
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdecimal():
-        found.append(max(0, int(text) - int(used.read_text())))
-    return min(found)
-
-
-def _meminfo(key: str) -> int:
-    path = Path("/proc/meminfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    values = [int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")]
-    return values[0] if values else 8 << 30  # no such file: not Linux; a cautious guess, said as free memory
+    free = available_bytes()
+    return _CAUTIOUS_BYTES if free is None else free
 
 
 def resident_bytes() -> int:
     """What this process holds in memory now; a usual size where the system does not say."""
     path = Path("/proc/self/statm")
-    return int(path.read_text().split()[1]) * 4096 if path.is_file() else 300 << 20
+    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.is_file() else 300 << 20

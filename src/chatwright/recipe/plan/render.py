@@ -5,10 +5,12 @@ from typing import Any
 import tomli_w
 
 from chatwright.foundation.console import duration
-from chatwright.recipe.plan.choose import EVALUATIONS, Candidate, Plan, time_interval
+from chatwright.recipe.plan import cost
+from chatwright.recipe.plan.choose import Candidate, Plan, measure_every, time_interval
 from chatwright.recipe.plan.cost import step_flops
 from chatwright.recipe.plan.path import Advice, advise
 from chatwright.recipe.plan.shapes import learning_rate_for
+from chatwright.train.footprint import static_bytes
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -22,6 +24,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
         },
         "predicted": {
             "seconds": round(plan.chosen.seconds, 1),
+            "training_seconds": round(plan.chosen.training_seconds, 1),
+            "measuring_seconds": round(plan.chosen.measuring_seconds, 1),
             "seconds_interval": [round(low, 1), round(high, 1)],
             "memory_bytes": plan.memory._asdict() | {"total": plan.memory.total},
             "loss": None if plan.loss is None else round(plan.loss, 4),
@@ -48,7 +52,10 @@ def _candidate(one: Candidate) -> dict[str, Any]:
         "steps": one.steps,
         "batch_rows": one.batch_rows,
         "micro_rows": one.micro_rows,
+        "parallel": one.parallel,
         "seconds": round(one.seconds, 1),
+        "training_seconds": round(one.training_seconds, 1),
+        "measuring_seconds": round(one.measuring_seconds, 1),
         "law_score": round(one.score, 4),
         "model": one.shape.model_dump(mode="json", exclude_none=True),
     }
@@ -57,7 +64,7 @@ def _candidate(one: Candidate) -> dict[str, Any]:
 def as_recipe(plan: Plan) -> str:
     """TOML that `chatwright run` takes; what was measured and expected stands above, as comments."""
     shape, chosen = plan.chosen.shape, plan.chosen
-    every = max(1, chosen.steps // EVALUATIONS)
+    every = measure_every(chosen.steps)
     model_keys = ("width", "layers", "heads", "key_heads", "head_width", "mlp_width", "context_length")
     recipe: dict[str, Any] = {
         "name": plan.corpus.name,
@@ -68,6 +75,7 @@ def as_recipe(plan: Plan) -> str:
             "steps": chosen.steps,
             "batch_rows": chosen.batch_rows,
             "micro_rows": chosen.micro_rows,
+            **({} if chosen.parallel == "ddp" else {"parallel": chosen.parallel}),
             "precision": plan.machine.precision,
             "evaluate_every": every,
             "checkpoint_every": every,
@@ -95,10 +103,12 @@ def _explanation(plan: Plan) -> list[str]:
         f"documents: {corpus.tokens:,} training tokens, {corpus.bytes_per_token:.2f} bytes each ({corpus.how})",
         f"model:     {plan.chosen.parameters:,} parameters, {plan.chosen.tokens:,} tokens, {plan.epochs:.2f} times "
         "over the documents",
-        f"expected:  {duration(low)} to {duration(high)} of pretraining where nothing else runs, about "
-        f"{plan.memory.total / 1e9:.2f} GB",
+        f"expected:  {duration(low)} to {duration(high)} of pretraining where nothing else runs, "
+        f"{duration(plan.chosen.measuring_seconds)} of it",
+        f"           for measurements on held-out text; about {plan.memory.total / 1e9:.2f} GB",
         f"           {_loss_sentence(plan)}",
         f"           {_energy_sentence(plan)}",
+        *_sharding(plan),
         *(f"warning:   {warning}" for warning in plan.warnings),
         *(_alternative(name, one) for name, one in (("half", plan.half), ("double", plan.double)) if one is not None),
         f"path:      {_advice(plan).path}",
@@ -106,6 +116,18 @@ def _explanation(plan: Plan) -> list[str]:
         f"sizes by:  {plan.law.source}",
         "batch by:  0.2920 C^0.3271 tokens a step (Bi et al. 2024); rates: this project's, by the root of the width",
         "",
+    ]
+
+
+def _sharding(plan: Plan) -> list[str]:
+    """Why the model lies in shards, where it does."""
+    if plan.chosen.parallel == "ddp":
+        return []
+    whole, room = static_bytes(plan.chosen.shape) / 1e9, cost.MEMORY_SHARE * plan.machine.memory_bytes / 1e9
+    return [
+        f"shards:    over all {plan.machine.num_devices} devices (`pretrain.parallel`): weights, gradients and moments "
+        f"take {whole:,.0f} GB,",
+        f"           and a plan takes {room:.0f} GB of a device at most; what shards send is not in the time",
     ]
 
 
@@ -126,12 +148,15 @@ def _loss_sentence(plan: Plan) -> str:
 
 
 def _energy_sentence(plan: Plan) -> str:
+    if plan.watts is None and plan.machine.kind == "cuda":
+        return "energy not known: the GPU does not tell its power, or the package `nvidia-ml-py` is not installed"
     if plan.watts is None:
-        return "energy not readable here (neither RAPL nor NVML)"
+        return "energy not known: the processor has no counters of RAPL, or they may not be read"
     if not plan.machine.seconds:
         most = plan.watts * plan.chosen.seconds / 3.6e6
         return f"at most {most:.3g} kWh of the devices, at the {plan.watts:,.0f} W of their data sheets"
-    return f"about {plan.watts * plan.chosen.seconds / 3.6e6:.3g} kWh at the {plan.watts:.0f} W measured"
+    used = plan.watts * plan.chosen.seconds / 3.6e6
+    return f"about {used:.3g} kWh if it draws throughout the {plan.watts:.0f} W read while small models were timed"
 
 
 def _alternative(name: str, one: Candidate) -> str:

@@ -22,7 +22,7 @@ from chatwright.model.config import ModelConfig
 from chatwright.model.directory import read_config
 from chatwright.model.network import Network
 from chatwright.recipe.plan.accelerators import ACCELERATORS, FREE_SHARE, Accelerator, Fleet, fleet_of
-from chatwright.recipe.plan.cost import Memory
+from chatwright.recipe.plan.cost import MEMORY_SHARE, Memory
 from chatwright.recipe.plan.shapes import shape_of
 from chatwright.recipe.recipe import load_recipe
 from chatwright.train.batches import MicroBatch
@@ -250,23 +250,33 @@ def _payload(name: str, args: Any) -> int:
     return max(_bytes(args[:1]), _bytes(args[1:2]))
 
 
-def advise(fleet: Fleet, model: ModelConfig, memory: Memory, *, micro_rows: int) -> Sharding:
+def in_shards(memory: Memory, model: ModelConfig, *, num_devices: int, precision: str) -> Memory:
+    """What one of many devices holds where weights, gradients and moments lie in shards over all of them.
+
+    Args:
+        memory: of a training that each device holds whole; its activations and scores stay.
+        model: the shape.
+        num_devices: that share it.
+        precision: of the computing.
+    """
+    held = count(Shape(model, num_devices, num_devices, "fsdp", 1, 1, precision, False))
+    parts = {"weights": held.weights, "gradients": held.gradients, "moments": held.moments}
+    return memory._replace(**parts, gathered=held.gathered)
+
+
+def advise(fleet: Fleet, model: ModelConfig, memory: Memory) -> Sharding:
     """Whether a model must be in shards over a fleet, and what that leaves on each device.
 
     Args:
         fleet: the devices.
         model: the shape.
         memory: of a training that holds it whole.
-        micro_rows: at once, on each device.
     """
     device = ACCELERATORS[fleet.name]
-    room = device.memory_bytes * FREE_SHARE
+    room = MEMORY_SHARE * FREE_SHARE * device.memory_bytes
     sharded = memory.total
     if fleet.num_devices > 1:
-        shape = Shape(model, fleet.num_devices, fleet.per_node, "fsdp", micro_rows, 1, device.precision, False)
-        held = count(shape)
-        parts = memory._replace(weights=held.weights, gradients=held.gradients, moments=held.moments)
-        sharded = parts.total + held.gathered
+        sharded = in_shards(memory, model, num_devices=fleet.num_devices, precision=device.precision).total
     if memory.total <= room:
         advice = "none needed: every device holds the whole model and a share of each batch"
     elif sharded <= room:

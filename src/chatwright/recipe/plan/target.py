@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from chatwright.foundation.errors import UsageError
-from chatwright.recipe.plan.choose import Budget, Plan
+from chatwright.recipe.plan.choose import Budget, Plan, StepTimer, at_pace, choose, times_slower
 from chatwright.recipe.plan.corpus import CorpusSize
+from chatwright.recipe.plan.machine import Machine
 from chatwright.recipe.plan.scaling import Law
 
 _SHORTEST_S, _LONGEST_S = 30.0, 365 * 86_400.0
@@ -20,18 +22,31 @@ def in_law_unit(target: float, law: Law, corpus: CorpusSize) -> float:
     return target * math.log(2) * corpus.bytes_per_token
 
 
-def plan_for(target: float, *, law: Law, corpus: CorpusSize, plan_of: Callable[[Budget], Plan]) -> Plan:
+def plan_for(target: float, machine: Machine, corpus: CorpusSize, *, law: Law, timer: StepTimer | None = None) -> Plan:
     """The shortest plan whose expected loss is the target, in bits per byte.
 
     Args:
         target: bits per byte of held-out text.
+        machine: as measured.
+        corpus: how much text there is.
         law: what predicts.
-        corpus: for the law's unit.
-        plan_of: chooses for a budget; not measured anew each time.
+        timer: measures a step of the plan that is found, whose time is then corrected by it; steps stay.
 
     Raises:
         UsageError: no budget that the law may speak of reaches it; the best it may promise is told.
     """
+    plan = _search(target, law, corpus, partial(choose, machine, corpus, law=law))
+    if timer is None:
+        return plan
+    step_seconds = timer(plan.chosen)
+    if (slower := times_slower(plan.chosen, step_seconds)) is not None:
+        plan = _search(target, law, corpus, partial(choose, machine.slowed(slower), corpus, law=law))
+        step_seconds = timer(plan.chosen)
+    return at_pace(plan, step_seconds)
+
+
+def _search(target: float, law: Law, corpus: CorpusSize, plan_of: Callable[[Budget], Plan]) -> Plan:
+    """Longer and longer budgets, until one reaches the target; nothing is measured anew."""
     wanted = in_law_unit(target, law, corpus)
     best, seconds = math.inf, _SHORTEST_S
     while seconds <= _LONGEST_S:
