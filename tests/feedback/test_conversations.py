@@ -269,3 +269,14 @@ def test_several_right_answers_are_read_and_the_first_is_the_turn(tmp_path, name
 )
 def test_unsound_lists_of_right_answers_are_refused(tmp_path, answers, expected):
     assert expected in refused(lines_file(tmp_path, {"question": "Hi?", "answer": answers}))
+
+
+def test_further_right_answers_stand_beside_messages_and_are_held_to_the_same_rules(tmp_path):
+    turns = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "At nine."}]
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({"messages": turns, "more_references": ["Nine.", "At 9."]}) + "\n")
+    (item,) = read_conversations(path)
+    assert item.references == ["At nine.", "Nine.", "At 9."]
+    path.write_text(json.dumps({"messages": turns, "more_references": ["Nine.", 9]}) + "\n")
+    with pytest.raises(DataError, match="text 2 of `more_references`"):
+        read_conversations(path)

@@ -5,12 +5,15 @@ import json
 import pytest
 from test_store import answer
 
+from chatwright.evaluate.study import items_of_run
+from chatwright.feedback.conversations import Message
 from chatwright.feedback.importing import import_entries, import_study, read_export
 from chatwright.feedback.ratings import Study, make_study
 from chatwright.feedback.store import Choice, FeedbackStore, Rating, Score
 from chatwright.feedback.study import Judgement, StudyItem, StudyPlan
+from chatwright.foundation import storage
 from chatwright.foundation.errors import DataError
-from chatwright.tune.preferences.harvest import HarvestConfig, harvest
+from chatwright.tune.preferences.harvest import HarvestConfig, harvest, questions_of
 
 
 @pytest.fixture
@@ -152,3 +155,46 @@ def test_choices_of_an_export_that_knew_of_no_better_answers_are_not_doubled_by_
         entry["choices"] = [{k: v for k, v in given.items() if k != "better_answer"} for given in entry["choices"]]
     import_entries(target, older)
     assert import_entries(target, source.export())[:2] == (0, 0)
+
+
+@pytest.fixture
+def judged_run(tmp_path):
+    """What a rater said of a run's answer to a test question with a history, and that test conversation."""
+    turns = (Message("system", "Be kind."), Message("user", "Do you ship?"), Message("assistant", "Yes."))
+    turns = (*turns, Message("user", "Abroad, too?"))
+    samples = [{"messages": [turn._asdict() for turn in turns], "answer": f"To {place}.", "expected": None} for place in "ab"]  # fmt: skip
+    storage.write_json(tmp_path / "samples.json", {"finetune": {"answers": samples}})
+    (tmp_path / "run" / "evaluate").mkdir(parents=True)
+    (tmp_path / "samples.json").rename(tmp_path / "run" / "evaluate" / "samples.json")
+    items = items_of_run(tmp_path / "run", count=2, as_pairs=False)
+    make_study(tmp_path / "study.sqlite", items, StudyPlan(repeat_share=0.0))
+    study = Study(tmp_path / "study.sqlite")
+    ann = study.join("Ann", "user")
+    for item, score in zip(items, (1, 5), strict=True):
+        scores = dict.fromkeys(("fluency", "coherence", "relevance"), score)
+        study.judge(ann, Judgement(item=item.id, occasion=0, key=f"key-{item.id}", scores=scores, better="To you."))
+    told = list(study.export())
+    study.close()
+    return told, [*turns, Message("assistant", "To all the world.")]
+
+
+def test_a_test_question_with_a_history_comes_from_the_page_for_raters_in_its_turns_and_is_not_learned(
+    stores, judged_run
+):
+    told, test = judged_run
+    import_study(stores[1], told)
+    entries = list(stores[1].export())
+    assert [[Message(**turn) for turn in entry["messages"]] for entry in entries] == [test[:-1]] * 2
+    assert harvest(entries, HarvestConfig(), test_prompts=frozenset()).preferences.pairs
+    found = harvest(entries, HarvestConfig(), test_prompts=questions_of([test]))
+    assert (found.preferences.pairs, found.dropped) == ([], {"a test prompt": 2})
+
+
+def test_of_a_study_that_joined_the_turns_to_one_text_no_test_question_is_learned_either(stores, judged_run):
+    told, test = judged_run
+    joined = "Be kind.\n\nDo you ship?\n\nYes.\n\nAbroad, too?"
+    import_study(stores[1], [{name: value for name, value in one.items() if name != "messages"} for one in told])
+    entries = list(stores[1].export())
+    assert [entry["messages"] for entry in entries] == [[{"role": "user", "content": joined}]] * 2
+    found = harvest(entries, HarvestConfig(), test_prompts=questions_of([test]))
+    assert (found.preferences.pairs, found.dropped) == ([], {"a test prompt": 2})

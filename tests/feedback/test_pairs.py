@@ -121,3 +121,26 @@ def test_hostile_text_takes_linear_time(tmp_path, piece):
         began = time.process_time()
         derive_pairs(tmp_path)
         assert time.process_time() - began < 2.0
+
+
+def test_comments_and_rules_in_fenced_code_are_no_headings(tmp_path):
+    code = "# comment in the shell\nmake all\nlines\n-----\n```python\n"
+    text = (
+        f"## How do I build it?\n\nRun these two commands:\n\n````sh\n{code}````\nand wait.\n\n~~~\n## not one\n~~~\n"
+    )
+    (tmp_path / "doc.md").write_text(text + "\n## What then?\n\nEnjoy the program that you have built.\n")
+    found = {question: pair.answer for question, pair in by_question(derive_pairs(tmp_path)).items()}
+    assert {question for question in found if question[0].isupper()} == {"How do I build it?", "What then?"}
+    told = found["How do I build it?"]
+    assert told.startswith("Run these two commands:")
+    assert all(words in told for words in ("# comment in the shell make all lines", "and wait.", "## not one"))
+    assert "````" not in told
+
+
+@pytest.mark.parametrize(
+    ("name", "heading"),
+    [("a.txt", "Where is it?\n~~~~~~~~~~~~\n"), ("a.rst", "~~~~~~~~~~~~\nWhere is it?\n~~~~~~~~~~~~\n")],
+)
+def test_tildes_that_underline_a_heading_are_no_fence(tmp_path, name, heading):
+    (tmp_path / name).write_text(f"{heading}\nIt is behind the harbour, in Saltmere.\n\n{heading.replace('is it', 'am I')}\nYou are in front of the harbour.\n")  # fmt: skip
+    assert {"Where is it?", "Where am I?"} <= by_question(derive_pairs(tmp_path)).keys()

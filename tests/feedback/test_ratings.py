@@ -8,9 +8,11 @@ from collections import Counter
 
 import pytest
 
+from chatwright.feedback.conversations import Message
 from chatwright.feedback.ratings import Study, make_study
 from chatwright.feedback.study import Judgement, JudgementError, StudyItem, StudyPlan, UnknownRaterError
 from chatwright.foundation.errors import RefusedError, UsageError
+from chatwright.foundation.storage import digest_json
 
 GOOD = {"fluency": 4, "coherence": 3, "relevance": 5}
 
@@ -195,3 +197,18 @@ def test_what_was_acknowledged_before_a_kill_is_there_once(place):
     assert set(told) <= set(kept)
     assert set(kept.values()) == {1}
     assert len(told) >= 38
+
+
+def test_a_study_keeps_turns_and_one_without_them_has_the_digest_that_it_had_before_there_were_any(place, tmp_path):
+    before = {"id": "s1", "asked": "Question 1?", "answers": ["Answer 1"], "models": ["m"], "check": None, "topic": "", "reference": ""}  # fmt: skip
+    plain = opened(place, [scale(1)])
+    assert plain.digest == digest_json([before])
+    assert plain.items["s1"].messages == ()
+    plain.close()
+    turns = (Message("user", "Question"), Message("assistant", "Yes?"), Message("user", "1?"))
+    study = opened(tmp_path / "turns.sqlite", [scale(1, messages=turns)])
+    assert study.items["s1"].messages == turns
+    judge_next(study, study.join("Ada", "user"))
+    (told,) = study.export()
+    assert told["messages"] == [turn._asdict() for turn in turns]
+    study.close()

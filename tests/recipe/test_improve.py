@@ -11,7 +11,7 @@ import pytest
 import torch
 from sample_run import HOSTILE, write_run
 
-from chatwright.feedback.conversations import Message
+from chatwright.feedback.conversations import Conversation, Message
 from chatwright.feedback.store import Answer, Choice, FeedbackStore, Rating
 from chatwright.foundation import storage
 from chatwright.foundation.config import validate
@@ -375,6 +375,16 @@ def test_what_earlier_rounds_made_likelier_is_followed_in_the_new_model(make_net
     assert 2 <= found[1].comparisons < 24
     assert {times: one.share for times, one in found.items()} == {-1: 0.0, 0: 0.5, 1: 1.0}
     assert judging.taught(old, first, first, part, config=config) is None
+
+
+def test_an_answer_that_equals_a_further_right_one_counts_as_right(tiny_network, tiny_tokenizer):
+    model = ChatModel(LoadedModel(tiny_network, tiny_tokenizer, {}, ""), name="tiny")
+    asked = Message("user", "When?")
+    (said,) = model.answers([(asked,)], max_tokens=4)
+    told = {"messages": (asked, Message("assistant", "At nine.")), "source": "here"}
+    questions = [Conversation(**told), Conversation(**told, more_references=("Nine.", said))]
+    assert said.strip()
+    assert judging.Tasks(questions, {}, 4).share_right(model) == 0.5
 
 
 @pytest.mark.parametrize(

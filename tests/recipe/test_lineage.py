@@ -5,10 +5,14 @@ import shutil
 import pytest
 from tiny_recipe import write_recipe
 
+from chatwright.feedback.database import without_password
+from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError
-from chatwright.recipe.lineage import as_lines, lineage_of
+from chatwright.model.directory import digest_of, load_model
+from chatwright.recipe.lineage import _read, as_lines, lineage_of
 from chatwright.recipe.recipe import load_recipe
-from chatwright.recipe.runner import run_recipe
+from chatwright.recipe.runner import _plan, run_recipe
+from chatwright.recipe.stages import stages_of
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +74,52 @@ def test_what_is_no_model_of_ours_is_refused(runs, tmp_path):
     (tmp_path / "foreign" / "chatwright.json").unlink()
     with pytest.raises(RefusedError, match="carries no lineage"):
         lineage_of(tmp_path / "foreign")
+
+
+def test_the_lineage_names_what_was_read_from_outside_with_its_digest_and_whether_it_is_the_same_still(runs, tmp_path):
+    path = runs / "made" / "chats" / "train.jsonl"
+    model = runs / "runs" / "second" / "finetune" / "model"
+    told = {"path": str(path), "digest": storage.digest_file(path)}
+    assert load_model(model).lineage["outside"]["data"] == told
+    assert storage.read_manifest(model.parent).facts["outside"]["data"] == told
+    (read,) = [entry for entry in lineage_of(model)["made_by"]["reads"] if entry["name"] == "data"]
+    assert (read["stage"], read["state"]) == (str(path), "as it was")
+    assert any(line.strip().startswith(f"data: {path}") for line in as_lines(lineage_of(model)))
+    shutil.copytree(runs / "runs" / "second", tmp_path / "second")
+    head = tmp_path / "second" / "finetune" / "model" / "chatwright.json"
+    for place, state in ((__file__, "changed since"), ("/none/train.jsonl", "no longer there")):
+        head.write_text(head.read_text().replace(str(path), place))
+        (read,) = [entry for entry in lineage_of(head.parent)["made_by"]["reads"] if entry["name"] == "data"]
+        assert read["state"] == state
+        head.write_text(head.read_text().replace(place, str(path)))
+
+
+def test_a_model_that_a_stage_read_has_its_chain_below_it_and_one_of_the_run_is_named_by_its_stage(runs):
+    teacher = runs / "runs" / "tiny" / "finetune" / "model"
+    recipe = load_recipe(
+        runs / "made" / "recipe.toml",
+        [f"distill.teacher={teacher}", f"runs={runs / 'runs'}", "distill.parameters=30000"],
+    )
+    plan = _plan(next(stage for stage in stages_of(recipe) if stage.name == "distill"), recipe, recipe.run_dir)
+    digest = digest_of(teacher)
+    assert plan.outside == {"teacher": {"path": "finetune/model", "digest": digest}}
+    for run_dir, place in ((recipe.run_dir, "finetune/model"), (runs, str(teacher))):
+        read = _read(run_dir, "teacher", {"path": place, "digest": digest})
+        assert (read["state"], read["from"][0]["stage"]) == ("as it was", "finetune")
+        assert "documents" in names(read)
+    assert _read(runs, "teacher", {"path": str(teacher), "digest": "another"})["state"] == "made again since"
+
+
+def test_a_store_s_place_is_kept_without_its_password():
+    told = without_password("postgresql+psycopg://me:secret-word@host/feedback")
+    assert "secret-word" not in told
+    assert "host/feedback" in told
+    assert without_password("feedback.db") == "feedback.db"
+
+
+def test_the_keys_of_stages_are_made_of_what_they_were_made_of_before_they_named_it(runs):
+    """Else every stage would be done again; `read` is told beside them."""
+    recipe = load_recipe(runs / "made" / "second.toml", [f"runs={runs / 'runs'}", "evaluate.baselines=false"])
+    data = storage.digest_file(runs / "made" / "chats" / "train.jsonl")
+    keys = {stage.name: stage.outside(recipe).key for stage in stages_of(recipe)}
+    assert keys == {"finetune": [data, None], "evaluate": [None, None, data]}

@@ -209,8 +209,8 @@ def test_simpo_and_label_smoothing_equal_trls(material, tmp_path, kind):
     assert_equal(value, network, expected, trainer.model)
 
 
-@pytest.mark.parametrize("corrected", [True, False])
-def test_grpo_equals_trls(material, tmp_path, corrected):
+@pytest.mark.parametrize(("corrected", "temperature"), [(True, 1.0), (False, 1.0), (True, 0.7)])
+def test_grpo_equals_trls(material, tmp_path, corrected, temperature):
     from trl import GRPOConfig, GRPOTrainer
 
     config = settings(
@@ -220,7 +220,7 @@ def test_grpo_equals_trls(material, tmp_path, corrected):
         epsilon=0.2,
         loss_type="grpo",
         num_generations=2,
-        temperature=1.0,
+        temperature=temperature,
         use_bias_correction_kl=corrected,
     )
 
@@ -237,8 +237,8 @@ def test_grpo_equals_trls(material, tmp_path, corrected):
     advantages = losses.group_advantages(torch.tensor([[1.0, 0.2], [0.1, 0.6]]), by_deviation=True).flatten()
     network = ours(material, "policy")
     with torch.no_grad():
-        reference = token_logprobs(ours(material, "reference"), inputs, targets)
-        old = token_logprobs(network, inputs, targets)
+        reference = token_logprobs(ours(material, "reference"), inputs, targets, temperature=temperature)
+        old = token_logprobs(network, inputs, targets, temperature=temperature)
     old = torch.where(targets == IGNORED, old, old + torch.linspace(-0.4, 0.4, old.shape[1]))  # some beyond the clip
     batch = {
         "prompt_ids": ids[:, :PROMPT],
@@ -250,7 +250,7 @@ def test_grpo_equals_trls(material, tmp_path, corrected):
         "old_per_token_logps": old[:, PROMPT - 1 :],
     }
     expected = trainer._compute_loss(trainer.model, batch)
-    logprobs = token_logprobs(network, inputs, targets)
+    logprobs = token_logprobs(network, inputs, targets, temperature=temperature)
     per_token = losses.grpo(logprobs, old, reference, advantages, beta=0.2, clip=0.2, is_kl_corrected=corrected)
     wanted = targets != IGNORED
     value = ((per_token * wanted).sum(dim=1) / wanted.sum(dim=1)).mean()

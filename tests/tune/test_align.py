@@ -21,7 +21,7 @@ from chatwright.model.generation import GenerationRequest, Sampling
 from chatwright.model.prompts import QWEN3, ChatEncoder
 from chatwright.train.batches import IGNORED
 from chatwright.tune.preferences import align
-from chatwright.tune.preferences.objectives import PairObjective, Strengths, VerdictObjective
+from chatwright.tune.preferences.objectives import PairObjective, PolicyObjective, Strengths, VerdictObjective
 from chatwright.tune.preferences.policy import GroupRules, RolloutSource
 from chatwright.tune.preferences.rewards import RewardConfig, Scorer
 from chatwright.tune.preferences.settings import AlignConfig
@@ -209,6 +209,40 @@ def test_answers_of_a_group_are_compared_with_each_other_and_written_by_counter(
     advantages = torch.cat([batch.extras["advantages_B"] for batch in batches])
     assert advantages.sum().item() == pytest.approx(0.0, abs=1e-5)
     assert advantages.abs().sum() > 0
+
+
+def test_a_policy_is_learned_at_the_temperature_at_which_it_wrote(make_network, encoder, tiny_tokenizer):
+    learner, temperature, beta = moved(new_learner(make_network)), 0.5, 0.2
+    source = RolloutSource(
+        [encoder.prompt(asked) for asked in ASKED],
+        judge=lambda tasks, written: [float(sum(row.answer) % 7) for row in written],
+        learner=learner,
+        writing=writing(encoder, tiny_tokenizer, temperature=temperature),
+        group=GroupRules(prompts=1, answers=4, micro_rows=4, by_deviation=False),
+        seed=1,
+        fingerprint="x",
+    )
+    (batch,) = source.step(0)
+    kept = batch.targets_BT != IGNORED
+
+    def by_hand(network):
+        shares = torch.log_softmax(network(batch.ids_BT).float() / temperature, dim=-1)
+        return shares.gather(-1, batch.targets_BT.clamp(min=0)[..., None])[..., 0]
+
+    with learner.reference() as network, torch.no_grad():
+        reference = by_hand(network)
+    torch.testing.assert_close(batch.extras["reference_BT"][kept], reference[kept], atol=1e-5, rtol=1e-5)
+    value, found = gradient(learner, PolicyObjective(Strengths(beta), temperature=temperature), [batch])
+
+    def expected(network, batch):
+        logprobs = by_hand(network)
+        ratio, away = torch.exp(logprobs - logprobs.detach()), reference - logprobs
+        tokens = ratio * (beta * (torch.exp(away) - away - 1) - batch.extras["advantages_B"][:, None])
+        return (torch.where(kept, tokens, 0.0).sum(dim=1) / kept.sum(dim=1)).sum()
+
+    wanted = gradient(learner, expected, [batch])
+    assert value.item() == pytest.approx(wanted[0].item(), rel=1e-4, abs=1e-6)
+    assert float((found - wanted[1]).norm() / wanted[1].norm()) < 1e-4
 
 
 @pytest.mark.parametrize(

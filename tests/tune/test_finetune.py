@@ -11,9 +11,10 @@ from token_folder import write_tokens
 from chatwright.feedback.conversations import read_conversations
 from chatwright.foundation import storage
 from chatwright.foundation.config import validate
-from chatwright.foundation.errors import ConfigError, StoppedError, UsageError
+from chatwright.foundation.errors import ConfigError, RefusedError, StoppedError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag
+from chatwright.model.adapter_exchange import unmerge_adapter
 from chatwright.model.adapter_files import load_adapter
 from chatwright.model.directory import load_model, save_model
 from chatwright.tokens.shards import TokenData
@@ -134,6 +135,15 @@ def test_the_merged_model_scores_as_the_base_with_its_adapter_attached(material,
     with torch.inference_mode():
         attached, own = base.network.eval()(ids), merged.eval()(ids)
     assert float((attached - own).abs().max()) < 1e-5 * max(1.0, float(own.abs().max()))
+
+
+def test_only_its_own_adapter_comes_out_of_a_fine_tuned_model(material, tuned, tmp_path):
+    finetune.run(context(material, tmp_path / "other", epochs=0.4))
+    with pytest.raises(RefusedError, match="is not among the adapters merged"):
+        unmerge_adapter(tuned[0] / "model", tmp_path / "other" / "adapter", tmp_path / "x")
+    unmerge_adapter(tuned[0] / "model", tuned[0] / "adapter", tmp_path / "again")
+    before, after = weights(material / "base"), weights(tmp_path / "again")
+    assert all(torch.allclose(before[name], after[name], atol=1e-5) for name in before)
 
 
 def test_it_reports_the_gain_on_the_test_answers(tuned):

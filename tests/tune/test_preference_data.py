@@ -208,6 +208,29 @@ def test_of_a_persons_opinions_the_newest_counts():
     assert [(verdict.is_good, verdict.weight) for verdict in found.preferences.verdicts] == [(True, 2.0)]
 
 
+def test_an_opinion_that_was_taken_back_votes_no_more():
+    def choices(other, *said):
+        return [{"against": other, "rater": "x", **one} for one in said]
+
+    bad = {"choice": "both_bad", "better_answer": "At ten."}
+    found = harvested(
+        entry("a", "At nine.", choices=choices("b", bad, {"choice": "won"})),
+        entry("b", "No.", choices=choices("a", bad, {"choice": "lost"})),
+    )
+    assert sides(found) == [("At nine.", "No.", 1.0, "choice")]
+    assert found.preferences.verdicts == []
+    edited = {"thumb": -1, "better_answer": "At ten.", "rater": "x"}
+    up, down = ({"thumb": thumb, "rater": "x"} for thumb in (1, -1))
+    assert sides(harvested(entry("a", "At nine.", ratings=[edited, up]))) == []
+    assert sides(harvested(entry("a", "At nine.", ratings=[edited, up, down]))) == [("At ten.", "At nine.", 1.0, "edit")]  # fmt: skip
+
+
+def test_both_bad_of_two_pairs_is_one_vote_against_an_answer_and_stands_beside_a_later_choice_of_a_third():
+    said = [{"against": other, "choice": "both_bad", "rater": "x"} for other in "bc"]
+    found = harvested(entry("a", "No.", choices=[*said, {"against": "d", "choice": "won", "rater": "x"}]))
+    assert [(verdict.is_good, verdict.weight) for verdict in found.preferences.verdicts] == [(False, 1.0)]
+
+
 def test_people_who_disagree_cancel_out_and_an_expert_weighs_more():
     one, other = {"thumb": 1, "rater": "x"}, {"thumb": -1, "rater": "y"}
     found = harvested(entry("a", "At nine.", ratings=[one, other]))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from chatwright.feedback.conversations import Message
 from chatwright.foundation.config import validate
 from chatwright.foundation.errors import RefusedError
 from chatwright.foundation.stage import StageContext
@@ -103,3 +104,24 @@ def test_a_changed_file_and_another_kind_of_model_are_refused(trained, tmp_path)
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
     with pytest.raises(RefusedError, match=r"config.json.* was changed"):
         load_reward_model(copy)
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_pair_as_long_as_the_context_is_learned_from_and_one_token_more_is_left_out(
+    tmp_path, make_network, tiny_tokenizer, over
+):
+    encoder = ChatEncoder(tiny_tokenizer)
+    row = {"prompt": "When?", "chosen": "At nine" + " and six" * 5 + ".", "rejected": "No."}
+    answered = encode_answer([Message("user", row["prompt"])], row["chosen"], encoder)
+    length = len(answered.prompt) + len(answered.answer) - over
+    save_model(tmp_path / "base", make_network(context_length=length), tiny_tokenizer, lineage={})
+    rows = [row, {"prompt": "Where?", "chosen": "Here.", "rejected": "No."}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    settings = {"data": str(tmp_path / "pairs.jsonl"), "test": str(tmp_path / "test.jsonl"), "epochs": 1.0, **QUICK}
+    (tmp_path / "test.jsonl").write_text(json.dumps({**row, "prompt": "When, then?"}) + "\n")
+    (tmp_path / "out").mkdir()
+    config = validate(RewardTrainingConfig, settings, where="recipe")
+    inputs = {"base": tmp_path / "base"}
+    report = reward_stage.run(StageContext(config=config, inputs=inputs, output=tmp_path / "out", seed=1))
+    assert report["rows"] == 2 - over
+    assert report["dropped"].get("longer than the model's context", 0) == over

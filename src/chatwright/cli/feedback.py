@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chatwright.foundation.console import say
-from chatwright.foundation.errors import UsageError
+from chatwright.foundation.errors import BusyError, UsageError
 
 if TYPE_CHECKING:
     from chatwright.feedback.importing import Imported
@@ -120,6 +120,7 @@ def _add_forget(group: typer.Typer, default_store: str) -> None:
             from chatwright.recipe.improve.rounds import learned_from
 
             rounds = learned_from(run_dir, set(gone.answer_ids))
+            _discard_unfinished(run_dir, set(gone.answer_ids))
         if as_json:
             typer.echo(json.dumps({**told, "rounds": rounds}, indent=2))
             return
@@ -128,3 +129,14 @@ def _add_forget(group: typer.Typer, default_store: str) -> None:
             say(
                 f"  round {number} learned from them, or was tested on them: go back before it, or make the model again"
             )
+
+
+def _discard_unfinished(run_dir: Path, answer_ids: set[str]) -> None:
+    """A round that was begun with somebody's words and not finished keeps them no longer."""
+    from chatwright.recipe.improve.unfinished import discard_with
+
+    try:
+        if discard_with(run_dir, answer_ids):
+            say("  a round that was not finished had begun with them: the next one begins anew, without them")
+    except BusyError:
+        say("  a round that is being made has begun with them: stop it and start it again, and it begins without them")

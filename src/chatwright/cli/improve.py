@@ -65,9 +65,8 @@ def _lines(outcome: "Outcome") -> list[str]:
     told = outcome.told
     if outcome.state == "waiting":
         return [
-            f"{told['has']} new pairs and thumbs, a round needs {told['needs']}"
-            if "has" in told
-            else "too little new feedback for a round",
+            f"{told['has']} new pairs and thumbs, a round needs {told['needs']}",
+            *(_lacking(told) if "lacks" in told else ()),
             *(f"left out: {count}, {reason}" for reason, count in told["dropped"].items()),
         ]
     if outcome.state == "planned":
@@ -80,6 +79,16 @@ def _lines(outcome: "Outcome") -> list[str]:
         ]
     checks: list[dict[str, Any]] = told.get("checks", [])
     return [f"{'passed' if check['passed'] else 'failed'}: {check['name']}: {check['told']}" for check in checks]
+
+
+def _lacking(told: dict[str, Any]) -> list[str]:
+    """What new feedback is for, where it is enough and nothing of it can be learned."""
+    train, held = told["train"], told["heldout"]
+    other = "" if told["lacks"] == "kto" else "; `improve.learn.objective` = `auto` or `kto` learns from thumbs alone"
+    return [
+        f"none of it is for `{told['lacks']}` to learn from: {train['pairs']} pairs and {train['thumbs']} thumbs are "
+        f"to be learned, {held['pairs']} and {held['thumbs']} are held out{other}"
+    ]
 
 
 def _tell_status(run_dir: Path, *, as_json: bool) -> None:

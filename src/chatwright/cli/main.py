@@ -53,6 +53,7 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="override a key of the recipe: a.b=c", metavar="KEY=VALUE")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
+Again = Annotated[bool, typer.Option("--again", help="also what an earlier run could not get: parts set aside, pages")]
 DEFAULT_STORE = "chatwright-feedback.db"
 
 
@@ -108,6 +109,7 @@ def run(
     recipe: RecipePath,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check the recipe and say what would be done")] = False,
+    again: Again = False,
     as_json: AsJson = False,
 ) -> None:
     """Every stage of a recipe; again: only what changed; after a kill: where it stopped."""
@@ -118,7 +120,7 @@ def run(
         planned = preview(load_recipe(recipe, overrides or ()))
         typer.echo(json.dumps(planned, indent=2) if as_json else as_text(planned))
         return
-    _tell_what_next(_run(recipe, overrides, as_json=as_json))
+    _tell_what_next(_run(recipe, overrides, as_json=as_json, again=again))
 
 
 def _tell_what_next(run_dir: Path) -> None:
@@ -130,12 +132,14 @@ def _tell_what_next(run_dir: Path) -> None:
         say(f'To read what it writes:  chatwright generate {base} "It was"')
 
 
-def _run(recipe: Path, overrides: list[str] | None, *, as_json: bool, until: str | None = None) -> Path:
+def _run(
+    recipe: Path, overrides: list[str] | None, *, as_json: bool, until: str | None = None, again: bool = False
+) -> Path:
     from chatwright.recipe.recipe import load_recipe
     from chatwright.recipe.runner import run_recipe
 
     loaded = load_recipe(recipe, overrides or ())
-    outcomes = run_recipe(loaded, until=until, report=cards.write_pages)
+    outcomes = run_recipe(loaded, until=until, report=cards.write_pages, again=again)
     if outcomes and all(outcome.state == "unchanged" for outcome in outcomes):
         say("nothing to do: no stage's inputs have changed")
     if outcomes:
@@ -152,8 +156,8 @@ def _run(recipe: Path, overrides: list[str] | None, *, as_json: bool, until: str
 
 
 def _stage_command(name: str, text: str) -> None:
-    def command(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-        _run(recipe, overrides, as_json=as_json, until=name)
+    def command(recipe: RecipePath, overrides: Overrides = None, again: Again = False, as_json: AsJson = False) -> None:
+        _run(recipe, overrides, as_json=as_json, until=name, again=again)
 
     app.command(name, help=text)(command)
 

@@ -24,6 +24,7 @@ Role = Literal["system", "user", "assistant"]
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 _SHAREGPT_ROLES: dict[str, Role] = {**_ROLES, "human": "user", "gpt": "assistant"}
 _LABEL_KEYS = ("label", "policy")
+MORE_REFERENCES = "more_references"  # beside `messages`: further right answers
 _MAX_REFERENCES = 64  # right answers of one question
 # Keys of a message that would change what is learnt; dropping them quietly would train something else.
 _UNSUPPORTED_KEYS = ("tool_calls", "function_call", "weight")
@@ -99,7 +100,8 @@ def read_conversations(path: Path, *, max_conversations: int = MAX_CONVERSATIONS
     header with the columns of one of the last three; CSV's may be parted by semicolons, TSV knows no quotes.
     `system` beside them becomes the first turn; `label` or `policy` becomes the label; other keys are passed over.
     Several right answers stand in a list in the answer's place, or in columns `answer2`, `answer3` (`target2` and so
-    on): the first becomes the last turn.
+    on): the first becomes the last turn. Beside `messages` and `conversations` the further ones stand in a list,
+    `more_references`.
 
     Args:
         path: the file, UTF-8, with or without a byte order mark.
@@ -235,6 +237,8 @@ def _conversation(record: dict[str, Any], shape: _Shape, source: str) -> Convers
     if shape.answer_key is not None:
         right, *more = _right_answers(record, shape.answer_key)
         record = {**record, shape.answer_key: right}
+    elif record.get(MORE_REFERENCES) not in (None, []):
+        more = _right_answers(record, MORE_REFERENCES)
     messages = shape.turns(record)
     if record.get("system") not in (None, ""):
         messages.insert(0, Message("system", _text(record["system"], "`system`")))

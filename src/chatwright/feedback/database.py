@@ -48,6 +48,11 @@ def open_database(place: str | Path) -> Engine:
     return engine
 
 
+def without_password(place: str) -> str:
+    """A store's place as it may be shown and kept."""
+    return sql.make_url(place).render_as_string(hide_password=True) if "://" in place else place
+
+
 def require_store(place: str) -> None:
     """A store that is to be read must be there: opening it would make an empty one.
 

@@ -179,11 +179,13 @@ def rater_of(told: dict[str, Any]) -> str:
 
 def _of_study(told: dict[str, Any], place: int) -> dict[str, Any]:
     asked, answer, model = told["asked"], told["answers"][place], told["models"][place]
-    name = digest_json([told["item"], asked, answer, model])[:32]
+    question = [{"role": "user", "content": asked}]  # studies of older versions do not tell the turns
+    turns = told.get("messages") or question
+    name = digest_json([told["item"], asked, answer, model, *([turns] if turns != question else [])])[:32]
     return {
         "id": f"study-{name}",
         "model": model,
-        "messages": [{"role": "user", "content": asked}],
+        "messages": turns,
         "answer": answer,
         "finish": "stop",
         "created": told["created"],

@@ -4,6 +4,7 @@ No model writes here: an answer is the document's own words, a question its head
 as what customers really ask (their tickets), but a beginning where there are none. What yields nothing is counted.
 """
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -24,6 +25,7 @@ OUT_OF_SCOPE = "out-of-scope"
 _TEXT_SUFFIXES = (".md", ".markdown", ".txt", ".rst")
 _HEADING = re.compile(r"(#{1,6})[ \t]+(\S[^\n]*)")
 _UNDERLINE = re.compile(r"([=~^*-])\1{2,}")
+_FENCE = re.compile(r"[ ]{0,3}(`{3,}|~{3,})([^\n]*)")
 _ASKED = re.compile(r"[*_ \t]{0,4}(?:Q|Question)[*_]{0,2}[ \t]?[:.][*_]{0,2}[ \t]+(\S[^\n]*)", re.IGNORECASE)
 _ANSWERED = re.compile(r"[*_ \t]{0,4}(?:A|Answer)[*_]{0,2}[ \t]?[:.][*_]{0,2}[ \t]+(\S[^\n]*)", re.IGNORECASE)
 _LINK = re.compile(r"!?\[([^\]\n]{0,300})\]\([^)\n]{0,1000}\)")
@@ -163,7 +165,7 @@ class _Section(NamedTuple):
 
 def _pairs_of(name: str, text: str, derived: Derived) -> Iterator[Pair]:
     """Marked questions first; a section that holds some is not taken as a whole too."""
-    for number, section in enumerate(_sections(text.splitlines())):
+    for number, section in enumerate(_sections(text.splitlines(), has_fences=not name.lower().endswith(".rst"))):
         marked = list(_marked(section.lines))
         found = marked or ([(_question_of(section.path), "\n".join(section.lines))] if section.path else [])
         for index, (question, body) in enumerate(found):
@@ -174,11 +176,15 @@ def _pairs_of(name: str, text: str, derived: Derived) -> Iterator[Pair]:
             yield Pair(question, answer, f"{name}#{number}" + (f".{index}" if marked else ""))
 
 
-def _sections(lines: list[str]) -> Iterator[_Section]:
+def _sections(lines: list[str], *, has_fences: bool) -> Iterator[_Section]:
     path: list[tuple[int, str]] = []
     held: list[str] = []
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        level, heading = _heading(line, following)
+    told = list(_out_of_fences(lines)) if has_fences else [(line, False) for line in lines]
+    for (line, is_code), (following, goes_on) in itertools.pairwise([*told, ("", False)]):
+        if is_code:
+            held.append(line)
+            continue
+        level, heading = _heading(line, "" if goes_on else following)
         if not heading:
             if not _UNDERLINE.fullmatch(line.strip()):
                 held.append(line)
@@ -187,6 +193,26 @@ def _sections(lines: list[str]) -> Iterator[_Section]:
         path = [*((depth, name) for depth, name in path if depth < level), (level, heading)]
         held = []
     yield _Section(tuple(name for _, name in path), held)
+
+
+def _out_of_fences(lines: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """Each line and whether it stands in a fenced block of code (CommonMark 4.5); the fences are left out.
+
+    Unlike there, tildes that underline the line above them are no fence: texts of other kinds have such headings.
+    """
+    fence, above = "", ""
+    for line in lines:
+        found = _FENCE.match(line)
+        if fence:
+            if found and found[1].startswith(fence) and not found[2].strip():
+                fence = ""
+            else:
+                yield line, True
+        elif found and not (found[1][0] == "`" and "`" in found[2]) and not _heading(above, line)[0]:
+            fence = found[1]
+        else:
+            yield line, False
+        above = line
 
 
 def _heading(line: str, following: str) -> tuple[int, str]:

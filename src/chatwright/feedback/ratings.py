@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sql
 from sqlalchemy.engine import RowMapping
 
+from chatwright.feedback.conversations import Message
 from chatwright.feedback.database import StoreError, open_engine, unavailable
 from chatwright.feedback.study import (
     CHOICES,
@@ -257,6 +258,7 @@ class Study:
                 "item_kind": item.kind,
                 "models": list(item.models),
                 "asked": item.asked,
+                "messages": [message._asdict() for message in item.messages],
                 "answers": list(item.answers),
                 "topic": item.topic,
                 "reference": item.reference,
@@ -320,8 +322,10 @@ def make_study(place: str | Path, items: Sequence[StudyItem], plan: StudyPlan) -
 
 
 def _content(item: StudyItem) -> dict[str, Any]:
+    """As it is stored; what studies of older versions did not have is left out where it is empty: digests stay."""
     value: dict[str, Any] = json.loads(json.dumps(asdict(item)))
-    return value
+    value["messages"] = [message._asdict() for message in item.messages]
+    return value if item.messages else {name: told for name, told in value.items() if name != "messages"}
 
 
 def _digest(items: Sequence[StudyItem]) -> str:
@@ -330,7 +334,9 @@ def _digest(items: Sequence[StudyItem]) -> str:
 
 def _item_of(row: RowMapping) -> StudyItem:
     content = dict(row["content"])
-    return StudyItem(**{**content, "answers": tuple(content["answers"]), "models": tuple(content["models"])})
+    turns = tuple(Message(**message) for message in content.get("messages", ()))
+    texts = {name: tuple(content[name]) for name in ("answers", "models")}
+    return StudyItem(**{**content, **texts, "messages": turns})
 
 
 def _rater_of(row: RowMapping) -> Rater:

@@ -1,8 +1,10 @@
 """The words of a study: what is judged, by whom, in which order. What stores them is `ratings`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from chatwright.feedback.conversations import Message
 from chatwright.foundation.errors import UsageError
 
 MAX_ITEMS = 100_000
@@ -33,6 +35,7 @@ class StudyItem:
     check: dict[str, Any] | None = None  # an attention check: what somebody who reads will say
     topic: str = ""
     reference: str = ""  # what should have been said; never shown, for setting automatic scores beside people's
+    messages: tuple[Message, ...] = ()  # the turns of `asked`; absent: it is one question
 
     @property
     def kind(self) -> ItemKind:
@@ -96,6 +99,11 @@ class Shown(NamedTuple):
     is_swapped: bool  # the second answer stands first
     done: int
     total: int
+
+
+def in_one_text(messages: Iterable[Message]) -> str:
+    """A conversation as raters read it: its turns below each other."""
+    return "\n\n".join(message.content for message in messages)
 
 
 def passes(item: StudyItem, content: dict[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError
-from chatwright.model.directory import LINEAGE, no_model
+from chatwright.model.directory import LINEAGE, digest_of, no_model
 
 _SUMMARY_KEYS = {
     "documents": ("documents", "by_source"),
@@ -39,12 +39,12 @@ def lineage_of(model: Path) -> dict[str, Any]:
         "model": str(model),
         "digest": value.get("digest"),
         "run": made_by.get("run"),
-        "made_by": _stage(run_dir, made_by.get("stage", "unknown"), None, made_by.get("inputs", {})),
+        "made_by": _stage(run_dir, made_by.get("stage", "unknown"), None, made_by),
     }
 
 
-def _stage(run_dir: Path, name: str, content: str | None, inputs: dict[str, Any]) -> dict[str, Any]:
-    """One stage and, below `from`, what it was made from."""
+def _stage(run_dir: Path, name: str, content: str | None, told: dict[str, Any]) -> dict[str, Any]:
+    """One stage and, below `from`, what it was made from; below `reads`, what it read from outside the run's stages."""
     entry: dict[str, Any] = {"stage": name}
     if content is not None:
         entry["content"] = content
@@ -56,14 +56,30 @@ def _stage(run_dir: Path, name: str, content: str | None, inputs: dict[str, Any]
         entry["summary"] = _brief(facts.get("stage", name), facts.get("summary", {}))
         if facts.get("stage") == "documents":
             entry["sources"] = facts.get("config", {}).get("sources", [])
-        inputs = inputs or facts.get("inputs", {})
+        told = told or facts
     elif Path(name).is_absolute():
         return entry | _outside(Path(name))
     else:
         entry["state"] = "no longer there"
+    inputs, outside = told.get("inputs"), told.get("outside")
     if inputs:
         entry["from"] = [_stage(run_dir, item["path"], item["content"], {}) for _, item in sorted(inputs.items())]
+    if outside:
+        entry["reads"] = [_read(run_dir, name, item) for name, item in sorted(outside.items())]
     return entry
+
+
+def _read(run_dir: Path, name: str, item: dict[str, str]) -> dict[str, Any]:
+    """Something that a recipe names for a stage: a file, a store, or a model, which has a chain of its own."""
+    place, digest = item["path"], item["digest"]
+    entry: dict[str, Any] = {"name": name, "stage": place, "content": digest}
+    path = run_dir / place  # a whole path stays what it is
+    if path.is_file() and name != "store":  # a store's digest is of what it would give
+        return entry | {"state": "as it was" if storage.digest_file(path) == digest else "changed since"}
+    if not (path / "config.json").is_file():
+        return entry | {"state": "outside the run" if "://" in place or path.exists() else "no longer there"}
+    entry["state"] = "as it was" if digest_of(path) == digest else "made again since"
+    return entry | ({"from": [lineage_of(path)["made_by"]]} if (path / LINEAGE).is_file() else {})
 
 
 def _outside(model: Path) -> dict[str, Any]:
@@ -89,7 +105,8 @@ def as_lines(chain: dict[str, Any]) -> list[str]:
 
 def _add(lines: list[str], entry: dict[str, Any], depth: int, shown: set[str]) -> None:
     content = entry.get("content", "")
-    label = entry["stage"] + (f"  ({content[:12]})" if content else "")
+    name = f"{entry['name']}: " if "name" in entry else ""
+    label = name + entry["stage"] + (f"  ({content[:12]})" if content else "")
     state = "" if entry["state"] == "as it was" else f"  [{entry['state']}]"
     if content and content in shown:
         lines.append("  " * depth + f"{label}  (see above)")
@@ -101,5 +118,5 @@ def _add(lines: list[str], entry: dict[str, Any], depth: int, shown: set[str]) -
     for source in entry.get("sources", []):
         settings = ", ".join(f"{key} = {value}" for key, value in source.items() if key != "kind" and value is not None)
         lines.append("  " * (depth + 2) + f"source {source.get('kind')}: {settings}")
-    for parent in entry.get("from", []):
+    for parent in (*entry.get("reads", ()), *entry.get("from", ())):
         _add(lines, parent, depth + 1, shown)

@@ -1,11 +1,12 @@
 """The stages of a run in their order: what each depends on, and the function that does it. A closed table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.data import clean_stage, collect
 from chatwright.evaluate import stage as evaluate
+from chatwright.feedback.database import without_password
 from chatwright.foundation import storage
 from chatwright.foundation.stage import StageContext
 from chatwright.model import directory
@@ -18,6 +19,17 @@ from chatwright.tune.preferences import align, reward_stage
 from chatwright.tune.preferences.material import store_digest
 
 
+class Outside(NamedTuple):
+    """What a stage reads beside its inputs."""
+
+    key: Any  # digests in the shape that stages' keys are made of: another one would do every stage again
+    read: dict[str, dict[str, str]]  # key of the stage's section -> path and digest of what it names
+
+
+def _nothing_outside(_: Recipe) -> Outside:
+    return Outside(None, {})
+
+
 class Stage(NamedTuple):
     """A function from directories to a directory."""
 
@@ -28,7 +40,7 @@ class Stage(NamedTuple):
     inputs: Callable[[Recipe], dict[str, str]]  # name in the context -> stage that made it
     config: Callable[[Recipe], Any]
     run: Callable[[StageContext], dict[str, Any]]
-    outside: Callable[[Recipe], Any] = lambda recipe: None  # noqa: ARG005 - digest of what lies outside the run
+    outside: Callable[[Recipe], Outside] = _nothing_outside
     published: Callable[[Path], None] | None = None  # called with the stage's directory, once it is there
 
 
@@ -65,23 +77,43 @@ def _distill_inputs(recipe: Recipe) -> dict[str, str]:
     return inputs | ({"tokens": "tokens"} if _has_documents(recipe) else {})
 
 
-def _align_outside(recipe: Recipe) -> Any:
-    if recipe.align is None:
-        return None
-    store = None if recipe.align.store is None else store_digest(recipe.align.store)
-    rewards = [_model_digest(reward.model) for reward in recipe.align.rewards]
-    return [_file_digest(recipe.align.data), _file_digest(recipe.align.test), store, rewards]
+def _outside(key: Any, named: Mapping[str, tuple[str | None, str | None]]) -> Outside:
+    """With what is really there, by its name in the section: its path and its digest."""
+    read = {name: {"path": path, "digest": digest} for name, (path, digest) in named.items() if path and digest}
+    return Outside(key, read)
 
 
-def _reward_outside(recipe: Recipe) -> Any:
-    return recipe.reward and [_file_digest(recipe.reward.data), _file_digest(recipe.reward.test)]
+def _align_outside(recipe: Recipe) -> Outside:
+    config = recipe.align
+    if config is None:
+        return Outside(None, {})
+    data, test = _file_digest(config.data), _file_digest(config.test)
+    store = None if config.store is None else store_digest(config.store)
+    rewards = [_model_digest(reward.model) for reward in config.rewards]
+    named = {"data": (config.data, data), "test": (config.test, test)}
+    named["store"] = (None if config.store is None else without_password(config.store), store)
+    named |= {
+        f"rewards.{number}.model": (reward.model, digest)
+        for number, (reward, digest) in enumerate(zip(config.rewards, rewards, strict=True))
+    }
+    return _outside([data, test, store, rewards], named)
 
 
-def _distill_outside(recipe: Recipe) -> Any:
-    if recipe.distill is None:
-        return None
-    models = (recipe.distill.teacher, recipe.distill.begin)
-    return [_file_digest(recipe.distill.data), *(_model_digest(path) for path in models)]
+def _reward_outside(recipe: Recipe) -> Outside:
+    config = recipe.reward
+    if config is None:
+        return Outside(None, {})
+    data, test = _file_digest(config.data), _file_digest(config.test)
+    return _outside([data, test], {"data": (config.data, data), "test": (config.test, test)})
+
+
+def _distill_outside(recipe: Recipe) -> Outside:
+    config = recipe.distill
+    if config is None:
+        return Outside(None, {})
+    data, teacher, begin = _file_digest(config.data), _model_digest(config.teacher), _model_digest(config.begin)
+    named = {"data": (config.data, data), "teacher": (config.teacher, teacher), "begin": (config.begin, begin)}
+    return _outside([data, teacher, begin], named)
 
 
 def _model_digest(path: str | None) -> str | None:
@@ -103,9 +135,12 @@ def _pretrain_config(recipe: Recipe) -> Any:
     return recipe.pretrain and pretrain.PretrainInputs(model=recipe.model, pretrain=recipe.pretrain)
 
 
-def _pretrain_outside(recipe: Recipe) -> Any:
+def _pretrain_outside(recipe: Recipe) -> Outside:
     curriculum = None if recipe.pretrain is None else recipe.pretrain.curriculum
-    return curriculum and _model_digest(curriculum.scorer)
+    if curriculum is None:
+        return Outside(None, {})
+    digest = _model_digest(curriculum.scorer)
+    return _outside(digest, {"curriculum.scorer": (curriculum.scorer, digest)})
 
 
 def _evaluate_config(recipe: Recipe) -> evaluate.EvaluateInputs:
@@ -113,17 +148,30 @@ def _evaluate_config(recipe: Recipe) -> evaluate.EvaluateInputs:
     return evaluate.EvaluateInputs(evaluate=recipe.evaluate or evaluate.EvaluateConfig(), finetune_data=data)
 
 
-def _finetune_outside(recipe: Recipe) -> Any:
-    if recipe.finetune is None:
-        return None
+def _finetune_outside(recipe: Recipe) -> Outside:
     config = recipe.finetune
-    files = [_file_digest(path) for path in (config.data, config.test)]
-    return files if config.replay_from is None else [*files, _file_digest(f"{config.replay_from}/index.json")]
+    if config is None:
+        return Outside(None, {})
+    data, test = _file_digest(config.data), _file_digest(config.test)
+    named = {"data": (config.data, data), "test": (config.test, test)}
+    if config.replay_from is None:
+        return _outside([data, test], named)
+    replay = _file_digest(f"{config.replay_from}/index.json")
+    return _outside([data, test, replay], {**named, "replay_from": (config.replay_from, replay)})
 
 
-def _evaluate_outside(recipe: Recipe) -> Any:
+def _evaluate_outside(recipe: Recipe) -> Outside:
     config = _evaluate_config(recipe)
-    return [_file_digest(path) for path in (config.evaluate.answers, config.evaluate.references, config.finetune_data)]
+    paths = {"answers": config.evaluate.answers, "references": config.evaluate.references}
+    paths["finetune.data"] = config.finetune_data
+    named = {name: (path, _file_digest(path)) for name, path in paths.items()}
+    return _outside([digest for _, digest in named.values()], named)
+
+
+def _corpus_outside(recipe: Recipe) -> Outside:
+    sets = recipe.clean.decontaminate.sets
+    named = {f"decontaminate.sets.{number}": (path, _file_digest(path)) for number, path in enumerate(sets)}
+    return _outside([digest for _, digest in named.values()] or None, named)
 
 
 def _file_digest(path: str | None) -> str | None:
@@ -139,7 +187,7 @@ STAGES = (
         inputs=lambda recipe: {},  # noqa: ARG005
         config=lambda recipe: recipe.collect,
         run=collect.run,
-        outside=lambda recipe: None if recipe.collect is None else collect.fingerprint(recipe.collect),
+        outside=lambda recipe: Outside(None if recipe.collect is None else collect.fingerprint(recipe.collect), {}),
     ),
     Stage(
         name="corpus",
@@ -149,7 +197,7 @@ STAGES = (
         inputs=lambda recipe: {"documents": "documents"},  # noqa: ARG005
         config=lambda recipe: recipe.clean,
         run=clean_stage.run,
-        outside=lambda recipe: [_file_digest(path) for path in recipe.clean.decontaminate.sets] or None,
+        outside=_corpus_outside,
     ),
     Stage(
         name="tokenizer",
@@ -221,7 +269,7 @@ STAGES = (
     ),
     Stage(
         name="evaluate",
-        version=3,
+        version=4,
         command="evaluate",
         wanted=lambda recipe: (
             recipe.evaluate is not None and bool(_evaluate_inputs(recipe).keys() & {"pretrain", "finetune"})

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chatwright.feedback.conversations import Conversation, read_conversations
+from chatwright.feedback.conversations import MORE_REFERENCES, Conversation, read_conversations
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError, UsageError
 from chatwright.foundation.memory import available_bytes
@@ -132,6 +132,8 @@ def _line(item: Conversation) -> str:
     value: dict[str, Any] = {"messages": [message._asdict() for message in item.messages]}
     if item.label is not None:
         value["label"] = item.label
+    if item.more_references:
+        value[MORE_REFERENCES] = item.more_references
     return json.dumps(value, ensure_ascii=False) + "\n"
 
 

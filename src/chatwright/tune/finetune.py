@@ -12,6 +12,7 @@ from chatwright.foundation.console import say
 from chatwright.foundation.errors import RefusedError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.streams import seed_for
+from chatwright.model.adapter_exchange import adapter_digest
 from chatwright.model.directory import LoadedModel, load_model, save_model
 from chatwright.model.prompts import ChatEncoder
 from chatwright.tokens.order import WindowOrder
@@ -105,13 +106,16 @@ def _finish(
 
 def _write(context: StageContext, base: LoadedModel, learned: Learned) -> dict[str, Any]:
     """Write the model, and the adapter if it is one; returns the model's digest and the sizes of the files."""
-    lineage = {**context.lineage, "base": base.digest}
-    digest = save_model(context.output / "model", base.network, base.tokenizer, lineage=lineage)
-    sizes = {"model": _size(context.output / "model")}
+    lineage: dict[str, Any] = {**context.lineage, "base": base.digest}
+    sizes = {}
     if learned.adapter is not None:
-        learned.adapter.save(context.output / "adapter", base_digest=base.digest)
-        sizes["adapter"] = _size(context.output / "adapter")
-    return {"model_digest": digest, "file_bytes": sizes}
+        place = context.output / "adapter"
+        learned.adapter.save(place, base_digest=base.digest)
+        sizes["adapter"] = _size(place)
+        told = {"name": place.name, "digest": adapter_digest(place), "weight": 1.0, "kind": learned.adapter.kind}
+        lineage["adapters"] = [told]  # so that no other one is taken out of the model
+    digest = save_model(context.output / "model", base.network, base.tokenizer, lineage=lineage)
+    return {"model_digest": digest, "file_bytes": {"model": _size(context.output / "model"), **sizes}}
 
 
 def _size(directory: Path) -> int:

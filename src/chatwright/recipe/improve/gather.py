@@ -46,6 +46,19 @@ def opinion_ids(entry: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], st
             yield kind, item, storage.digest_json(told)[:24]
 
 
+def usable_opinions(entries: Iterable[dict[str, Any]]) -> set[tuple[str, str]]:
+    """Opinions, each with its answer, that people agree to being learned from.
+
+    What its person does not agree to is not used up: it may be learned from once they do.
+    """
+    return {
+        (str(entry["id"]), name)
+        for entry in entries
+        for _, item, name in opinion_ids(entry)
+        if entry.get("consent", True) and item.get("consent", True)
+    }
+
+
 def only(entries: Iterable[dict[str, Any]], keep: Any) -> list[dict[str, Any]]:
     """The entries with only those opinions whose name `keep` accepts."""
     kept = []
@@ -75,13 +88,7 @@ def gather(
         set_aside: names of those of rounds that were refused or rolled back; they count no more.
         test_prompts: questions that must not be learned.
     """
-    # What its person does not agree to is not used up: it may be learned from once they do.
-    names = {
-        name
-        for entry in entries
-        for _, item, name in opinion_ids(entry)
-        if entry.get("consent", True) and item.get("consent", True)
-    }
+    names = {name for _, name in usable_opinions(entries)}
     now = harvest(only(entries, lambda name: name not in set_aside), config.harvest, test_prompts=test_prompts)
     was = harvest(only(entries, lambda name: name in learned), config.harvest, test_prompts=test_prompts)
     fresh = _without(now.preferences, was.preferences)
@@ -145,6 +152,23 @@ def _weighed(train: Preferences, fresh: Preferences, config: ImproveConfig) -> t
 
 def _asked(messages: Sequence[Message]) -> str:
     return messages[-1].content
+
+
+def objective_of(gathered: Gathered, config: ImproveConfig) -> str:
+    """By which objective a round would learn from it."""
+    if config.learn.objective != "auto":
+        return config.learn.objective
+    return "dpo" if len(gathered.train.pairs) >= config.least_pairs else "kto"
+
+
+def missing_for(gathered: Gathered, config: ImproveConfig) -> dict[str, Any]:
+    """What a round lacks to begin: new feedback at all, or such as its objective learns from; empty if nothing."""
+    told: dict[str, Any] = {"has": gathered.size, "needs": config.least_new}
+    if gathered.size < config.least_new:
+        return told
+    objective, train = objective_of(gathered, config), gathered.train
+    learns_from = [*train.pairs, *train.verdicts] if objective == "kto" else train.pairs
+    return {} if learns_from else {**told, "lacks": objective}
 
 
 def edits_of(preferences: Preferences) -> list[Pair]:

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatwright.evaluate.answers import Answered, ask, references_by_label, score
-from chatwright.evaluate.metrics import same
 from chatwright.feedback.conversations import Conversation, Message, read_conversations
 from chatwright.model.chat import ChatModel, load
 from chatwright.recipe.improve.gather import Gathered, verdict_couples
@@ -81,12 +80,10 @@ class Tasks(NamedTuple):
     max_tokens: int
 
     def share_right(self, model: ChatModel) -> float:
-        """Of answers that state the right label, or equal the reference where there are no labels."""
+        """Of answers that state the right label, or equal one of the right answers where there are no labels."""
         given: list[Answered] = ask(model, self.questions, max_tokens=self.max_tokens)
         found = score(given, self.references)
-        if "right" in found:
-            return float(found["right"])
-        return sum(same(item.answer, item.reference) for item in given) / len(given)
+        return float(found["right"] if "right" in found else found["exact"])
 
 
 def tasks_of(recipe: Recipe, config: PromotionConfig) -> Tasks:

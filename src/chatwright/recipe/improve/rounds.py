@@ -18,15 +18,15 @@ from chatwright.feedback.ratings import Study
 from chatwright.feedback.store import FeedbackStore
 from chatwright.foundation import storage
 from chatwright.foundation.console import duration, say
-from chatwright.foundation.errors import UsageError
+from chatwright.foundation.errors import DataError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag, stop_requested
 from chatwright.foundation.streams import seed_for
 from chatwright.model.directory import load_model
 from chatwright.model.prompts import ChatEncoder
 from chatwright.recipe.improve import gather as gathering
-from chatwright.recipe.improve import judging
-from chatwright.recipe.improve.gather import CARD, LEARNED, Gathered
+from chatwright.recipe.improve import judging, unfinished
+from chatwright.recipe.improve.gather import CARD, LEARNED, Gathered, missing_for, objective_of
 from chatwright.recipe.improve.service import RECIPE, Service, promote, read_service, roll_back
 from chatwright.recipe.improve.settings import ImproveConfig
 from chatwright.recipe.recipe import Recipe, load_recipe
@@ -38,7 +38,6 @@ from chatwright.tune.preferences.harvest import questions_of
 
 REPORT = "report.json"
 STUDY = "ratings.sqlite"  # of the page for raters
-_WORK = ".work"
 _VERSION = 1
 
 
@@ -101,8 +100,7 @@ def improve(run_dir: Path, *, store: str, overrides: tuple[str, ...] = (), only_
         if settled is not None:
             return settled
         number = 1 + max((found.number for found in rounds_of(run_dir)), default=0)
-        work = run_dir / _WORK / f"improve-{number:04}"
-        at = _Place(run_dir, recipe, number, work, read_service(run_dir), stop)
+        at = _Place(run_dir, recipe, number, unfinished.work_of(run_dir, number), read_service(run_dir), stop)
         return _plan(at, place) if only_plan else _do(at, place)
 
 
@@ -119,7 +117,9 @@ def _settle(run_dir: Path) -> Outcome | None:
     service = read_service(run_dir)
     if not late or late[-1].number in service.ever:
         return None
-    return Outcome("promoted", promote(run_dir, late[-1].number), late[-1].report)
+    service = promote(run_dir, late[-1].number)
+    unfinished.discard(run_dir)
+    return Outcome("promoted", service, late[-1].report)
 
 
 def rounds_of(run_dir: Path) -> list[Round]:
@@ -147,17 +147,20 @@ def back(run_dir: Path) -> Outcome:
     with storage.exclusive(run_dir):
         left = read_service(run_dir).now
         service = roll_back(run_dir)
+        unfinished.discard(run_dir)  # it began with the model that was left, and goes on with no other
     return Outcome("rolled back", service, {"from": left.model, "to": service.now.model})
 
 
-def _gather(at: _Place, store: str) -> tuple[Gathered, Any]:
+def _entries(at: _Place, store: str) -> list[dict[str, Any]]:
+    with contextlib.closing(FeedbackStore(store)) as opened:
+        _take_in_ratings(at.run_dir, opened)
+        return list(opened.export(rated_only=True))
+
+
+def _gather(at: _Place, entries: list[dict[str, Any]], tests: frozenset[str]) -> tuple[Gathered, Any]:
     config = at.recipe.improve
     _require_no_larger_share(at.run_dir, config)
     learned, set_aside = _used(at.run_dir, at.service)
-    with contextlib.closing(FeedbackStore(store)) as opened:
-        _take_in_ratings(at.run_dir, opened)
-        entries = list(opened.export(rated_only=True))
-    tests = _test_prompts(at.recipe)
     return gathering.gather(entries, config, learned=learned, set_aside=set_aside, test_prompts=tests)
 
 
@@ -200,11 +203,11 @@ def _test_prompts(recipe: Recipe) -> frozenset[str]:
 
 
 def _plan(at: _Place, store: str) -> Outcome:
-    gathered, _ = _gather(at, store)
+    gathered, _ = _gather(at, _entries(at, store), _test_prompts(at.recipe))
     told = {"round": at.number, "begins_with": at.service.now.model, **_brief(gathered)}
-    enough = gathered.size >= at.recipe.improve.least_new
-    told |= {"objective": _objective(gathered, at.recipe.improve) if enough else None}
-    return Outcome("planned" if enough else "waiting", at.service, told)
+    missing = missing_for(gathered, at.recipe.improve)
+    told |= {"objective": None if missing else objective_of(gathered, at.recipe.improve), **missing}
+    return Outcome("waiting" if missing else "planned", at.service, told)
 
 
 def _brief(gathered: Gathered) -> dict[str, Any]:
@@ -213,20 +216,17 @@ def _brief(gathered: Gathered) -> dict[str, Any]:
 
 def _do(at: _Place, store: str) -> Outcome:
     began = time.monotonic()
-    frozen = at.work / "feedback"
-    if not frozen.is_dir():
-        gathered, found = _gather(at, store)
-        if gathered.size < at.recipe.improve.least_new:
-            need = at.recipe.improve.least_new
-            return Outcome("waiting", at.service, {**_brief(gathered), "has": gathered.size, "needs": need})
-        for topic in gathered.facts["weak_topics"]:
-            say(f"  weak: {topic['down']} of {topic['thumbs']} thumbs are down, like: {topic['like']}")
-        with storage.publish(frozen) as scratch:
-            gathering.write(gathered, found, at.recipe.improve, scratch)
-    gathered = gathering.read_frozen(frozen)
+    waiting = _freeze(at, store)
+    if waiting is not None:
+        return waiting
+    gathered = gathering.read_frozen(unfinished.feedback_of(at.work))
     say(f"round {at.number}: {_introduction(gathered)}")
     at.stop.check("the feedback of the round")
-    made, learning = _learn(at, gathered)
+    try:
+        made, learning = _learn(at, gathered)
+    except DataError:
+        shutil.rmtree(at.work, ignore_errors=True)  # frozen, it would fail again whatever people say from now on
+        raise
     at.stop.check("the new model")
     report = {
         "round": at.number,
@@ -244,6 +244,31 @@ def _do(at: _Place, store: str) -> Outcome:
     return Outcome(report["verdict"], service, report)
 
 
+def _freeze(at: _Place, store: str) -> Outcome | None:
+    """Make sure of the round's feedback, from before a kill if it still stands; an outcome if it is too little."""
+    frozen, config = unfinished.feedback_of(at.work), at.recipe.improve
+    unfinished.discard(at.run_dir, but=at.work)
+    entries, tests = _entries(at, store), _test_prompts(at.recipe)
+    foundation = unfinished.foundation_of(config, base=at.service.now.digest, seed=at.seed, tests=tests)
+    opinions = gathering.usable_opinions(entries)
+    if frozen.is_dir():
+        reason = unfinished.why_not_to_go_on(at.work, foundation, opinions)
+        if reason is None:
+            return None
+        say(f"  round {at.number} begins anew: {reason}")
+    shutil.rmtree(at.work, ignore_errors=True)
+    gathered, found = _gather(at, entries, tests)
+    missing = missing_for(gathered, config)
+    if missing:
+        return Outcome("waiting", at.service, {**_brief(gathered), **missing})
+    for topic in gathered.facts["weak_topics"]:
+        say(f"  weak: {topic['down']} of {topic['thumbs']} thumbs are down, like: {topic['like']}")
+    with storage.publish(frozen, foundation) as scratch:
+        gathering.write(gathered, found, config, scratch)
+        unfinished.write_used(scratch, opinions)
+    return None
+
+
 def _introduction(gathered: Gathered) -> str:
     train, held = gathered.facts["train"], gathered.facts["heldout"]
     return (
@@ -252,15 +277,9 @@ def _introduction(gathered: Gathered) -> str:
     )
 
 
-def _objective(gathered: Gathered, config: ImproveConfig) -> str:
-    if config.learn.objective != "auto":
-        return config.learn.objective
-    return "dpo" if len(gathered.train.pairs) >= config.least_pairs else "kto"
-
-
 def _learn(at: _Place, gathered: Gathered) -> tuple[Path, dict[str, Any]]:
     """The new model: corrected answers first, where there are enough, then preferences."""
-    config, frozen = at.recipe.improve, at.work / "feedback"
+    config, frozen = at.recipe.improve, unfinished.feedback_of(at.work)
     base = at.service.path(at.run_dir)
     learning: dict[str, Any] = {"begins_with": at.service.now.model}
     if gathered.facts["train"]["edits"] >= config.edits.least:
@@ -270,7 +289,7 @@ def _learn(at: _Place, gathered: Gathered) -> tuple[Path, dict[str, Any]]:
             corrected = config.edits.as_finetune(config.learn, data=str(at.work / "edits.jsonl"))
             base = _stage(at, "edits", finetune.run, corrected, base)
             learning["edits"] = _figures(base.parent, ("steps", "forgetting")) | {"left_out": left_out}
-    objective = _objective(gathered, config)
+    objective = objective_of(gathered, config)
     heldout = frozen / "heldout.jsonl"
     settings = config.learn.as_align(
         objective, data=str(frozen / "train.jsonl"), test=str(heldout) if heldout.is_file() else None
@@ -311,7 +330,7 @@ def _stage(at: _Place, name: str, run: Callable[[StageContext], Any], settings: 
 
 def _lineage(at: _Place) -> dict[str, Any]:
     """What the model says of itself: the round, the model before it, and the feedback by its digest."""
-    learned = storage.read_manifest(at.work / "feedback").files[LEARNED]["sha256"]
+    learned = storage.read_manifest(unfinished.feedback_of(at.work)).files[LEARNED]["sha256"]
     place = at.service.now.model
     stage = at.run_dir / place.split("/", maxsplit=1)[0]
     known = not Path(place).is_absolute() and (stage / storage.MANIFEST).is_file()
@@ -350,7 +369,7 @@ def _publish(at: _Place, made: Path, report: dict[str, Any]) -> Path:
     result.mkdir()
     storage.write_json(result / REPORT, report)
     for name in (CARD, LEARNED):
-        shutil.copyfile(at.work / "feedback" / name, result / name)
+        shutil.copyfile(unfinished.feedback_of(at.work) / name, result / name)
     if (made.parent / "metrics.jsonl").is_file():
         shutil.copyfile(made.parent / "metrics.jsonl", result / "metrics.jsonl")
     if report["verdict"] == "promoted":

@@ -189,7 +189,7 @@ def _policy_lesson(
         mean = sum(rewards) / len(rewards)
         return {"heldout_prompts": len(heldout), "reward": round(mean, 5), "summary": f"held-out reward: {mean:.3f}"}
 
-    return _Lesson(source, PolicyObjective(Strengths(config.strength)), measure)
+    return _Lesson(source, PolicyObjective(Strengths(config.strength), temperature=config.temperature), measure)
 
 
 def _divergence(

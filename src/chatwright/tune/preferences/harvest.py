@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from chatwright.feedback.conversations import Message
+from chatwright.feedback.study import in_one_text
 from chatwright.foundation.config import Config
 from chatwright.tune.preferences.pairs import Pair, Preferences, Verdict, in_turn
 
@@ -100,9 +101,16 @@ def normalised(text: str) -> str:
 
 
 def questions_of(conversations: Iterable[Sequence[Message]]) -> frozenset[str]:
-    """The normalised questions of test conversations."""
+    """The normalised questions of test conversations: each alone, and with all that was said before it in one text.
+
+    In one text they came to the page for raters, and from there into stores, before its studies kept the turns.
+    """
     return frozenset(
-        normalised(message.content) for messages in conversations for message in messages if message.role == "user"
+        normalised(text)
+        for messages in conversations
+        for place, message in enumerate(messages)
+        if message.role == "user"
+        for text in (message.content, in_one_text(messages[: place + 1]))
     )
 
 
@@ -151,6 +159,29 @@ def _newest(opinions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(by_person.values())
 
 
+def _standing_choices(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rule 1 for choices: what each person said last of each two answers."""
+    by_other: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for choice in entry.get("choices", ()):
+        by_other[str(choice["against"])].append(choice)
+    return [choice for choices in by_other.values() for choice in _newest(choices)]
+
+
+def _thumbs_of(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rule 1 for thumbs."""
+    return _newest(rating for rating in entry.get("ratings", ()) if rating.get("thumb") in (-1, 1))
+
+
+def _standing_ratings(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Ratings without those whose thumb the same person turned round later, and their edits with them."""
+    last = {str(rating.get("rater") or ""): rating["thumb"] for rating in _thumbs_of(entry)}
+    return [
+        rating
+        for rating in entry.get("ratings", ())
+        if rating.get("thumb") in (None, last.get(str(rating.get("rater") or "")))
+    ]
+
+
 def _weight(opinion: dict[str, Any], config: HarvestConfig) -> float:
     return config.expert_weight if opinion.get("role") == _EXPERT else config.user_weight
 
@@ -173,27 +204,24 @@ def _from_choices(
 ) -> Iterable[tuple[_Key, _Vote]]:
     """Rule 2. A choice stands with both answers; it is read from the one that won, or was lost to an unusable one."""
     for name, entry in answers.items():
-        by_other: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for choice in entry.get("choices", ()):
-            by_other[str(choice["against"])].append(choice)
-        for other, choices in by_other.items():
-            for choice in _newest(choices):
-                if choice["choice"] == "tie":
-                    dropped["a tie"] += name < other or other not in answers
-                elif choice["choice"] == "won" and other not in answers:
-                    dropped["the other answer cannot be used"] += 1
-                elif choice["choice"] == "won" and _messages(answers[other]) != _messages(entry):
-                    dropped["the two answers have different questions"] += 1
-                elif choice["choice"] == "won":
-                    key = _Key(_messages(entry), entry["answer"], answers[other]["answer"])
-                    yield key, _Vote(_weight(choice, config), "choice", f"{name} over {other}")
+        for choice in _standing_choices(entry):
+            other = str(choice["against"])
+            if choice["choice"] == "tie":
+                dropped["a tie"] += name < other or other not in answers
+            elif choice["choice"] == "won" and other not in answers:
+                dropped["the other answer cannot be used"] += 1
+            elif choice["choice"] == "won" and _messages(answers[other]) != _messages(entry):
+                dropped["the two answers have different questions"] += 1
+            elif choice["choice"] == "won":
+                key = _Key(_messages(entry), entry["answer"], answers[other]["answer"])
+                yield key, _Vote(_weight(choice, config), "choice", f"{name} over {other}")
 
 
 def _from_edits(answers: dict[str, Any], config: HarvestConfig, dropped: Counter[str]) -> Iterable[tuple[_Key, _Vote]]:
     """Rule 3."""
     for name, entry in answers.items():
-        unpreferred = [choice for choice in entry.get("choices", ()) if choice["choice"] != "won"]
-        opinions = (*entry.get("ratings", ()), *unpreferred)
+        unpreferred = [choice for choice in _standing_choices(entry) if choice["choice"] != "won"]
+        opinions = (*_standing_ratings(entry), *unpreferred)
         edits = [opinion for opinion in opinions if opinion.get("better_answer") is not None]
         for rating in _newest(edits):
             if not rating["better_answer"].strip():
@@ -239,10 +267,9 @@ def _compared(first: dict[str, Any], second: dict[str, Any], field: str, config:
 
 def _thumbs(entry: dict[str, Any], config: HarvestConfig) -> Iterable[_Vote]:
     """Thumbs of an answer, and the "both bad" of choices."""
-    thumbs = [rating for rating in entry.get("ratings", ()) if rating.get("thumb") in (-1, 1)]
-    for rating in _newest(thumbs):
+    for rating in _thumbs_of(entry):
         yield _Vote(rating["thumb"] * _weight(rating, config), "thumb", str(entry["id"]))
-    for choice in _newest(choice for choice in entry.get("choices", ()) if choice["choice"] == "both_bad"):
+    for choice in _newest(choice for choice in _standing_choices(entry) if choice["choice"] == "both_bad"):
         yield _Vote(-_weight(choice, config), "both bad", str(entry["id"]))
 
 

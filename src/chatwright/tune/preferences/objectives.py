@@ -109,15 +109,19 @@ class VerdictObjective(_WeightedObjective):
 
 
 class PolicyObjective:
-    """GRPO on answers that were just written: mean over each answer's tokens, summed over answers."""
+    """GRPO on answers that were just written: mean over each answer's tokens, summed over answers.
 
-    def __init__(self, strengths: Strengths):
+    The policy is the distribution that the answers were drawn from, so at their temperature, as in TRL.
+    """
+
+    def __init__(self, strengths: Strengths, *, temperature: float = 1.0):
         self._strengths = strengths
+        self._temperature = temperature
 
     def __call__(self, network: Network, batch: MicroBatch) -> Tensor:
         """A scalar with a gradient. Written and learned with the same weights, the ratio is one: nothing is clipped."""
         extras = extras_of(batch)
-        logprobs_BT = token_logprobs(network, batch.ids_BT, batch.targets_BT)
+        logprobs_BT = token_logprobs(network, batch.ids_BT, batch.targets_BT, temperature=self._temperature)
         is_target_BT = batch.targets_BT != IGNORED
         value_BT = losses.grpo(
             logprobs_BT,

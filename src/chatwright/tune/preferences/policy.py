@@ -79,8 +79,10 @@ class RolloutSource:
             for part in parts:
                 rows = one_a_row([as_sample(written[row]) for row in part])
                 moved = rows.to(device)
-                reference_BT = token_logprobs(network, moved.ids_BT, moved.targets_BT).cpu()
-                extras = {"advantages_B": advantages_B[part], "reference_BT": reference_BT}
+                reference_BT = token_logprobs(
+                    network, moved.ids_BT, moved.targets_BT, temperature=self._writing.temperature
+                )
+                extras = {"advantages_B": advantages_B[part], "reference_BT": reference_BT.cpu()}
                 batches.append(task_batch(rows.ids_BT, rows.targets_BT, count=len(part), extras=extras))
         return list(batches)
 

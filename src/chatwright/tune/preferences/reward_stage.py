@@ -72,7 +72,8 @@ def run(context: StageContext) -> dict[str, Any]:
     placement = config.settle(context.output, width=base.network.config.width)
     encoder, length = ChatEncoder(base.tokenizer), base.network.config.context_length
     wanted = config.as_pairs()
-    material = prepare(wanted, encoder, context_length=length, output=context.output)
+    # An answer is judged at its last token, so that it is read whole, unlike one whose last token is only predicted.
+    material = prepare(wanted, encoder, context_length=length - 1, output=context.output)
     model = RewardModel(base.network).to(placement.device)
     base.network.lm_head.requires_grad_(base.network.config.tied)  # its own scores are not used
     fingerprint = storage.digest_json([fingerprint_of(material, wanted, context.seed), without_habits(config)])

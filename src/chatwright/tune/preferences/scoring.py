@@ -29,17 +29,24 @@ class AnswerScores(NamedTuple):
         return self.sums_B / self.counts_B
 
 
-def token_logprobs(network: Network, ids_BT: Int[Tensor, "B T"], targets_BT: Int[Tensor, "B T"]) -> Tensor:
-    """Log-probability of each target, (B, T); zero where there is none. Other positions cost no output projection."""
+def token_logprobs(
+    network: Network, ids_BT: Int[Tensor, "B T"], targets_BT: Int[Tensor, "B T"], *, temperature: float = 1.0
+) -> Tensor:
+    """Log-probability of each target, (B, T); zero where there is none. Other positions cost no output projection.
+
+    Of tokens that were drawn at a temperature, that is the temperature of the distribution that they came from.
+    """
     hidden_BTD = network.hidden(ids_BT)
     kept_BT = targets_BT != IGNORED
     hidden_ND, targets_N = hidden_BTD[kept_BT], targets_BT[kept_BT]
     rows = max(1, _MAX_SCORES // network.config.vocabulary_size)
     if len(targets_N) <= rows:
-        logprobs_N = _picked(network, hidden_ND, targets_N)
+        logprobs_N = _picked(network, hidden_ND, targets_N, temperature)
     else:
         pieces = [
-            checkpoint(_picked, network, hidden_ND[i : i + rows], targets_N[i : i + rows], use_reentrant=False)
+            checkpoint(
+                _picked, network, hidden_ND[i : i + rows], targets_N[i : i + rows], temperature, use_reentrant=False
+            )
             for i in range(0, len(targets_N), rows)
         ]
         logprobs_N = torch.cat(pieces)
@@ -51,5 +58,5 @@ def answer_scores(network: Network, ids_BT: Int[Tensor, "B T"], targets_BT: Int[
     return AnswerScores(token_logprobs(network, ids_BT, targets_BT).sum(dim=1), (targets_BT != IGNORED).sum(dim=1))
 
 
-def _picked(network: Network, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-    return -F.cross_entropy(network.lm_head(hidden_ND).float(), targets_N, reduction="none")
+def _picked(network: Network, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
+    return -F.cross_entropy(network.lm_head(hidden_ND).float() / temperature, targets_N, reduction="none")
