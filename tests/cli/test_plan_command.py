@@ -60,6 +60,21 @@ def test_documents_that_are_not_sent_along_are_warned_of_and_several_machines_ge
     assert sorted(path.name for path in (clone / "jobs").iterdir()) == ["sky.yaml", "slurm.sbatch", "torchrun.sh"]
 
 
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        (["--tokens", "1000000"], "`--tokens` has no effect beside it"),
+        (["--spend", "5", "--price", "2"], "`--spend` has no effect beside it"),
+        (["--budget", "10m"], "ladder alone"),
+    ],
+)
+def test_a_target_looks_for_its_own_budget_and_refuses_another(clone, beside, said):
+    done = CliRunner().invoke(app, ["plan", "--documents", "books", "--target", "1.6", *beside])
+    assert isinstance(done.exception, UsageError)
+    assert said in done.exception.what
+    assert "measuring" not in done.stderr
+
+
 @pytest.mark.slow
 def test_a_plan_without_text_to_train_on_says_how_to_name_it(call):
     told = call("plan")

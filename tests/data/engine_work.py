@@ -7,7 +7,7 @@ from pathlib import Path
 from chatwright.data.document import DOCUMENTS_SCHEMA, Document
 from chatwright.data.engine import work_file
 from chatwright.data.report import Tally
-from chatwright.foundation.errors import RefusedError
+from chatwright.foundation.errors import RefusedError, UnreachableError
 
 _TEXT = "The boats come in with the tide. "
 
@@ -24,6 +24,8 @@ def write_one(payload, path):
     if kind == "dies" or (kind == "dies once" and number == 1):
         time.sleep(0.05)  # lets the others of the pool begin
         os._exit(9)
+    if kind == "unreachable" or (kind == "unreachable once" and number == 1):
+        raise UnreachableError("no answer", cause="status 503")
     if kind == "refused":
         raise RefusedError("damaged input")
     tally = Tally()

@@ -1,12 +1,23 @@
 """The cleaning stage where something has to be counted over the whole corpus before it can go."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from chatwright.data import clean_phases, clean_stage, limits
 from chatwright.data.clean import CleanConfig
-from chatwright.data.document import DOCUMENTS_SCHEMA, PartWriter, iter_documents
+from chatwright.data.document import (
+    CORPUS_SCHEMA,
+    DOCUMENTS_SCHEMA,
+    Document,
+    PartWriter,
+    iter_documents,
+    open_part,
+    read_row_group,
+)
 from chatwright.data.duplicates.config import DuplicatesConfig
-from chatwright.data.duplicates.passages import ParagraphsConfig, SiteLinesConfig
+from chatwright.data.duplicates.passages import ParagraphsConfig, Repeats, SiteLinesConfig
+from chatwright.data.passage_partition import ParagraphsPayload
 from chatwright.foundation import storage
 from chatwright.foundation.config import validate
 from chatwright.foundation.errors import ConfigError, StoppedError
@@ -93,6 +104,52 @@ def test_a_document_of_which_nothing_is_left_is_dropped_with_its_reason(write_ra
     assert report["dropped"]["too_few_words"]["examples"] == [
         {"id": make_id(1), "path": "1.txt", "detail": "0 words without paragraphs that stood before"}
     ]
+
+
+def test_no_paragraph_is_lost_because_a_document_that_lends_it_is_too_short(write_raw, stage):
+    """The second text would go for the first's paragraph; the third would lose its own to the second."""
+    words = [" ".join(f"word{letter}{n}" for n in range(40)) for letter in "abc"]
+    long, short = " ".join(words[0].split()[:20]), "The paragraph of ten words that two of them have."
+    texts = [f"{long}\n\n{words[1]}", f"{short}\n\n{long}", f"{short}\n\n{words[2]}"]
+    context = stage(PARAGRAPHS, documents=write_raw(texts))
+    clean_stage.run(context)
+    assert [d.text for d in iter_documents(context.output)] == [texts[0], texts[1], words[2]]
+    report = storage.read_json(context.output / "report.json")
+    assert report["changed"]["repeated_paragraphs_kept"] == {"documents": 1, "places": 1}
+    assert report["dropped"] == {}
+
+
+def test_a_paragraph_that_only_its_own_document_repeats_keeps_no_document(write_raw, stage, prose):
+    short = "The paragraph of ten words that only one of them has."
+    context = stage(PARAGRAPHS, documents=write_raw([prose, f"{short}\n\n{short}\n\n{prose}"]))
+    clean_stage.run(context)
+    assert [d.text for d in iter_documents(context.output)] == [prose]
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=2, max_size=9))
+@settings(max_examples=15, deadline=None)
+def test_a_paragraph_goes_as_a_repeat_only_where_it_stands_in_the_corpus(tmp_path_factory, texts):
+    paragraphs = [" ".join(f"w{key}x{n}" for n in range(9 + 4 * (key % 5))) for key in range(10)]
+    folder = tmp_path_factory.mktemp("corpus")
+    work = [folder / f"{number}.parquet" for number in range(len(texts))]
+    for path, keys in zip(work, texts, strict=True):
+        text = "\n\n".join(paragraphs[key] for key in keys)
+        with PartWriter(path, CORPUS_SCHEMA) as writer:
+            writer.add(Document(id=path.stem, text=text, source="s", path=path.name, domain="d"))
+    payloads = [ParagraphsPayload(PARAGRAPHS, str(path), number, ()) for number, path in enumerate(work)]
+    counts = [path.with_suffix(".counts") for path in work]
+    for payload, path in zip(payloads, counts, strict=True):
+        clean_phases.count_paragraphs(payload, path)
+    Repeats.decide(counts, folder / "repeats")
+    left: set[str] = set()
+    for payload, path in zip(payloads, work, strict=True):
+        clean_phases.without_repeats(payload._replace(repeats=str(folder / "repeats")), path.with_suffix(".rest"))
+        with open_part(path.with_suffix(".rest")) as part:
+            left.update(
+                *(d.text.split("\n\n") for group in range(part.num_row_groups) for d in read_row_group(part, group))
+            )
+    several = {key for key in range(10) if sum(key in keys for keys in texts) > 1}
+    assert {paragraphs[key] for key in several} <= left
 
 
 def make_id(number):

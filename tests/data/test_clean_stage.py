@@ -2,8 +2,9 @@ import pytest
 
 from chatwright.data import clean_phases, clean_stage, limits
 from chatwright.data.clean import CleanConfig
-from chatwright.data.document import DOCUMENTS_SCHEMA, PartWriter, iter_documents
+from chatwright.data.document import DOCUMENTS_SCHEMA, PartWriter, document_id, iter_documents
 from chatwright.data.duplicates.config import DuplicatesConfig
+from chatwright.data.duplicates.removals import Removals
 from chatwright.foundation import storage
 from chatwright.foundation.errors import DataError, RefusedError, StoppedError
 
@@ -64,10 +65,29 @@ def test_the_report_adds_up(raw, stage):
     assert report["by_language"]["und"] == report["by_domain"]["x"]
 
 
-def test_only_parts_and_the_report_are_left(raw, stage):
+def test_only_parts_the_report_and_the_copies_are_left(raw, stage):
     context = stage(CleanConfig(duplicates=EXACT_ONLY), documents=raw)
     clean_stage.run(context)
-    assert set(files_in(context.output)) == {"part-00000.parquet", "report.json"}
+    assert set(files_in(context.output)) == {"part-00000.parquet", "report.json", "copies.parquet"}
+
+
+def test_copies_that_went_are_named_with_what_stays(raw, stage):
+    context = stage(CleanConfig(duplicates=EXACT_ONLY), documents=raw)
+    clean_stage.run(context)
+    removals, kept = Removals(context.output), {d.path: d.id for d in iter_documents(context.output)}
+    gone = {number: document_id("files:x", f"{number}.txt") for number in (9, 10, 11)}
+    assert removals.stands_for(gone[10]) == (kept["3.txt"], "exact_duplicate", 1.0)
+    assert set(removals.of(kept["0.txt"])) == {gone[9], gone[11]}
+    assert removals.stands_for(kept["0.txt"]) is None
+
+
+def test_work_of_an_earlier_version_is_gone_on_with_and_not_published(raw, stage, monkeypatch):
+    before, after = (stage(CleanConfig(duplicates=EXACT_ONLY), name=name, documents=raw) for name in ("one", "two"))
+    clean_stage.run(before)
+    before.work.rename(after.output / "work")  # where it used to stand
+    monkeypatch.setattr(clean_phases, "clean_partition", lambda *_: pytest.fail("a partition was done again"))
+    clean_stage.run(after)
+    assert files_in(after.output) == files_in(before.output)
 
 
 @pytest.mark.slow

@@ -16,6 +16,8 @@ from chatwright.foundation import storage
 from chatwright.foundation.config import validate
 from chatwright.foundation.errors import ConfigError, DataError, StoppedError
 
+COMMIT = "c0ffee" + "0" * 34
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, prose):
@@ -88,8 +90,8 @@ def test_finished_partitions_are_not_read_again(folder, stage, monkeypatch):
 
 def test_a_torn_work_file_is_not_trusted(folder, stage):
     context = stage(config_of(folder))
-    (context.output / "work").mkdir()
-    (context.output / "work" / ".deadbeef.parquet.partial").write_bytes(b"torn")
+    context.work.mkdir()
+    (context.work / ".deadbeef.parquet.partial").write_bytes(b"torn")
     collect.run(context)
     assert set(files_in(context.output)) == {"part-00000.parquet", "report.json"}
 
@@ -124,7 +126,7 @@ def test_after_a_kill_the_result_is_that_of_an_unbroken_run(folder, stage):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"three\n"
         os.kill(process.pid, signal.SIGKILL)
-    finished = {path: path.stat().st_mtime_ns for path in (killed.output / "work").glob("[!.]*.parquet")}
+    finished = {path: path.stat().st_mtime_ns for path in killed.work.glob("[!.]*.parquet")}
     assert len(finished) == 3
     collect.run(killed)
     assert files_in(killed.output) == files_in(whole.output)
@@ -133,12 +135,14 @@ def test_after_a_kill_the_result_is_that_of_an_unbroken_run(folder, stage):
 @pytest.mark.parametrize("kind", ["files", "hub"])
 def test_a_lone_surrogate_beside_the_text_costs_no_other_document(tmp_path, monkeypatch, kind):
     rows = [{"text": f"text {n}", "title": "\ud83d" if n == 3 else "", "licence": "\ud83d"} for n in range(10)]
-    folder = tmp_path / "datasets" / "someone" / "books@main"
+    folder = tmp_path / "datasets" / "someone" / f"books@{COMMIT}"
     folder.mkdir(parents=True)
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     system = fsspec.filesystem("dir", path=str(tmp_path), fs=fsspec.filesystem("file"))
     monkeypatch.setattr(hub, "_file_system", lambda: system)  # the same interface, no network
-    source = Files(path=str(folder)) if kind == "files" else Hub(dataset="someone/books", files="*.jsonl")
+    source = (
+        Files(path=str(folder)) if kind == "files" else Hub(dataset="someone/books", files="*.jsonl", revision=COMMIT)
+    )
     (partition,) = list_partitions(source)
     collect.collect_partition(collect._Payload(source, partition, frozenset()), tmp_path / "part-00000.parquet")
     documents = list(iter_documents(tmp_path))

@@ -15,6 +15,7 @@ from chatwright.data.document import (
     PartWriter,
     document_id,
     iter_documents,
+    overlong,
     sealed,
 )
 from chatwright.foundation.errors import RefusedError
@@ -93,6 +94,26 @@ def test_row_groups_are_bounded(tmp_path, make_document, monkeypatch):
     monkeypatch.setattr(limits, "ROW_GROUP_DOCUMENTS", 2)
     write_part(tmp_path / "part-00000.parquet", [make_document(number=n) for n in range(5)])
     assert pq.ParquetFile(tmp_path / "part-00000.parquet").num_row_groups == 3
+
+
+@pytest.mark.parametrize("name", ["title", "url", "licence", "path"])
+def test_row_groups_are_bounded_by_all_that_a_document_says(tmp_path, make_document, monkeypatch, name):
+    monkeypatch.setattr(limits, "ROW_GROUP_BYTES", 1_000)
+    with PartWriter(tmp_path / "part-00000.parquet", DOCUMENTS_SCHEMA) as writer:
+        for number in range(6):
+            writer.add(dataclasses.replace(make_document("short", number=number), **{name: "x" * 600}))
+    assert pq.ParquetFile(tmp_path / "part-00000.parquet").num_row_groups == 3
+
+
+def test_a_sealed_document_says_nothing_at_any_length_but_its_text(make_document):
+    longest = limits.MAX_METADATA_CHARACTERS
+    said = {name: name[0] * (longest + 1) for name in ("title", "licence", "language", "licence_evidence", "url")}
+    document = make_document("y" * (2 * longest), **said)
+    assert sorted(overlong(document)) == sorted(said)
+    kept = sealed(document)
+    assert [len(getattr(kept, name)) for name in said] == [longest] * 4 + [0]
+    assert kept.text == document.text
+    assert overlong(kept) == []
 
 
 def test_equal_documents_give_equal_bytes(tmp_path, make_document):

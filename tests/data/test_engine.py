@@ -1,5 +1,6 @@
 """Partitions are done once, tried again where they fail, set aside where they go on failing, wherever they run."""
 
+import dataclasses
 import json
 import os
 import random
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 from engine_work import write_one
 
+from chatwright.data import pool
 from chatwright.data.document import DOCUMENTS_SCHEMA, Document, PartWriter
 from chatwright.data.engine import Job, count_failed, read_tally, run_jobs
-from chatwright.data.pool import MAX_ATTEMPTS
+from chatwright.data.pool import MAX_ATTEMPTS, READ_ATTEMPTS
 from chatwright.data.report import Tally
-from chatwright.foundation.errors import DataError, RefusedError
+from chatwright.foundation.errors import DataError, RefusedError, StoppedError, UnreachableError
 from chatwright.foundation.stage import StageContext
 
 
@@ -62,6 +64,49 @@ def test_if_nothing_can_be_done_the_work_fails_with_the_cause(run):
 def test_an_error_of_the_whole_work_is_not_tried_again(run):
     with pytest.raises(RefusedError, match="damaged input"):
         run(["refused", "good"])
+
+
+def test_what_a_server_does_not_give_is_asked_for_again_and_then_ends_the_work(run, monkeypatch):
+    monkeypatch.setattr(pool, "_PAUSE_S", 0.0)
+    results, attempts = run(["good", "unreachable once", "good"])
+    assert (attempts, results.failed) == ([1, 2, 1], {})
+    with pytest.raises(UnreachableError, match=f"attempt {READ_ATTEMPTS} of {READ_ATTEMPTS}"):
+        run(["good", "good", "good", "unreachable", "good"])
+    results, attempts = run(["good"] * 5)
+    assert attempts == [1, 2, 1, READ_ATTEMPTS + 1, 1]
+
+
+def test_a_pause_grows_and_a_stop_ends_it(monkeypatch):
+    paused = []
+
+    def pause(seconds):
+        paused.append(seconds)
+        return len(paused) == 2
+
+    def never(_):
+        raise UnreachableError("no answer")
+
+    with pytest.raises(UnreachableError):
+        pool.try_call(never, None, pause=pause)
+    assert pool._PAUSE_S <= paused[0] <= 2 * pool._PAUSE_S < paused[1]
+    assert len(paused) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stop_during_a_pause_ends_the_work(tmp_path, workers):
+    context = StageContext(config=None, inputs={}, output=tmp_path / "output", seed=0, workers=workers)
+    marks = [tmp_path / f"{number}.mark" for number in range(2)]
+    jobs = [Job(f"{n}", f"partition {n}", ("unreachable", str(mark))) for n, mark in enumerate(marks)]
+
+    class StopOnceTried:
+        def check(self, kept):
+            if marks[0].exists():
+                raise StoppedError(kept)
+
+    with pytest.raises(StoppedError):
+        run_jobs(write_one, jobs, context=dataclasses.replace(context, stop=StopOnceTried()), label="test")
+    assert all(len(mark.read_text()) == 1 for mark in marks if mark.exists())
 
 
 @pytest.mark.slow

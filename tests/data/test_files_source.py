@@ -1,4 +1,5 @@
 import gzip
+import io
 import json
 import os
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from chatwright.data import limits
 from chatwright.data.formats.books import read_book
+from chatwright.data.formats.lines import lines_in_pieces
 from chatwright.data.formats.lines import read_all as read_whole
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
@@ -80,6 +82,34 @@ def test_books_are_read_and_broken_ones_are_counted_by_name(tmp_path, write_epub
     assert documents[0].title == "Harbour"
     assert documents[0].language == "en"
     assert reasons(tally) == {"damaged_epub": ["broken.epub"], "damaged_pdf": ["broken.pdf"]}
+
+
+@pytest.mark.parametrize("size", [1, 7, 40, 150, 1_000, 1 << 20])
+def test_json_lines_are_the_same_in_however_many_pieces_they_are_read(tmp_path, monkeypatch, size):
+    rows = [json.dumps({"text": f"text {number} {'x' * (number % 7 * 30)}"}) for number in range(40)]
+    rows[3:3] = ["", "no json", "\ufeff" + rows[0], '{"text": 1}']
+    (tmp_path / "a.jsonl").write_bytes("\r\n".join(rows[:20]).encode() + b"\n" + "\n".join(rows[20:]).encode())
+    whole, tally = collect(tmp_path)
+    monkeypatch.setattr(limits, "PARTITION_BYTES", size)
+    pieces, counted = collect(tmp_path)
+    assert pieces == whole
+    assert len(whole) == 41
+    assert counted == tally
+    partitions = list_partitions(Files(path=str(tmp_path)))
+    assert sum(entry["bytes"] for one in partitions for entry in one.inputs) == (tmp_path / "a.jsonl").stat().st_size
+    assert len(partitions) == {1: 44, 1 << 20: 1}.get(size, len(partitions))
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_pieces_of_lines_cover_a_file_whatever_is_read_at_once(monkeypatch, end, block):
+    data = ("a\nbb\n\n" + "c" * 20 + "\nd" + end).encode()
+    monkeypatch.setattr(limits, "MIB", block)
+    pieces = list(lines_in_pieces(io.BytesIO(data), max_bytes=4))
+    texts = [data[piece.offset : piece.offset + piece.bytes] for piece in pieces]
+    assert b"".join(texts) == data
+    assert all(text.endswith(b"\n") for text in texts[:-1])
+    assert [piece.first for piece in pieces] == [1 + data[: piece.offset].count(b"\n") for piece in pieces]
 
 
 def test_chapters_come_in_the_order_of_the_spine(tmp_path, write_epub, prose):

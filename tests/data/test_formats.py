@@ -9,7 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import fsspec
 import pytest
 
-from chatwright.data import licences
+from chatwright.data import licences, limits
 from chatwright.data.formats import reading
 from chatwright.data.formats.books import read_book
 from chatwright.data.report import Tally
@@ -105,6 +105,17 @@ def test_bad_rows_are_counted_and_the_rest_read(tmp_path):
     assert reasons(tally) == {"invalid_csv": ["a.csv:3", "a.csv:5"], "invalid_utf8": ["a.csv:4"]}
 
 
+def test_a_record_that_does_not_end_is_counted_within_bounded_memory(tmp_path, monkeypatch):
+    """Each field stays below the limit of a field; the quotes carry the record over the lines."""
+    monkeypatch.setattr(limits, "MAX_LINE_BYTES", 200)
+    endless = "".join(f'"{"x" * 90}\n{"x" * 90}",' for _ in range(20))
+    (tmp_path / "a.csv").write_text(f"id,text\n1,good\n{endless}\n2,last\n")
+    documents, tally = collect(tmp_path)
+    assert documents[0].text == "good"
+    assert tally.dropped["line_too_long"]["examples"][0]["path"] == "a.csv:3"
+    assert max(len(document.text) for document in documents) <= 200
+
+
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", '"', "\0" * 50])
 def test_a_table_without_the_column_is_counted(tmp_path, content):
     (tmp_path / "a.csv").write_text(content)
@@ -134,6 +145,42 @@ def test_front_matter_and_licence_pages_of_a_book_are_counted(tmp_path, write_ep
         "copyright.xhtml": "licence_page",
         "part-1.xhtml": "heading_only",
     }
+
+
+@pytest.mark.parametrize("name", ["index.xhtml", "contents.xhtml", "copyright.xhtml"])
+def test_a_file_name_alone_takes_no_whole_book(tmp_path, write_epub, name, prose):
+    write_epub(tmp_path / "b.epub", chapters={name: prose})
+    book = read_book(str(tmp_path / "b.epub"))
+    assert [chapter["place"] for chapter in book["chapters"]] == [f"OPS/text/{name}"]
+    assert book["dropped"] == []
+
+
+@pytest.mark.parametrize(("times", "is_kept"), [(1, False), (3, True), (30, True)])
+def test_a_file_name_decides_only_for_a_short_page_beside_longer_chapters(tmp_path, write_epub, times, is_kept, prose):
+    write_epub(tmp_path / "b.epub", chapters={"a.xhtml": prose * 2, "index.xhtml": prose * times})
+    book = read_book(str(tmp_path / "b.epub"))
+    places = [chapter["place"].rsplit("/")[-1] for chapter in book["chapters"]]
+    assert places == ["a.xhtml", "index.xhtml"][: 1 + is_kept]
+    assert [page["reason"] for page in book["dropped"]] == ["front_matter"] * (not is_kept)
+
+
+@pytest.mark.slow
+def test_pages_that_are_no_part_of_the_work_are_counted_also_where_nothing_is_left(tmp_path, write_epub):
+    write_epub(tmp_path / "b.epub", chapters={"part-1.xhtml": "Part One", "titlepage.xhtml": "Harbour"})
+    documents, tally = collect(tmp_path)
+    assert documents == []
+    assert reasons(tally) == {
+        "heading_only": ["b.epub#OPS/text/part-1.xhtml"],
+        "front_matter": ["b.epub#OPS/text/titlepage.xhtml"],
+        "no_text": ["b.epub"],
+    }
+
+
+def test_the_chapters_of_a_book_have_a_limit_together(tmp_path, write_epub, prose, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_DOCUMENT_CHARACTERS", len(prose) * 3)
+    write_epub(tmp_path / "b.epub", chapters={"a.xhtml": prose * 2, "b.xhtml": prose * 2})
+    with pytest.raises(Unreadable, match="too_large"):
+        read_book(str(tmp_path / "b.epub"))
 
 
 @pytest.mark.slow

@@ -1,7 +1,10 @@
+import functools
 import gzip
+import http.server
 import io
 import json
 import socket
+import threading
 
 import fsspec
 import pyarrow as pa
@@ -14,6 +17,8 @@ from chatwright.data.sources.hub import Hub, documents_in, fingerprint, partitio
 from chatwright.data.sources.limited import Cap
 from chatwright.foundation.config import validate
 from chatwright.foundation.errors import ConfigError, DataError
+
+COMMIT, LATER = "c0ffee" + "0" * 34, "decade" + "0" * 34
 
 
 @pytest.fixture
@@ -30,7 +35,7 @@ def read(root, **settings):
     config = Hub(dataset="someone/books", **{"files": "sample/*.parquet", **settings})
     system = fsspec.filesystem("file")
     tally = Tally()
-    partitions = partitions_in(system, str(root), config)
+    partitions = partitions_in(system, str(root), config, commit=COMMIT)
     return [d for one in partitions for d in documents_in(system, config, one, tally)], tally
 
 
@@ -38,7 +43,7 @@ def test_rows_are_read_in_the_order_of_files(data_set):
     documents, _ = read(data_set)
     assert [d.text for d in documents] == ["a0", "a1", "a2", "a3", "b0", "b1", "b2", "b3"]
     assert documents[3].path == "sample/a.parquet#3"
-    assert {(d.domain, d.language, d.source) for d in documents} == {("books", "en", "hub:someone/books@main")}
+    assert {(d.domain, d.language, d.source) for d in documents} == {("books", "en", f"hub:someone/books@{COMMIT}")}
 
 
 @pytest.mark.parametrize("number", [1, 3, 5, 8, 99])
@@ -64,8 +69,58 @@ def test_without_a_network_the_error_names_the_data_set_and_the_next_step():
         from huggingface_hub import HfFileSystem
 
         with pytest.raises(DataError, match="someone/books") as caught, hub._hub_named(config):
-            partitions_in(HfFileSystem(endpoint=endpoint), "datasets/someone/books@main", config)
+            partitions_in(HfFileSystem(endpoint=endpoint), f"datasets/someone/books@{COMMIT}", config, commit=COMMIT)
     assert "network" in caught.value.hint
+
+
+@pytest.fixture
+def moving(tmp_path, monkeypatch):
+    """A data set with two commits on this machine, and a server that says which of them `main` is."""
+    for commit in (COMMIT, LATER):
+        folder = tmp_path / "datasets" / "someone" / f"books@{commit}"
+        folder.mkdir(parents=True)
+        (folder / "a.jsonl").write_text(json.dumps({"text": f"as of {commit[:6]}"}))
+    system = fsspec.filesystem("dir", path=str(tmp_path), fs=fsspec.filesystem("file"))
+    monkeypatch.setattr(hub, "_file_system", lambda: system)  # the same interface, no network
+    names = {"main": COMMIT}
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            told = {"id": "someone/books", "sha": names.get(self.path.rsplit("/", 1)[-1])}
+            self.send_response(200 if told["sha"] else 404)
+            self.end_headers()
+            self.wfile.write(json.dumps(told).encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    asked = functools.partial(hub._commit_of, endpoint=f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(hub, "_commit_of", asked)
+    yield names
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_branch_is_read_at_the_commit_that_it_named_when_it_was_listed(moving):
+    config = Hub(dataset="someone/books", files="*.jsonl")
+    before = hub.list_partitions(config)
+    moving["main"] = LATER
+    (document,) = (d for one in before for d in hub.read_partition(config, one, Tally()))
+    assert (document.text, document.source) == ("as of c0ffee", f"hub:someone/books@{COMMIT}")
+    after = hub.list_partitions(config)
+    (moved,) = (d for one in after for d in hub.read_partition(config, one, Tally()))
+    assert (moved.text, moved.source) == ("as of decade", f"hub:someone/books@{LATER}")
+    assert moved.id == document.id
+    assert before[0].key(1, []) != after[0].key(1, [])
+
+
+def test_a_commit_is_not_asked_for_and_an_unknown_revision_is_an_error(moving):
+    moving.clear()
+    assert hub.list_partitions(Hub(dataset="someone/books", files="*.jsonl", revision=COMMIT))
+    with pytest.raises(DataError, match="someone/books"):
+        hub.list_partitions(Hub(dataset="someone/books", files="*.jsonl"))
 
 
 def test_all_mistakes_of_a_source_are_reported_at_once():
@@ -120,7 +175,7 @@ def test_a_cap_holds_over_files_whose_rows_nobody_knows(tmp_path, stage):
         (tmp_path / f"{name}.jsonl").write_text(lines)
     config = Hub(dataset="someone/books", files="*.jsonl", max_documents=7)
     system, cap = fsspec.filesystem("file"), Cap(config)
-    partitions = partitions_in(system, str(tmp_path), config)
+    partitions = partitions_in(system, str(tmp_path), config, commit=COMMIT)
     found = (d for one in partitions for d in documents_in(system, config, one, Tally()))
     assert [d.text for d in cap.through(found, Tally())] == ["a0", "a1", "a2", "a3", "a4", "b0", "b1"]
 
@@ -164,7 +219,7 @@ def test_an_error_of_the_network_behind_three_row_groups_is_no_damage(tmp_path):
     broken = range(column.dictionary_page_offset or column.data_page_offset, path.stat().st_size)
     config, tally, texts = Hub(dataset="someone/books", files="*.parquet"), Tally(), []
     system = SeveredSystem(broken)
-    (partition,) = partitions_in(system, str(tmp_path), config)
+    (partition,) = partitions_in(system, str(tmp_path), config, commit=COMMIT)
     with pytest.raises(DataError, match=r"(?s)a\.parquet.*503"):
         texts.extend(d.text for d in documents_in(system, config, partition, tally))
     assert texts == [f"row {n}" for n in range(6)]
@@ -173,8 +228,9 @@ def test_an_error_of_the_network_behind_three_row_groups_is_no_damage(tmp_path):
 
 def test_an_error_of_the_network_while_listing_is_no_mistake_of_the_settings(tmp_path):
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "a.parquet")
+    config = Hub(dataset="someone/books", files="*.parquet")
     with pytest.raises(DataError, match="503") as caught:
-        partitions_in(SeveredSystem(range(1 << 20)), str(tmp_path), Hub(dataset="someone/books", files="*.parquet"))
+        partitions_in(SeveredSystem(range(1 << 20)), str(tmp_path), config, commit=COMMIT)
     assert "text_key" not in caught.value.hint
 
 

@@ -1,7 +1,13 @@
 """Personal data goes by kind and is counted; what only looks like it stays; every pattern is linear."""
 
+import itertools
+import re
 import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
 
+import pii_samples
 import pytest
 
 from chatwright.data.clean import CleanConfig, Keep, clean_document
@@ -52,6 +58,46 @@ def test_personal_data_is_replaced_by_its_kind(text, expected):
 @pytest.mark.parametrize("text", LEFT)
 def test_what_only_looks_like_it_stays(text):
     assert redact(text, ALL) == (text, {})
+
+
+class Measured(NamedTuple):
+    """How well one kind is found."""
+
+    recall: float  # of the values of a kind, the share of which nothing is left and nothing beside them is gone
+    precision: float  # of the marks of a kind, the share that stands for such a value
+
+
+def measured() -> dict[str, Measured]:
+    """Recall and precision over `pii_samples`, each value alone in a context, all kinds looked for together."""
+    found, marks = Counter(), Counter()
+    for kind, values in pii_samples.POSITIVE.items():
+        for value, context in zip(values, itertools.cycle(pii_samples.CONTEXTS), strict=False):
+            text, places = redact(context.replace("{}", value.replace("‹", "").replace("›", "")), ALL)
+            marks.update({name.removeprefix("pii_"): count for name, count in places.items()})
+            expected = re.sub("‹.+›|^[^‹]+$", f"<{kind.upper()}>", value)
+            found[kind] += text == context.replace("{}", expected)
+    for line in pii_samples.NEGATIVE:
+        marks.update({name.removeprefix("pii_"): count for name, count in redact(line, ALL).places.items()})
+    return {
+        kind: Measured(found[kind] / len(values), found[kind] / marks[kind])
+        for kind, values in pii_samples.POSITIVE.items()
+    }
+
+
+# Recall and precision in per cent, rounded down: the figures of `docs/cleaning.md`.
+FLOORS = {"email": (86, 91), "phone": (77, 100), "ip": (94, 98), "card": (92, 100), "key": (88, 100)}
+
+
+def test_recall_and_precision_over_the_samples_are_those_that_the_documentation_names():
+    figures = measured()
+    print(figures)  # for `pytest -s`
+    documented = (Path(__file__).parents[2] / "docs" / "cleaning.md").read_text(encoding="utf-8")
+    for kind, (recall, precision) in FLOORS.items():
+        number = len(set(pii_samples.POSITIVE[kind]))
+        assert number >= 60
+        assert 100 * figures[kind].recall >= recall
+        assert 100 * figures[kind].precision >= precision
+        assert f"| `{kind}` | {number} | {recall} % | {precision} % |" in documented
 
 
 def test_places_are_counted_by_kind_and_other_kinds_stay():

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from chatwright.data import limits
 from chatwright.data.sandbox import Sandbox, Unreadable
 from chatwright.foundation.errors import DataError
 
@@ -25,6 +26,11 @@ def behave(how):
         raise Unreadable("encrypted", "chapter 1")
     if how == "import":
         raise ImportError("no module named x")
+    if how == "flood":
+        limits.SANDBOX_REPLY_BYTES = 500  # of this child
+        return "x" * 1_000
+    if how == "overflow":
+        return "x" * 1_000
     return {"echo": how}
 
 
@@ -61,6 +67,20 @@ def test_a_reason_of_the_function_is_passed_on(sandbox):
     with pytest.raises(Unreadable) as caught:
         sandbox.call("refuse")
     assert (caught.value.reason, caught.value.detail) == ("encrypted", "chapter 1")
+
+
+def test_a_result_beyond_the_limit_is_refused_by_the_child(sandbox):
+    with pytest.raises(Unreadable, match="too_large"):
+        sandbox.call("flood")
+    assert sandbox.call("next") == {"echo": "next"}
+
+
+def test_a_reply_beyond_the_limit_is_not_read(sandbox, monkeypatch):
+    monkeypatch.setattr(limits, "SANDBOX_REPLY_BYTES", 500)
+    monkeypatch.setattr(limits, "SANDBOX_GRACE_S", 0.1)
+    with pytest.raises(Unreadable):
+        sandbox.call("overflow")
+    assert sandbox.call("next") == {"echo": "next"}
 
 
 def test_a_missing_library_is_an_error_not_a_drop(sandbox):

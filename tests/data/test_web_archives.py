@@ -42,7 +42,7 @@ def test_pages_of_an_archive_keep_where_and_when_they_were_fetched(tmp_path):
         + gzip.compress(record("https://a.example/1", b"GET", kind="request"))
         + gzip.compress(record("https://a.example/2", b"two", head="Content-Type: text/plain\r\nTDM-Reservation: 1"))
     )
-    documents, tally = collect(Warc(path=str(tmp_path)))
+    documents, tally = collect(Warc(path=str(tmp_path), reserved="keep"))
     assert [(d.media, d.url, d.path, d.tdm) for d in documents] == [
         ("html", "https://a.example/1", "a.warc.gz#1", ""),
         ("text", "https://a.example/2", "a.warc.gz#2", "reserved"),
@@ -50,6 +50,59 @@ def test_pages_of_an_archive_keep_where_and_when_they_were_fetched(tmp_path):
     assert {d.fetched for d in documents} == {"2026-01-02T03:04:05Z"}
     assert (documents[0].licence, documents[1].licence) == ("CC-BY-4.0", "unknown")
     assert "rel=license" in documents[0].licence_evidence
+    assert tally.dropped == {}
+
+
+SAID = {
+    "silent": ("", b"<p>page"),
+    "header": ("X-Robots-Tag: nofollow\r\nX-Robots-Tag: chatwright: noindex", b"<p>page"),
+    "other": ("X-Robots-Tag: otherbot: noindex", b"<p>page"),
+    "meta": ("", b"<META content='all, NOINDEX' name=robots><p>page"),
+    "twice": ("", b'<meta name="robots" content="follow"><meta name="Robots" content="none"><p>page'),
+    "noai": ("X-Robots-Tag: noai", b"<p>page"),
+    "meta-noai": ("", b'<meta name="robots" content="noai, noimageai"><p>page'),
+    "usage": ("Content-Usage: train-ai=n", b"<p>page"),
+    "tdm": ("TDM-Reservation: 1", b"<p>page"),
+    "meta-tdm": ("TDM-Reservation: 0", b'<meta name="tdm-reservation" content="1"><p>page'),
+    "free": ("TDM-Reservation: 0", b'<meta name="robots" content="index"><p>page'),
+}
+NOINDEX = ["header", "meta", "twice"]
+RESERVED = ["noai", "meta-noai", "usage", "tdm", "meta-tdm"]
+
+
+@pytest.fixture(params=[Warc, Files])
+def said(tmp_path, request):
+    """An archive of pages whose owners say something, and the source that reads it."""
+    head = "Content-Type: text/html"
+    pages = [
+        record(f"https://a.example/{name}", body, head=f"{head}\r\n{more}" if more else head)
+        for name, (more, body) in SAID.items()
+    ]
+    (tmp_path / "a.warc").write_bytes(b"".join(pages))
+    return lambda **settings: collect(request.param(path=str(tmp_path), **settings))
+
+
+def test_pages_go_as_their_owners_ask_in_headers_and_tags(said):
+    documents, tally = said()
+    left = {document.url.rsplit("/")[-1]: (document.robots, document.tdm) for document in documents}
+    assert left == {"silent": ("", ""), "other": ("allowed", ""), "free": ("allowed", "not_reserved")}
+    assert {reason: entry["count"] for reason, entry in tally.dropped.items()} == {
+        "noindex": len(NOINDEX),
+        "tdm_reserved": len(RESERVED),
+    }
+    assert tally.dropped["tdm_reserved"]["examples"][0] == {
+        "id": "",
+        "path": "a.warc#6",
+        "detail": "https://a.example/noai robots tag noai",
+    }
+
+
+def test_pages_of_owners_who_ask_otherwise_are_kept_with_the_verdict_where_the_recipe_says_so(said):
+    documents, tally = said(noindex="keep", reserved="keep")
+    names = {document.url.rsplit("/")[-1]: document for document in documents}
+    assert list(names) == list(SAID)
+    assert [name for name, document in names.items() if document.robots == "disallowed"] == NOINDEX
+    assert [name for name, document in names.items() if document.tdm == "reserved"] == RESERVED
     assert tally.dropped == {}
 
 

@@ -44,6 +44,17 @@ def test_threads_are_those_that_this_process_may_use():
     assert torch.get_num_threads() == 1
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 1000])
+def test_the_ranks_of_a_machine_divide_its_cores(tmp_path, monkeypatch, ranks):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    told = settled_placement(tmp_path, device="cpu", precision="float32", threads=0, width=32)
+    assert told.threads == torch.get_num_threads() == max(1, devices.usable_threads() // ranks)
+    assert settled_placement(tmp_path / "given", device="cpu", precision="float32", threads=1, width=32).threads == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # a resume keeps what bits depend on
+    again = settled_placement(tmp_path, device="cpu", precision="float32", threads=0, width=32)
+    assert again.threads == told.threads
+
+
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("float32", None), ("bfloat16", torch.bfloat16), ("float16", torch.float16)]
 )

@@ -313,6 +313,21 @@ def test_an_interrupted_pretraining_whose_documents_changed_is_refused_and_goes_
     assert list((copied.directory / ".work").glob(".pretrain-*")) == []
 
 
+def test_an_interrupted_pretraining_whose_settings_changed_begins_anew_and_says_what_changed_and_what_lies_where(
+    copied, capsys
+):
+    stop_once_saved(copied.directory)
+    with pytest.raises(StoppedError):
+        copied(*LONG, until="pretrain")
+    (interrupted,) = (copied.directory / ".work").glob("pretrain-*/checkpoints")
+    capsys.readouterr()
+    assert copied("pretrain.steps=4", "pretrain.optimizer.learning_rate=0.002", until="pretrain")["pretrain"] == "done"
+    told = capsys.readouterr().err
+    assert "with other settings: " in told
+    assert "pretrain.steps was 120 and is now 4" in told
+    assert f"`{interrupted.parent}` until it is done" in told
+
+
 def start(path, runs, *overrides):
     command = [sys.executable, str(PROGRAM), str(path), f"runs={runs}", *overrides]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -69,6 +69,18 @@ def test_test_questions_are_split_off_and_no_conversation_is_lost(model, tmp_pat
     assert 10 <= len(sides[1]) <= 60
 
 
+def test_every_right_answer_of_a_test_question_is_kept(model, tmp_path):
+    lines = [{"question": f"Number {n}?", "answer": [f"It is {n}.", f"{n}, of course."]} for n in range(80)]
+    data = tmp_path / "several.jsonl"
+    data.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    _, recipe = derived(model, data, tmp_path)
+    tests = read_conversations(tmp_path / recipe.finetune.test)
+    wanted = {item.messages[0].content: item.references for item in read_conversations(data)}
+    assert tests
+    assert all(item.references == wanted[item.messages[0].content] for item in tests)
+    assert {len(item.references) for item in tests} == {2}
+
+
 def test_a_test_file_of_ones_own_is_taken_and_few_conversations_are_not_split(model, tmp_path):
     few = derived(model, conversations(tmp_path / "few.jsonl", count=20), tmp_path)[1].finetune
     assert (few.test, few.validation_share, few.keeping.patience) == (None, 0.0, 0)

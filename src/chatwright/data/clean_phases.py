@@ -35,7 +35,7 @@ from chatwright.foundation import storage
 from chatwright.foundation.stage import StageContext
 
 # Raise it when the same documents and settings give another corpus than before.
-_VERSION = 5
+_VERSION = 6
 
 
 class Evaluation(NamedTuple):

@@ -4,6 +4,7 @@ The steps themselves are `extract`'s, `clean`'s and `duplicates`'.
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from chatwright.data.collect import REPORT
 from chatwright.data.document import CORPUS_SCHEMA
 from chatwright.data.duplicates.corpus import Resolution, resolve
 from chatwright.data.duplicates.decontaminate import collect_runs
-from chatwright.data.engine import discard_work, work_directory
+from chatwright.data.duplicates.removals import RemovedCopy, write_removals
+from chatwright.data.engine import to_try_again, work_directory
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
 from chatwright.foundation import storage
@@ -25,7 +27,7 @@ from chatwright.foundation.stage import StageContext
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Clean `inputs["documents"]` into `part-*.parquet` and `report.json`.
+    """Clean `inputs["documents"]` into `part-*.parquet` and `report.json`; `copies.parquet` names the copies that went.
 
     Raises:
         DataError: no document is left.
@@ -36,7 +38,7 @@ def run(context: StageContext) -> dict[str, Any]:
     cleaned = clean_partitions(context, evaluation)
     tally = cleaned.tally
     copies = resolve(cleaned.paths, config.duplicates, scratch=work_directory(context))
-    _count_copies(cleaned.paths, copies, tally)
+    write_removals(_count_copies(cleaned.paths, copies, tally), context.output)
     rest = without_repeated_paragraphs(context, cleaned.paths, copies.removed)
     tally.merge(rest.tally)
     totals, by_source = Totals(), Totals()
@@ -55,11 +57,11 @@ def run(context: StageContext) -> dict[str, Any]:
     report |= cleaned.facts | rest.facts
     report["near_duplicates"] = config.duplicates.model_dump(mode="json") | copies.counts()
     storage.write_json(context.output / REPORT, report)
-    discard_work(context)
     size, heldout = totals["bytes"] / 1e6, totals["heldout_bytes"] / 1e6
     say(f"  {written:,} of {tally.documents:,} documents kept, {size:.1f} MB, {heldout:.1f} MB held out")
     summary = {key: report[key] for key in ("documents_in", "documents_out", "bytes_out")}
-    return summary | {"dropped": {reason: entry["count"] for reason, entry in report["dropped"].items()}}
+    dropped = {reason: entry["count"] for reason, entry in report["dropped"].items()}
+    return summary | {"dropped": dropped} | to_try_again(tally)
 
 
 def _prepare_evaluation(context: StageContext) -> Evaluation | None:
@@ -75,8 +77,8 @@ def _prepare_evaluation(context: StageContext) -> Evaluation | None:
     return Evaluation(directory, counts, digest)
 
 
-def _count_copies(paths: list[Path], resolution: Resolution, tally: Tally) -> None:
-    """Count each copy with the document that stays instead."""
+def _count_copies(paths: list[Path], resolution: Resolution, tally: Tally) -> Iterator[RemovedCopy]:
+    """Each copy with the document that stays instead, counted on the way."""
     removed = resolution.removed
     if not removed:
         return
@@ -93,6 +95,7 @@ def _count_copies(paths: list[Path], resolution: Resolution, tally: Tally) -> No
         id_, shown, characters = found[where]
         how = "the same as" if removal.similarity == 1 else f"{removal.similarity:.2f} alike:"
         tally.drop(removal.reason, path=shown, detail=f"{how} {found[removal.of][1]}", id=id_, characters=characters)
+        yield RemovedCopy(id_, found[removal.of][0], removal.reason, removal.similarity)
 
 
 class _Counted:

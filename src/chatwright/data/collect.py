@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chatwright.data.document import DOCUMENTS_SCHEMA, Document, sealed
-from chatwright.data.engine import Job, count_failed, discard_work, read_tally, run_jobs, work_file
+from chatwright.data.document import DOCUMENTS_SCHEMA, Document, overlong, sealed
+from chatwright.data.engine import Job, count_failed, read_notes, read_tally, run_jobs, to_try_again, work_file
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
 from chatwright.data.sources import Partition, Source, list_partitions, prepare, read_partition
 from chatwright.data.sources import fingerprint as source_fingerprint
 from chatwright.data.sources.limited import OVER_CAP, Cap
-from chatwright.data.sources.website import Website, store_of
+from chatwright.data.sources.website import Website, may_give_more, store_of
 from chatwright.foundation import storage
 from chatwright.foundation.config import Config
 from chatwright.foundation.console import say
@@ -24,9 +24,10 @@ from chatwright.foundation.stage import StageContext
 
 REPORT = "report.json"
 TAKEN_DOWN = "taken_down"
+TAKEN_DOWN_COPY = "taken_down_copy"
 
 # Raise it when the same inputs give other documents than before: work of an older version is then not taken.
-_VERSION = 3
+_VERSION = 4
 
 
 class CollectConfig(Config):
@@ -62,7 +63,12 @@ def fingerprint(config: CollectConfig) -> str:
     Raises:
         DataError: a source is missing.
     """
-    return storage.digest_json([_VERSION, sorted(config.taken_down), *map(source_fingerprint, config.sources)])
+    return storage.digest_json([_VERSION, _takes_down(config), *map(source_fingerprint, config.sources)])
+
+
+def _takes_down(config: CollectConfig) -> list[str]:
+    """The entries, as digests have them: work that was made before copies went, too, is not taken."""
+    return ["with copies", *sorted(config.taken_down)] if config.taken_down else []
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -82,39 +88,45 @@ def run(context: StageContext) -> dict[str, Any]:
         _Gain(source, [done[job.key] for job in own if job.key in done])
         for source, own in zip(config.sources, jobs, strict=True)
     ]
-    totals, by_source = Totals(), Totals()
-    written = write_parts(_passing(gains, totals, by_source), context.output, DOCUMENTS_SCHEMA)
+    totals, by_source, removed = Totals(), Totals(), _Removed(paths)
+    written = write_parts(_passing(gains, removed, totals, by_source), context.output, DOCUMENTS_SCHEMA)
     tally = Tally()
     for gain in gains:
         tally.merge(gain.tally)
     count_failed(failed, tally)
-    for line in (*describe_drops(tally, of="inputs"), *_unmet(config, tally)):
+    for line in (*describe_drops(tally, of="inputs"), *_unmet(config, removed)):
         say(line)
     _require_text(written, tally, config)
     storage.write_json(context.output / REPORT, _report(gains, tally, totals, by_source))
-    discard_work(context)
     say(f"  {written:,} documents, {totals['bytes'] / 1e6:.1f} MB of text or HTML")
     if len(gains) > 1:
         for gain in gains:
             say(f"    {gain.label}: {gain.cap.documents:,} documents, {gain.cap.bytes / 1e6:.1f} MB")
-    return {"documents": written, "bytes": totals["bytes"], "dropped": _counts(tally)}
+    crawls = sum(may_give_more(source) for source in config.sources if isinstance(source, Website))
+    summary = {"documents": written, "bytes": totals["bytes"], "dropped": _counts(tally)}
+    return summary | to_try_again(tally, crawls=crawls)
 
 
 def collect_partition(payload: _Payload, path: Path) -> None:
-    """Read one partition into a work file. Runs in any process."""
+    """Read one partition into a work file, whose notes name what was taken down. Runs in any process."""
     tally = Tally()
     cap = Cap(payload.source)
-    with work_file(path, DOCUMENTS_SCHEMA, tally) as writer:
-        for document in map(sealed, read_partition(payload.source, payload.partition, tally)):
+    notes: list[dict[str, Any]] = []
+    with work_file(path, DOCUMENTS_SCHEMA, tally, notes=notes) as writer:
+        for found in read_partition(payload.source, payload.partition, tally):
+            document = sealed(found)
             if cap.is_reached:
                 detail = f"a cap of the source is reached; the rest of `{payload.partition.label}` was not read"
                 tally.drop(OVER_CAP, path=document.path, detail=detail)
                 break
             tally.seen(len(document.text))
             if named := payload.taken_down.intersection((document.id, document.path, document.url)):
+                notes.append({"named": sorted(named), "path": document.path, "raw_sha256": document.raw_sha256})
                 detail = f"`{min(named)}` is in `collect.taken_down`"
                 tally.drop(TAKEN_DOWN, path=document.path, detail=detail, id=document.id)
                 continue
+            if cut := overlong(found):
+                tally.change("metadata_cut", len(cut))
             cap.count(document)
             writer.add(document)
 
@@ -137,27 +149,46 @@ class _Gain:
         return f"{self.source.kind} {place}" if place else self.source.kind
 
 
-def _passing(gains: Sequence[_Gain], totals: Totals, by_source: Totals) -> Iterator[Document]:
+class _Removed:
+    """What was taken down: the entries that were met, and the texts, of which no copy passes from any source."""
+
+    def __init__(self, paths: Sequence[Path]):
+        notes = [note for path in paths for note in read_notes(path)]
+        self.named = {name for note in notes for name in note["named"]}
+        self._path_of = {note["raw_sha256"]: note["path"] for note in reversed(notes)}
+
+    def without_copies(self, documents: Iterator[Document], tally: Tally) -> Iterator[Document]:
+        """Documents but for those whose text, as collected, is one that was taken down."""
+        for document in documents:
+            of = self._path_of.get(document.raw_sha256)
+            if of is None:
+                yield document
+            else:
+                detail = f"the same text as `{of}`, which `collect.taken_down` names"
+                size = len(document.text)
+                tally.drop(TAKEN_DOWN_COPY, path=document.path, detail=detail, id=document.id, characters=size)
+
+
+def _passing(gains: Sequence[_Gain], removed: _Removed, totals: Totals, by_source: Totals) -> Iterator[Document]:
     """Documents of all sources in order, as far as each source's cap: it looks at the order alone, not at workers."""
     for gain in gains:
-        documents = kept_documents(gain.paths, totals=Totals(), by_source=Totals())
+        found = kept_documents(gain.paths, totals=Totals(), by_source=Totals())
+        documents = removed.without_copies(found, gain.tally)
         for document in gain.cap.through(documents, gain.tally):
             totals.add(document.domain, document)
             by_source.add(document.source, document)
             yield document
 
 
-def _unmet(config: CollectConfig, tally: Tally) -> list[str]:
-    """A note where documents are to be taken down and none of them was met."""
-    count = tally.dropped.get(TAKEN_DOWN, {"count": 0})["count"]
-    if count >= len(config.taken_down):
-        return []
-    return [f"  note: `collect.taken_down` has {len(config.taken_down)} entries, {count} documents were met"]
+def _unmet(config: CollectConfig, removed: _Removed) -> list[str]:
+    """A note for each entry of `taken_down` that named no document."""
+    unmet = dict.fromkeys(entry for entry in config.taken_down if entry not in removed.named)
+    return [f"  note: `collect.taken_down` names `{entry}`, and no document was met by that name" for entry in unmet]
 
 
 def _jobs(config: CollectConfig, number: int) -> list[Job]:
     source = config.sources[number]
-    settings = [number, source.model_dump(mode="json"), sorted(config.taken_down)]
+    settings = [number, source.model_dump(mode="json"), _takes_down(config)]
     partitions = list_partitions(source)
     taken_down = frozenset(config.taken_down)
     return [Job(one.key(_VERSION, settings), one.label, _Payload(source, one, taken_down)) for one in partitions]

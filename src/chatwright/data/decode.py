@@ -3,6 +3,7 @@
 Not for repairing text that was decoded wrongly before it came here: that is `normalise`.
 """
 
+import io
 import re
 from typing import NamedTuple
 
@@ -18,6 +19,14 @@ _BOMS = (
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _BINARY_NUL_SHARE = 0.1
 _UTF16_NUL_SHARE = 0.2
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_HIGH = bytes(range(0x80, 0x100))
+# Sound multi-byte sequences of UTF-8 come about by chance in few of the letters of other encodings: damage that is a
+# quarter of them at most is damage, not another encoding.
+_DAMAGE_SHARE = 0.25
+_LINE_SEQUENCES = 4  # sound sequences of a line from which it is no chance that it reads as UTF-8
+_MIXED_SHARE = 0.1  # of all bytes beyond ASCII that must stand in such lines
+_GUESSABLE_BYTES = 32  # beyond ASCII: of fewer, statistics tell no encoding
 
 
 class Decoded(NamedTuple):
@@ -28,9 +37,10 @@ class Decoded(NamedTuple):
 
 
 def decode_text(data: bytes) -> Decoded | None:
-    """UTF-8 if it is, else what its byte order mark or statistics say; None if it is not text.
+    """UTF-8 if it is or was meant to be, else what its byte order mark or statistics say; None if it is not text.
 
-    Unlike a plain `errors="replace"`, every place that could not be decoded is counted.
+    Unlike a plain `errors="replace"`, every place that could not be decoded is counted. Of a file that mixes UTF-8
+    with another encoding, each line is read by itself.
     """
     for mark, encoding in _BOMS:
         if data.startswith(mark):
@@ -43,7 +53,7 @@ def decode_text(data: bytes) -> Decoded | None:
     try:
         return Decoded(data.decode(), {})
     except UnicodeDecodeError:
-        return _guess(data)
+        return _by_lines(data) or _mended(data) or _guess(data)
 
 
 def decode_html(data: bytes) -> Decoded | None:
@@ -58,6 +68,8 @@ def decode_html(data: bytes) -> Decoded | None:
     except UnicodeDecodeError:
         if data.count(0) > _BINARY_NUL_SHARE * len(data):
             return None
+        if mended := _mended(data):
+            return mended
         return _decode_as(data, detect_encoding(data, from_html_meta=True) or "utf-8", guessed=True)
 
 
@@ -65,18 +77,76 @@ def sound_text(text: str) -> Decoded:
     """Replace lone surrogates, which no file of ours can hold (JSON's escapes can make them)."""
     if text.isascii():
         return Decoded(text, {})
-    sound, count = _SURROGATE.subn("\N{REPLACEMENT CHARACTER}", text)
+    sound, count = _SURROGATE.subn(_REPLACEMENT, text)
     return Decoded(sound, {"surrogates_replaced": count} if count else {})
 
 
+def _mended(data: bytes) -> Decoded | None:
+    """UTF-8 with its damage replaced and counted; None where too much of it is damage for UTF-8."""
+    text = data.decode("utf-8", "replace")
+    damage = text.count(_REPLACEMENT) - data.count(_REPLACEMENT.encode())
+    if damage > _DAMAGE_SHARE * (len(text) - _num_ascii(data) - damage):
+        return None
+    return Decoded(text, {"undecodable_replaced": damage} if damage else {})
+
+
+def _by_lines(data: bytes) -> Decoded | None:
+    """UTF-8 with lines of another encoding between; None if it is not such a mixture.
+
+    The odd lines count as of one encoding: what statistics say of the first of them, as many as a sample holds.
+    """
+    odd = bytearray()
+    in_utf8 = beyond_ascii = 0
+    for line in io.BytesIO(data):
+        if line.isascii():
+            continue
+        beyond_ascii += len(line) - _num_ascii(line)
+        mended = _mended(line)
+        if mended is None:
+            if len(odd) < limits.ENCODING_SAMPLE_BYTES:
+                odd += line
+        elif len(mended.text) - _num_ascii(line) >= _LINE_SEQUENCES:
+            in_utf8 += len(line) - _num_ascii(line)
+    if in_utf8 < _MIXED_SHARE * beyond_ascii or len(odd) - _num_ascii(odd) < _GUESSABLE_BYTES:
+        return None
+    encoding = _encoding_of(bytes(odd))
+    return _mixture(data, encoding) if encoding else None
+
+
+def _mixture(data: bytes, encoding: str) -> Decoded:
+    text = io.StringIO()
+    damage = 0
+    for line in io.BytesIO(data):
+        decoded = _mended(line) or Decoded(line.decode(encoding, "replace"), {})
+        text.write(decoded.text)
+        if not line.isascii():
+            damage += decoded.text.count(_REPLACEMENT)
+    damage -= data.count(_REPLACEMENT.encode())
+    return Decoded(text.getvalue(), {"encoding_detected": 1} | ({"undecodable_replaced": damage} if damage > 0 else {}))
+
+
+def _num_ascii(data: bytes | bytearray) -> int:
+    return len(data.translate(None, _HIGH))
+
+
 def _guess(data: bytes) -> Decoded | None:
+    encoding = _encoding_of(data)
+    return _decode_as(data, encoding, guessed=True) if encoding else None
+
+
+def _encoding_of(data: bytes) -> str | None:
     from charset_normalizer import from_bytes
 
-    # The sample begins at the first odd byte: plain ASCII before it says nothing about an encoding.
+    # The sample begins at the first odd byte: plain ASCII before it says nothing about an encoding. It ends behind
+    # white space, which is a part of no letter in any encoding: half a letter would rule out the right one.
     start = next((match.start() for match in [re.search(rb"[\x80-\xff]", data)] if match), 0)
     start = max(0, start - limits.KIB)
-    best = from_bytes(data[start : start + limits.ENCODING_SAMPLE_BYTES]).best()
-    return _decode_as(data, best.encoding, guessed=True) if best else None
+    sample = data[start : start + limits.ENCODING_SAMPLE_BYTES]
+    if start + len(sample) < len(data):
+        end = max(sample.rfind(space) for space in (b"\n", b"\r", b" "))
+        sample = sample[: end + 1] or sample
+    best = from_bytes(sample).best()
+    return best.encoding if best else None
 
 
 def _decode_as(data: bytes, encoding: str, *, guessed: bool) -> Decoded | None:
@@ -85,7 +155,7 @@ def _decode_as(data: bytes, encoding: str, *, guessed: bool) -> Decoded | None:
     except LookupError:
         return None
     changes = {"encoding_detected": 1} if guessed else {}
-    damage = text.count("\N{REPLACEMENT CHARACTER}")
+    damage = text.count(_REPLACEMENT)
     if damage:
         changes["undecodable_replaced"] = damage
     return Decoded(text, changes)

@@ -64,6 +64,8 @@ PROVENANCE = ("url", "fetched", "licence_evidence", "robots", "tdm", "raw_sha256
 _PROVENANCE = [(name, pa.string()) for name in PROVENANCE]
 _VERDICTS = [("cluster", pa.string()), ("quality", pa.float64()), ("split", pa.string())]
 _SCORES = [("characters", pa.int64()), *((name, pa.float64()) for name in ("compression", "flesch", "mtld"))]
+# What documents from outside may say at any length.
+_CUT = ("title", "licence", "language", "fetched", "licence_evidence", "robots", "tdm")
 DOCUMENTS_SCHEMA = pa.schema([*_ORIGIN, ("media", pa.string()), *_RIGHTS, *_PROVENANCE])
 CORPUS_SCHEMA = pa.schema([*_ORIGIN, *_RIGHTS, *_PROVENANCE, *_VERDICTS, *_SCORES])
 
@@ -73,12 +75,20 @@ def document_id(source: str, path: str) -> str:
     return hashlib.blake2b(f"{source}\0{path}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
+def overlong(document: Document) -> list[str]:
+    """Fields beside the text that are longer than the limit: `sealed` cuts them."""
+    return [name for name in (*_CUT, "url") if len(getattr(document, name)) > limits.MAX_METADATA_CHARACTERS]
+
+
 def sealed(document: Document) -> Document:
     """The document with the hash of its text as it is now, and the recipe named where the licence has no evidence.
 
     No field keeps a lone surrogate: a part that holds one cannot be written, and its whole partition would be lost.
+    None but the text is without limit; an address beyond it is left out, since its beginning is another address.
     """
     values = {field.name: getattr(document, field.name) for field in dataclasses.fields(document)}
+    for name in overlong(document):
+        values[name] = "" if name == "url" else values[name][: limits.MAX_METADATA_CHARACTERS]
     values |= {name: sound_text(value).text for name, value in values.items() if isinstance(value, str)}
     values["raw_sha256"] = hashlib.sha256(values["text"].encode()).hexdigest()
     is_said = values["licence"] != UNKNOWN_LICENCE
@@ -102,7 +112,7 @@ class PartWriter:
         row = {name: getattr(document, name) for name in self._schema.names if name not in columns} | columns
         size = len(document.text.encode())
         self._rows.append(row)
-        self._buffered_bytes += size
+        self._buffered_bytes += size + sum(len(value) for name, value in row.items() if _is_long(name, value))
         self.text_bytes += size
         self.documents += 1
         if self._buffered_bytes >= limits.ROW_GROUP_BYTES or len(self._rows) >= limits.ROW_GROUP_DOCUMENTS:
@@ -129,6 +139,10 @@ class PartWriter:
     ) -> None:
         if self._writer.is_open:
             self.close()
+
+
+def _is_long(name: str, value: Any) -> bool:
+    return name != "text" and isinstance(value, str | bytes)
 
 
 def part_files(directory: Path) -> list[Path]:

@@ -23,10 +23,12 @@ from chatwright.data.report import Tally
 from chatwright.foundation import storage
 from chatwright.foundation.console import ProgressLine
 from chatwright.foundation.errors import DataError
-from chatwright.foundation.stage import StageContext
+from chatwright.foundation.stage import TRY_AGAIN, StageContext
 
-_WORK = "work"
+_WORK = "work"  # within the output: where earlier versions kept what is not published
 TALLY = "chatwright.tally"
+NOTES = "chatwright.notes"
+_FAILED = "partition_failed"
 
 
 class Job(NamedTuple):
@@ -124,23 +126,24 @@ class _Progress:
 
 
 def work_directory(context: StageContext) -> Path:
-    """Where a stage keeps what is not published."""
-    directory = context.output / _WORK
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
-
-
-def discard_work(context: StageContext) -> None:
-    """Remove all work files: the stage's directory is about to be published."""
-    shutil.rmtree(context.output / _WORK, ignore_errors=True)
+    """Where a stage keeps what is not published; what an earlier version left half done is moved there."""
+    before = context.output / _WORK
+    if before.is_dir():
+        shutil.rmtree(context.work, ignore_errors=True)
+        before.rename(context.work)
+    context.work.mkdir(parents=True, exist_ok=True)
+    return context.work
 
 
 @contextlib.contextmanager
-def work_file(path: Path, schema: pa.Schema, tally: Tally) -> Iterator[PartWriter]:
-    """Write a work file that carries its tally in its footer: both exist, or neither."""
+def work_file(
+    path: Path, schema: pa.Schema, tally: Tally, *, notes: list[dict[str, Any]] | None = None
+) -> Iterator[PartWriter]:
+    """Write a work file that carries its tally and its notes in its footer: all of it exists, or nothing."""
     with PartWriter(path, schema) as writer:
         yield writer
-        writer.close({TALLY: json.dumps(dataclasses.asdict(tally), ensure_ascii=True)})
+        said = {TALLY: dataclasses.asdict(tally), NOTES: notes or []}
+        writer.close({name: json.dumps(value, ensure_ascii=True) for name, value in said.items()})
 
 
 def read_tally(path: Path) -> Tally:
@@ -148,10 +151,23 @@ def read_tally(path: Path) -> Tally:
     return Tally(**json.loads(pq.read_metadata(path).metadata[TALLY.encode()]))
 
 
+def read_notes(path: Path) -> list[dict[str, Any]]:
+    """The notes in a work file's footer; none in one of an earlier version."""
+    notes: list[dict[str, Any]] = json.loads(pq.read_metadata(path).metadata.get(NOTES.encode(), b"[]"))
+    return notes
+
+
 def count_failed(failed: dict[str, str], tally: Tally) -> None:
     """Count the partitions that were set aside, each with its last failure."""
     for label, failure in sorted(failed.items()):
-        tally.drop("partition_failed", path=label, detail=failure)
+        tally.drop(_FAILED, path=label, detail=failure)
+
+
+def to_try_again(tally: Tally, **others: int) -> dict[str, Any]:
+    """What a stage's summary says of partitions that were set aside, and of `others`; nothing where all was done."""
+    counts = {"partitions": tally.dropped.get(_FAILED, {"count": 0})["count"], **others}
+    left = {name: count for name, count in counts.items() if count}
+    return {TRY_AGAIN: left} if left else {}
 
 
 def _publish_result(task: _Task) -> None:

@@ -12,6 +12,7 @@ GIB: Final = 1 << 30
 
 # One document, one file.
 MAX_DOCUMENT_CHARACTERS: Final = 64 * MIB
+MAX_METADATA_CHARACTERS: Final = 2_048  # of a title, a licence and the like: longer ones are cut, addresses left out
 MAX_TEXT_FILE_BYTES: Final = 64 * MIB  # txt, md, rst, after decompression
 MAX_HTML_BYTES: Final = 32 * MIB
 MAX_SOURCE_FILE_BYTES: Final = 4 * MIB  # a Python module
@@ -22,8 +23,11 @@ ENCODING_SAMPLE_BYTES: Final = 256 * KIB  # what the guess of an encoding looks 
 MAX_LINE_BYTES: Final = 64 * MIB
 MAX_JSON_DEPTH: Final = 64
 
-# Compression: a gzip stream may give this many times its stored size, and always the floor.
+# Compression: a file may give this many times its stored size, and always the floor. Beyond the size that follows it,
+# no more than texts are ever packed: archives of crawls give five times their gigabyte, bombs a thousand times.
 MAX_COMPRESSION_RATIO: Final = 100
+MAX_UNPACKED_BYTES: Final = 2 * GIB
+PLAUSIBLE_COMPRESSION_RATIO: Final = 20
 COMPRESSION_FLOOR_BYTES: Final = 1 * MIB
 
 MAX_XZ_MEMORY_BYTES: Final = 128 * MIB  # of the decoder; `xz -9` needs 65 MiB
@@ -51,6 +55,7 @@ MAX_PDF_PAGES: Final = 10_000
 SANDBOX_MEMORY_BYTES: Final = 3 * GIB
 SANDBOX_START_S: Final = 60.0
 SANDBOX_GRACE_S: Final = 5.0
+SANDBOX_REPLY_BYTES: Final = 4 * MAX_DOCUMENT_CHARACTERS + 64 * MIB  # a longest document, and what is said of it
 BOOK_TIME_LIMIT_S: Final = 120.0
 
 # Work between two places where a stage can stop, and what one row group holds in memory.

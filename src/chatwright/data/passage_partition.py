@@ -82,7 +82,10 @@ def count_paragraphs(payload: ParagraphsPayload, path: Path) -> None:
 
 
 def without_repeats(payload: ParagraphsPayload, path: Path) -> None:
-    """The documents of a partition that are no copies, without paragraphs that stood before; the rest is counted."""
+    """The documents of a partition that are no copies, without paragraphs that stood before; the rest is counted.
+
+    One that would be too short so, and has a paragraph that others lose for it, stays whole: else it would be lost.
+    """
     tally = Tally()
     repeats, config = Repeats(Path(payload.repeats)), payload.config
     number = payload.number << _NUMBER_BITS
@@ -97,7 +100,10 @@ def without_repeats(payload: ParagraphsPayload, path: Path) -> None:
                     found = repeats.without(text, number, min_words=config.paragraphs.min_words)
                     number += text.count("\n\n") + 1
                     outcome = shortened(document, tidy_lines(found.text), config) if found.passages else None
-                    if isinstance(outcome, Drop):
+                    if isinstance(outcome, Drop) and found.is_lender:
+                        tally.change("repeated_paragraphs_kept", len(found.passages))
+                        writer.add(document)
+                    elif isinstance(outcome, Drop):
                         count_drop(outcome, document, tally)
                     else:
                         _show(found.passages, document.path, tally)

@@ -41,7 +41,7 @@ _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
 # E.164: a plus and up to 15 digits; or the North American form. Other national forms look like any number.
 _PHONE = re.compile(
-    r"(?<![\w+])\+[1-9]\d{0,2}(?:[ .\-/]?\(?\d{1,4}\)?){2,6}(?!\w)"
+    r"(?<![\w+])\+[1-9]\d{0,2}(?:[ .\-/]?(?:\(\d{1,4}\)|\d{1,4})){2,6}(?!\w)"
     r"|(?<![\w+.-])(?:1[-. ])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-.])[2-9]\d{2}[-.]\d{4}(?![\w-])"
 )
 _CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])")

@@ -54,7 +54,7 @@ class Sandbox:
             connection.send_bytes(_packed(argument))
             if not connection.poll(self._time_limit_s + limits.SANDBOX_GRACE_S):
                 raise EOFError
-            reply = json.loads(connection.recv_bytes())
+            reply = json.loads(connection.recv_bytes(limits.SANDBOX_REPLY_BYTES))
         except (EOFError, OSError):
             raise self._verdict_on_death() from None
         if "missing" in reply:
@@ -122,9 +122,11 @@ def _serve(
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, time_limit_s)
-        reply = _answer(function, argument)
+        reply = _packed(_answer(function, argument))
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send_bytes(_packed(reply))
+        if len(reply) > limits.SANDBOX_REPLY_BYTES:
+            reply = _packed({"reason": "too_large", "detail": f"a result of {len(reply)} bytes"})
+        connection.send_bytes(reply)
 
 
 def _packed(value: Any) -> bytes:

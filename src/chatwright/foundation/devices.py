@@ -63,6 +63,11 @@ def usable_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_of_a_rank() -> int:
+    """This process's share of the cores, where torchrun started several on this machine; at least one."""
+    return max(1, usable_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def _keep_freed_memory() -> None:
     """Let glibc reuse the memory of freed tensors instead of giving it back and clearing it page by page.
 
@@ -147,13 +152,17 @@ def _float8_lacks(hip: str | None, capability: tuple[int, int]) -> str | None:
 
 
 def settled_placement(directory: Path, *, device: str, precision: PrecisionName, threads: int, width: int) -> Placement:
-    """Device and precision of a run: probed once, then kept, so that a resumed run computes the same bits."""
+    """Device, precision and threads of a run: settled once, then kept, so that a resumed run computes the same bits.
+
+    With `threads` 0 the ranks of a machine divide its cores among them.
+    """
     path = directory / _PLACEMENT
     if path.is_file():
         kept = _read_kept(path)
         placement = place(device=device, precision=kept["precision"], threads=threads or kept["threads"], width=width)
         return placement._replace(reason=kept["reason"])
-    placement = place(device=device, precision=precision, threads=threads, width=width)
+    count = threads or threads_of_a_rank()
+    placement = place(device=device, precision=precision, threads=count, width=width)
     if int(os.environ.get("RANK", "0")) == 0:
         with storage.publish_file(path) as scratch:
             kept = {"precision": placement.precision, "threads": placement.threads, "reason": placement.reason}

@@ -69,6 +69,10 @@ class DataError(ChatwrightError):
     """Documents or conversations that cannot be used, with the file and the line."""
 
 
+class UnreachableError(DataError):
+    """A disk, a server or a store that failed at reading; asking again may help."""
+
+
 class StorageFullError(ChatwrightError):
     """The disk has no room for what was to be saved; what was there before is untouched."""
 

@@ -1,13 +1,15 @@
 """A pretraining that was interrupted is not given up in silence because its documents changed meanwhile.
 
 Another key is another stage to the cache, and begins anew; where only the data is another, weeks may be at stake, and
-it is refused with the difference. A recipe that was changed on purpose begins anew as ever.
+it is refused with the difference. A recipe that was changed on purpose begins anew, and the person is told which
+settings are others and where the interrupted work lies.
 """
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.foundation import storage
+from chatwright.foundation.console import say
 from chatwright.foundation.errors import RefusedError
 from chatwright.tokens.shards import TokenData
 from chatwright.train.checkpoints import Checkpoints
@@ -19,7 +21,7 @@ _NOTE = ".{}.json"  # beside the stage's work
 class MadeFrom(NamedTuple):
     """What a stage begins with."""
 
-    settings: str  # digest of its configuration and seed
+    settings: dict[str, Any]  # its configuration and seed, as far as its result depends on them
     inputs: dict[str, str]  # content digests by name
 
 
@@ -59,6 +61,35 @@ def refuse_changed_data(work: Path, made_from: MadeFrom, *, tokens: Path) -> Non
                 kept=f"its checkpoints in `{other}`",
                 hint=f"put the documents back to go on, or delete `{other}` to begin anew with what is there now",
             )
+
+
+def tell_changed_settings(work: Path, made_from: MadeFrom) -> None:
+    """Say what of a stage that begins anew stands there half done with other settings, and what they were.
+
+    Args:
+        work: the scratch directory where it begins; its name begins with the stage's.
+        made_from: what it begins with.
+    """
+    stage = work.name.rpartition("-")[0]
+    for other in sorted(work.parent.glob(f"{stage}-*")):
+        before = _read(other).get("settings")
+        step = Checkpoints(other / "checkpoints").newest_step() if (other / "checkpoints").is_dir() else None
+        if other == work or step is None or before == made_from.settings:
+            continue
+        known = before if isinstance(before, dict) else {}  # older notes hold a digest alone
+        changed = differences_told(_flat(known), _flat(made_from.settings)) if known else None
+        say(f"  `{stage}` was interrupted at step {step} with other settings: {changed or 'which ones was not kept'}")
+        say(f"  it begins anew; the earlier checkpoints lie in `{other}` until it is done: to go on from them, stop")
+        say("  this one and put the settings back")
+
+
+def _flat(settings: dict[str, Any], place: str = "") -> dict[str, Any]:
+    """Each setting by its whole name."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        whole = f"{place}.{name}" if place else name
+        found |= _flat(value, whole) if isinstance(value, dict) else {whole: value}
+    return found
 
 
 def _of_data(state: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from chatwright.foundation.config import without_habits
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.devices import pick_device, usable_threads
 from chatwright.foundation.errors import ConfigError, DamagedError, RefusedError, UsageError
-from chatwright.foundation.stage import StageContext
+from chatwright.foundation.stage import TRY_AGAIN, StageContext
 from chatwright.foundation.stopping import StopFlag, stop_requested
 from chatwright.recipe import interrupted
 from chatwright.recipe.recipe import Recipe, to_toml
@@ -57,10 +57,15 @@ class _Plan(NamedTuple):
     inputs: dict[str, Path]
     contents: dict[str, str]
     final: Path
+    outside: dict[str, dict[str, str]]  # path and digest of what it reads beside its inputs
 
 
 def run_recipe(
-    recipe: Recipe, *, until: str | None = None, report: Callable[[Path], object] | None = None
+    recipe: Recipe,
+    *,
+    until: str | None = None,
+    report: Callable[[Path], object] | None = None,
+    again: bool = False,
 ) -> list[StageOutcome]:
     """Do every stage that is not done yet, up to the stages of command `until` if that is given.
 
@@ -68,6 +73,7 @@ def run_recipe(
         recipe: what to build.
         until: a stage command such as "pretrain"; later stages are left as they are.
         report: called with the run's directory when all stages are done.
+        again: also begin again the stages of which something was left that another try may do.
 
     Raises:
         ConfigError: files that the recipe names for later stages are missing, all of them listed.
@@ -88,7 +94,7 @@ def run_recipe(
                 path.write_text(to_toml(recipe), encoding="utf-8")
             outcomes = []
             for stage in stages:
-                outcomes.append(_do(stage, recipe, run_dir, stop))
+                outcomes.append(_do(stage, recipe, run_dir, stop, again=again))
                 ranks.wait_for_stage()
             if report is not None and until is None:
                 report(run_dir)
@@ -151,40 +157,57 @@ def device_problems(recipe: Recipe, stages: set[str]) -> Iterator[str]:
                 yield f"`{name}.device`: {error.what}; {error.hint}"
 
 
-def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag) -> StageOutcome:
+def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag, *, again: bool) -> StageOutcome:
     stop.check("the stages before")
     plan = _plan(stage, recipe, run_dir)
-    done = _published(plan)
-    if done is not None:
-        say(f"{stage.name}: unchanged{_told_habits(plan, recipe, done)}")
-        return StageOutcome(stage.name, "unchanged", 0.0, done.facts.get("summary", {}))
     work = run_dir / _WORK / f"{stage.name}-{plan.key[:16]}"
+    context = _context(plan, recipe, work, stop)
+    done = _published(plan)
+    summary = {} if done is None else done.facts.get("summary", {})
+    if done is not None and not (again and TRY_AGAIN in summary):
+        if TRY_AGAIN not in summary:
+            _discard(work, context.work)  # what a kill after publishing left
+        say(f"{stage.name}: unchanged{_told_habits(plan, recipe, done)}{_told_left(summary)}")
+        return StageOutcome(stage.name, "unchanged", 0.0, summary)
     _move_damage_aside(plan)
     if stage.name == "pretrain" and not work.exists():
         made_from = interrupted.MadeFrom(_settings(plan, recipe), plan.contents)
         interrupted.refuse_changed_data(work, made_from, tokens=plan.inputs["tokens"])
+        interrupted.tell_changed_settings(work, made_from)
         interrupted.note(work, made_from)
     say(f"{stage.name}: goes on" if work.exists() else f"{stage.name}:")
     work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with storage.full_disk_named(run_dir):
-        summary = stage.run(_context(plan, recipe, work, stop))
+        summary = stage.run(context)
     seconds = time.monotonic() - began
     storage.finish(work, plan.final, _facts(plan, recipe, summary, seconds))
     if stage.published is not None:
         stage.published(plan.final)
-    for stale in (run_dir / _WORK).glob(f"{stage.name}-*"):
-        shutil.rmtree(stale, ignore_errors=True)
-        interrupted.forget(stale)
+    kept = context.work if TRY_AGAIN in summary else None
+    _discard(*(stale for stale in (run_dir / _WORK).glob(f"{stage.name}-*") if stale != kept))
     interrupted.forget(work)
-    say(f"  done in {duration(seconds)}")
+    say(f"  done in {duration(seconds)}{_told_left(summary)}")
     return StageOutcome(stage.name, "done", seconds, summary)
 
 
-def _settings(plan: _Plan, recipe: Recipe) -> str:
-    """Digest of what a person has set for the stage, as far as its result depends on it."""
+def _discard(*places: Path) -> None:
+    for place in places:
+        shutil.rmtree(place, ignore_errors=True)
+        interrupted.forget(place)
+
+
+def _told_left(summary: dict[str, Any]) -> str:
+    """What another try may do, and how to ask for it; nothing is redone unasked, since it may fail for ever."""
+    left = summary.get(TRY_AGAIN)
+    counts = ", ".join(f"{name}: {count}" for name, count in left.items()) if left else ""
+    return f"; not all of it could be had ({counts}): the same command with `--again` tries once more" if left else ""
+
+
+def _settings(plan: _Plan, recipe: Recipe) -> dict[str, Any]:
+    """What a person has set for the stage, as far as its result depends on it."""
     config = plan.stage.config(recipe)
-    return storage.digest_json([None if config is None else without_habits(config), recipe.seed])
+    return {"seed": recipe.seed, **({} if config is None else without_habits(config))}
 
 
 def _told_habits(plan: _Plan, recipe: Recipe, done: storage.Manifest) -> str:
@@ -225,7 +248,12 @@ def _context(plan: _Plan, recipe: Recipe, work: Path, stop: StopFlag) -> StageCo
         inputs=plan.inputs,
         output=work,
         seed=recipe.seed,
-        lineage={"stage": plan.stage.name, "run": recipe.name, "inputs": _ancestry(plan)},
+        lineage={
+            "stage": plan.stage.name,
+            "run": recipe.name,
+            "inputs": _ancestry(plan),
+            "outside": plan.outside,
+        },
         workers=recipe.workers or usable_threads(),
         engine=recipe.engine,
         stop=stop,
@@ -235,18 +263,19 @@ def _context(plan: _Plan, recipe: Recipe, work: Path, stop: StopFlag) -> StageCo
 def _plan(stage: Stage, recipe: Recipe, run_dir: Path) -> _Plan:
     inputs = {name: _input_path(place, recipe, run_dir) for name, place in stage.inputs(recipe).items()}
     contents = {name: _content(path, run_dir) for name, path in inputs.items()}
-    config = stage.config(recipe)
+    config, outside = stage.config(recipe), stage.outside(recipe)
     key = storage.digest_json(
         {
             "stage": stage.name,
             "version": stage.version,
             "config": None if config is None else without_habits(config),
             "inputs": contents,
-            "outside": stage.outside(recipe),
+            "outside": outside.key,
             "seed": recipe.seed,
         }
     )
-    return _Plan(stage, key, inputs, contents, run_dir / stage.name)
+    read = {name: {**told, "path": _shown_place(told["path"], run_dir)} for name, told in outside.read.items()}
+    return _Plan(stage, key, inputs, contents, run_dir / stage.name, read)
 
 
 def _input_path(place: str, recipe: Recipe, run_dir: Path) -> Path:
@@ -315,6 +344,8 @@ def _facts(plan: _Plan, recipe: Recipe, summary: dict[str, Any], seconds: float)
             "torch": torch.__version__,
             "platform": platform.platform(),
         },
+        "outside": plan.outside,
+        "finished": round(time.time(), 3),  # seconds since 1970
         "seconds": round(seconds, 3),
         "peak_memory_bytes": peak_memory_bytes(),
         "summary": summary,
@@ -332,6 +363,11 @@ def _ancestry(plan: _Plan) -> dict[str, Any]:
 def _shown(path: Path, run_dir: Path) -> str:
     """Inside the run, the stage; outside, the whole path."""
     return path.relative_to(run_dir).as_posix() if path.is_relative_to(run_dir) else str(path.resolve())
+
+
+def _shown_place(place: str, run_dir: Path) -> str:
+    """The same of what a recipe names, which may be a database's address."""
+    return place if "://" in place else _shown(Path(place), run_dir)
 
 
 def peak_memory_bytes() -> int:

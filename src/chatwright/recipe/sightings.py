@@ -5,25 +5,19 @@ Reads what the stages of a model's run published. Removes nothing: `collect.take
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyarrow.parquet as pq
-
-from chatwright.data.document import open_part, part_files
+from chatwright.data.duplicates.removals import EXACT
 from chatwright.foundation import storage
 from chatwright.foundation.errors import DataError, RefusedError
 from chatwright.model.directory import LINEAGE
+from chatwright.recipe.copies import ABOUT, Family, Row, family_of, rows
 from chatwright.recipe.lineage import lineage_of
 from chatwright.tokens.shards import TokenData
 
-_ABOUT = ("id", "path", "source", "url", "licence", "licence_evidence", "fetched", "raw_sha256", "cluster", "split")
 _MODELS = ("pretrain/model", "finetune/model", "align/model", "distill/model")
-
-
-class _Row(NamedTuple):
-    part: str
-    row: int  # within the part
-    about: dict[str, str]
+_DEEDS = {"train": "trained on", "heldout": "measured on"}  # by split, the graver first
+_SHOWN = 20  # copies named to a person; `--json` has all
 
 
 def trace(model: Path, query: str) -> dict[str, Any]:
@@ -59,56 +53,64 @@ def _run_dirs(model: Path) -> Iterator[Path]:
 
 
 def _in_run(run_dir: Path, query: str) -> dict[str, Any]:
-    collected = {row.about["id"]: row for row in _rows(run_dir / "documents", query)}
-    cleaned = {row.about["id"]: row for row in _rows(run_dir / "corpus", query)}
+    named = {name: {query} for name in ("id", "path", "url")}
+    collected = {row.about["id"]: row for row in rows(run_dir / "documents", named)}
+    cleaned = {row.about["id"]: row for row in rows(run_dir / "corpus", named)}
     tokens = TokenData(run_dir / "tokens") if (run_dir / "tokens" / storage.MANIFEST).is_file() else None
-    ids = sorted(collected.keys() | cleaned.keys())
-    sightings = {id_: tokens.find(id_) if tokens else [] for id_ in ids}
     documents: list[dict[str, Any]] = []
-    for id_ in ids:
+    saw: dict[str, str] = {}  # by split: what a model that had it did
+    for id_ in sorted(collected.keys() | cleaned.keys()):
         raw, kept = collected.get(id_), cleaned.get(id_)
+        about = (raw.about if raw else {}) | (kept.about if kept else {})
+        family = family_of(about, run_dir)
+        places = {of: tokens.find(of) if tokens else [] for of in _standing(id_, family)}
+        for of, found in places.items():
+            near = "" if of == id_ or (family.how and family.how.reason == EXACT) else " a near copy of"
+            saw |= {place.split: near for place in found if saw.get(place.split) != ""}
+        shown = {of: [place._asdict() for place in found] for of, found in places.items()}
         documents.append(
             {
-                **((raw.about if raw else {}) | (kept.about if kept else {})),
+                **about,
                 "documents": _place(raw),
                 "corpus": _place(kept),
                 "dropped_in_cleaning": raw is not None and kept is None and (run_dir / "corpus").is_dir(),
-                "tokens": [place._asdict() for place in sightings[id_]],
+                "tokens": shown[id_],
+                "stands_for_it": _stand_in(family, shown),
+                "copies": [copy._asdict() for copy in family.copies],
             }
         )
-    splits = {place.split for places in sightings.values() for place in places}
-    return {"run": str(run_dir), "documents": documents, "models": list(_models(run_dir, splits))}
+    return {"run": str(run_dir), "documents": documents, "models": list(_models(run_dir, saw))}
 
 
-def _rows(directory: Path, query: str) -> Iterator[_Row]:
-    """Rows of a published directory that a query names; reads only the columns it looks at."""
-    if not directory.is_dir():
-        return
-    for path in part_files(directory):
-        with open_part(path) as file:
-            first = 0
-            for group in range(file.num_row_groups):
-                yield from _rows_of_group(file, group, path.name, first, query)
-                first += file.metadata.row_group(group).num_rows
+def _standing(id_: str, family: Family) -> list[str]:
+    """The documents of the corpus in which a document's text stands."""
+    return [id_] if family.kept is None else [id_, family.kept.about["id"]]
 
 
-def _rows_of_group(file: pq.ParquetFile, group: int, part: str, first: int, query: str) -> Iterator[_Row]:
-    columns = [name for name in _ABOUT if name in file.schema_arrow.names]
-    table = file.read_row_group(group, columns=columns)
-    wanted = [name for name in ("id", "path", "url") if name in columns]
-    values = {name: table[name].to_pylist() for name in wanted}
-    for row in range(table.num_rows):
-        if any(values[name][row] == query for name in wanted):
-            yield _Row(part, first + row, {name: table[name][row].as_py() or "" for name in columns})
+def _stand_in(family: Family, tokens: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
+    """The document that stays for one that went as its copy, and where it is."""
+    if family.kept is None or family.how is None:
+        return None
+    about = family.kept.about
+    how = {"reason": family.how.reason, "similarity": family.how.similarity}
+    return {
+        "id": about["id"],
+        "path": about["path"],
+        **how,
+        "corpus": _place(family.kept),
+        "tokens": tokens[about["id"]],
+    }
 
 
-def _place(row: _Row | None) -> dict[str, Any] | None:
+def _place(row: Row | None) -> dict[str, Any] | None:
     return None if row is None else {"part": row.part, "row": row.row}
 
 
-def _models(run_dir: Path, splits: set[str]) -> Iterator[dict[str, Any]]:
+def _models(run_dir: Path, splits: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Models of a run with what they had of the document, and whether the tokens are still those they had."""
     now = storage.read_manifest(run_dir / "tokens").content if (run_dir / "tokens" / storage.MANIFEST).is_file() else ""
+    deeds = {split: f"{deed}{splits[split]} it" for split, deed in _DEEDS.items() if split in splits}
+    saw = next(iter(deeds.values()), "did not see it")
     for name in _MODELS:
         if not (run_dir / name / LINEAGE).is_file():
             continue
@@ -117,7 +119,6 @@ def _models(run_dir: Path, splits: set[str]) -> Iterator[dict[str, Any]]:
         except RefusedError:
             continue
         had = _content_of(chain["made_by"], "tokens")
-        saw = "trained on it" if "train" in splits else "measured on it" if "heldout" in splits else "did not see it"
         is_same = had is None or had == now
         yield {
             "model": str(run_dir / name),
@@ -143,14 +144,42 @@ def as_lines(found: dict[str, Any]) -> list[str]:
     for run in found["runs"]:
         lines.append(run["run"])
         for document in run["documents"]:
-            lines.append(f"  document {document['id']}  {document['path']}")
-            lines += [f"    {key}: {document[key]}" for key in _ABOUT[2:] if document.get(key)]
-            for stage in ("documents", "corpus"):
-                place = document[stage]
-                if place:
-                    lines.append(f"    {stage}/{place['part']}, row {place['row']}")
-            if document["dropped_in_cleaning"]:
-                lines.append("    dropped in cleaning: no tokens, no model; `corpus/report.json` counts the reasons")
-            lines += [_shard_line(place) for place in document["tokens"]]
+            lines += _document_lines(document)
         lines += [f"  {model['model']}  ({str(model['digest'])[:12]}): {model['saw']}" for model in run["models"]]
-    return [*lines, f"To take it down: add {found['query']!r} to `taken_down` of `[collect]` and run the recipe again."]
+    named = "To take it down: add {!r} to `taken_down` of `[collect]` and run the recipe again."
+    copies = [copy for run in found["runs"] for document in run["documents"] for copy in document["copies"]]
+    staying = sorted({copy["id"] for copy in copies if not copy["goes_along"]})
+    lines.append(named.format(found["query"]))
+    if any(copy["goes_along"] for copy in copies):
+        lines.append("Copies with the same text go with it.")
+    if staying:
+        listed = ", ".join(map(repr, staying[:_SHOWN])) + (", ..." if len(staying) > _SHOWN else "")
+        lines.append(f"Copies that are not equal stay, and one may take its place: to take them down, add {listed}")
+    return lines
+
+
+def _document_lines(document: dict[str, Any]) -> list[str]:
+    lines = [f"  document {document['id']}  {document['path']}"]
+    lines += [f"    {key}: {document[key]}" for key in ABOUT[2:] if document.get(key)]
+    for stage in ("documents", "corpus"):
+        place = document[stage]
+        if place:
+            lines.append(f"    {stage}/{place['part']}, row {place['row']}")
+    stand_in = document["stands_for_it"]
+    if stand_in:
+        how = f"{stand_in['reason']}, {stand_in['similarity']:.2f} alike"
+        lines.append(f"    dropped in cleaning ({how}): {stand_in['id']}  {stand_in['path']} stands for it")
+        lines += [_shard_line(place) for place in stand_in["tokens"]]
+    elif document["dropped_in_cleaning"]:
+        lines.append("    dropped in cleaning: no tokens, no model; `corpus/report.json` counts the reasons")
+    lines += [_shard_line(place) for place in document["tokens"]]
+    lines += [_copy_line(copy) for copy in document["copies"][:_SHOWN]]
+    more = len(document["copies"]) - _SHOWN
+    return [*lines, f"    and {more:,} further copies"] if more > 0 else lines
+
+
+def _copy_line(copy: dict[str, Any]) -> str:
+    alike = "near" if copy["similarity"] is None else f"{copy['similarity']:.2f} alike"
+    how = "the same text" if copy["goes_along"] else alike
+    where = "in the corpus" if copy["in_corpus"] else "dropped in cleaning"
+    return f"    copy {copy['id']}  {copy['path']} ({how}, {where})"

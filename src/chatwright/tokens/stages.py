@@ -18,10 +18,10 @@ _SHARD_DOCUMENTS = 20_000
 _SHARD_CHARACTERS = 256 << 20  # in memory while a shard is encoded, and still there while the next one is read
 _COMPRESSION_SAMPLE = 200
 _COLUMNS = ("id", "text", "domain", *TextScores._fields)
-# Marks a shard that is written, until all are. Raise the number when shards are cut elsewhere: what an earlier version
-# left half done is then encoded anew.
-_DONE = ".{}.2.done.json"
-_ANY_MARK = ".*.done.json"
+# Marks a shard that is written, until all are published. Raise the number when shards are cut elsewhere: what an
+# earlier version left half done is then encoded anew.
+_DONE = "{}.2.done.json"
+_ANY_MARK = ".*.done.json"  # of versions that kept marks beside the shards
 
 Row = dict[str, Any]  # what is read of a document
 
@@ -61,7 +61,7 @@ def learning_texts(corpus: Path, *, max_bytes: int) -> Iterator[str]:
 
 
 def run_tokens(context: StageContext) -> dict[str, Any]:
-    """Encode the corpus into shards, split by split. Shards that an earlier try published are kept."""
+    """Encode the corpus into shards, split by split. Shards that an earlier try wrote are kept."""
     tokenizer = load_tokenizer(context.inputs["tokenizer"])
     corpus = context.inputs["corpus"]
     domains = sorted({row["domain"] for row in iter_rows(corpus, ["domain"])})
@@ -99,8 +99,8 @@ def _encode_split(
         context.stop.check("the shards encoded so far")
         stem = context.output / f"{split}-{index:05d}"
         done += len(documents)
-        entry_path = context.output / _DONE.format(stem.name)
-        if not entry_path.exists():
+        entry_path = context.work / _DONE.format(stem.name)
+        if not _is_written(stem, entry_path):
             entry = _encode_shard(tokenizer, documents, numbers, stem)
             with storage.publish_file(entry_path) as path:
                 storage.write_json(path, entry)
@@ -108,6 +108,12 @@ def _encode_split(
         progress.update(done)
     progress.close()
     return entries
+
+
+def _is_written(stem: Path, mark: Path) -> bool:
+    """Whether a shard is marked and its files are here: a mark may outlive the directory that it speaks of."""
+    kinds = storage.read_json(mark)["digests"] if mark.exists() else {}
+    return bool(kinds) and all(stem.with_name(f"{stem.name}.{kind}.npy").is_file() for kind in kinds)
 
 
 def _encode_shard(tokenizer: Tokenizer, rows: list[Row], numbers: dict[str, int], stem: Path) -> dict[str, Any]:

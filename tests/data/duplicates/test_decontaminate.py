@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from chatwright.data import clean_stage
+from chatwright.data import clean_stage, limits
 from chatwright.data.clean import CleanConfig
 from chatwright.data.document import DOCUMENTS_SCHEMA, PartWriter, iter_documents
+from chatwright.data.duplicates import decontaminate
 from chatwright.data.duplicates.decontaminate import DecontaminateConfig, EvaluationRuns, collect_runs
 from chatwright.data.duplicates.shingles import word_hashes
 from chatwright.data.pii import PiiConfig
@@ -90,6 +91,25 @@ def test_a_set_without_use_is_refused(tmp_path, content):
     path.write_text(content)
     with pytest.raises(DataError, match="set.jsonl"):
         collect_runs(DecontaminateConfig(sets=(str(path),)))
+
+
+@pytest.mark.parametrize("part", [1, 2, 3, 7, 50, 10_000])
+def test_a_set_of_plain_text_is_read_to_its_end_by_parts(tmp_path, monkeypatch, part):
+    monkeypatch.setattr(limits, "MAX_TEXT_FILE_BYTES", 10)
+    monkeypatch.setattr(decontaminate, "_PART_CHARACTERS", part)
+    path = tmp_path / "set.txt"
+    path.write_text(f"{TINY}\n\n{SHORT}\n\n\n{LONG}\n\n\n\n{TINY}\n")
+    runs, counts = collect_runs(DecontaminateConfig(sets=(str(path),)))
+    assert counts == (5, 3, 1 + len(LONG.split()) - 12)
+    assert runs.found_in(word_hashes(LONG)) == len(LONG.split()) - 12
+
+
+def test_a_set_with_an_endless_paragraph_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_DOCUMENT_CHARACTERS", 100)
+    monkeypatch.setattr(decontaminate, "_PART_CHARACTERS", 80)
+    (tmp_path / "set.txt").write_text(f"{LONG}\n" * 3)
+    with pytest.raises(DataError, match="a paragraph of more than 100 characters"):
+        collect_runs(DecontaminateConfig(sets=(str(tmp_path / "set.txt"),)))
 
 
 def test_a_missing_set_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from chatwright.data.crawl.clock import Clock
 from chatwright.data.crawl.fetch import PAGE_BOUNDS, Bounds, Response, Session
 from chatwright.data.crawl.frontier import Entry, Frontier, Limits
 from chatwright.data.crawl.harvest import Harvest
+from chatwright.data.crawl.robots import UNREACHABLE
 from chatwright.data.crawl.rules import Rules, fetch_origin
 from chatwright.data.crawl.settings import CrawlSettings
 from chatwright.data.crawl.store import Origin, Store
@@ -101,7 +102,7 @@ class Crawler:
                 while self._frontier.allot(bounds):
                     self._round(threads)
             with self._store.transaction():
-                self._store.set_meta("complete", self._config.traversal)
+                self._frontier.end(self._config.traversal)
         finally:
             self._stopped.set()
             threads.shutdown(wait=True, cancel_futures=True)
@@ -153,7 +154,7 @@ class Crawler:
         while (entry := self._frontier.next_due(host)) is not None:
             self._stop.check(_KEPT)
             url = parse_url(entry.url)
-            if not self._rules.is_known(url):
+            if not self._rules.is_known(url) and not self._harvest.is_at_hand(entry.url):
                 return _Job(entry, url, is_rules=True, headers={})
             with self._store.transaction():
                 self._harvest.note_sitemaps(url)
@@ -190,6 +191,8 @@ class Crawler:
         with self._store.transaction():
             if isinstance(answer, Origin):
                 self._rules.put(job.url, answer)
+                if answer.outcome == UNREACHABLE:
+                    self._frontier.note_passing()
                 wait_s = max(self._config.delay_s, self._rules.delay_s(job.url))
             else:
                 self._harvest.settle_response(job.entry, job.url, answer, now=now)
@@ -205,6 +208,8 @@ class Crawler:
             if not is_last:
                 self._leave_alone(host, self._patience_s(verdict, attempts), failures=failures)
                 return
+            if verdict.may_pass:
+                self._frontier.note_passing()
             if job.is_rules:
                 self._rules.give_up(job.url, verdict)
             else:

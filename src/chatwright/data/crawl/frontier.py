@@ -24,6 +24,7 @@ REFUSED = "refused"
 FAILED = "failed"
 _FOUND = "found"
 _DUE = "due"
+_TRANSIENT = "transient"  # note of the store: a failure of this crawl may pass
 
 _ADD = """
 INSERT INTO frontier (url, kind, host, depth, hops, via, parent, position) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -67,6 +68,16 @@ class Limits(NamedTuple):
     max_alike: int
 
 
+def has_ended(store: Store, traversal: str) -> bool:
+    """Whether every address of the crawl with these settings is settled, one way or the other."""
+    return store.meta("complete") == traversal
+
+
+def may_be_better(store: Store) -> bool:
+    """Whether the crawl gave something up that may be had later: a server in trouble, a name that did not resolve."""
+    return bool(store.meta(_TRANSIENT))
+
+
 class Frontier:
     """Addresses found, due and settled, on a store's connection. The caller holds the transactions."""
 
@@ -74,15 +85,34 @@ class Frontier:
         self._store = store
 
     def begin(self, traversal: str, *, now: float) -> None:
-        """Go on with a crawl of the same settings, or begin one anew; stored pages stay."""
-        if self._store.meta("traversal") == traversal:
+        """Go on with a crawl of the same settings, or begin one anew; stored pages stay.
+
+        One that ended with failures that may pass follows its links anew from the stored pages and asks for the rest:
+        so order and limits are those of a crawl in which nothing failed. When it began and how long hosts are left
+        alone stay as they were, so that what was fetched is fresh and `Retry-After` is kept.
+        """
+        is_same = self._store.meta("traversal") == traversal
+        if is_same and not (has_ended(self._store, traversal) and may_be_better(self._store)):
             return
         with self._store.transaction():
-            for table in ("frontier", "shapes", "hosts"):
+            for table in ("frontier", "shapes"):
                 self._store.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own
-            self._store.set_meta("traversal", traversal)
-            self._store.set_meta("begun", repr(now))
+            if is_same:
+                self._store.execute("UPDATE hosts SET failures = 0")
+            else:
+                self._store.execute("DELETE FROM hosts")
+                self._store.set_meta("traversal", traversal)
+                self._store.set_meta("begun", repr(now))
             self._store.set_meta("complete", "")
+            self._store.set_meta(_TRANSIENT, "")
+
+    def note_passing(self) -> None:
+        """Something was given up that another run may get: this crawl, once it has ended, may be run again."""
+        self._store.set_meta(_TRANSIENT, "yes")
+
+    def end(self, traversal: str) -> None:
+        """Every address is settled."""
+        self._store.set_meta("complete", traversal)
 
     def add(
         self,

@@ -74,8 +74,18 @@ class Harvest:
         """Header fields that ask only for what changed."""
         return conditional_headers(self._store.page(url))
 
+    def is_at_hand(self, url: str) -> bool:
+        """Whether this very crawl fetched the page, which the site's rules then allowed: nothing has to be asked."""
+        page = self._store.page(url)
+        return page is not None and page.checked >= float(self._store.meta("begun") or 0.0)
+
     def settle_without_asking(self, entry: Entry, url: Url) -> bool:
         """Settle an address that may not be asked for, or whose page is stored and fresh."""
+        if self.is_at_hand(entry.url):
+            page = self._store.page(entry.url)
+            assert page is not None  # noqa: S101 - that is what being at hand says
+            self._settle_page(entry, url, page)
+            return True
         refusal = self._rules.refusal(url)
         if refusal is not None:
             self._frontier.settle(entry.url, states.REFUSED, reason=refusal.reason, detail=refusal.detail)

@@ -113,11 +113,11 @@ class Rules:
 
     def sitemaps(self, url: Url) -> tuple[str, ...]:
         """Addresses of sitemaps in robots.txt."""
-        return self._known(url).robots.sitemaps
+        return self._last_said(url).robots.sitemaps
 
     def reservation(self, url: Url) -> str:
         """Which of the origin's files reserves a page; with `!` before it if one says that it does not."""
-        known = self._known(url)
+        known = self._last_said(url)
         verdict = known.tdmrep.verdict(url)
         if known.robots.reserves(url):
             return "robots.txt Content-Signal"
@@ -135,9 +135,18 @@ class Rules:
         assert found is not None, f"the rules of {url.origin} were not asked for"  # noqa: S101
         return found
 
+    def _last_said(self, url: Url) -> _Known:
+        """An origin's rules as they were last had, even if they cannot be had now: what it reserved stays reserved."""
+        stored = self._store.origin(url.origin) if url.origin in self._given_up else None
+        return self._known(url) if stored is None else _parsed(stored)
+
     def _remember(self, url: Url, origin: Origin) -> _Known:
-        robots = Robots(RobotsFile(origin.outcome, origin.robots, origin.detail))
         if len(self._parsed) >= _MAX_PARSED:
             self._parsed.pop(next(iter(self._parsed)))
-        self._parsed[url.origin] = _Known(robots, TdmRules(origin.tdmrep), origin.checked)
+        self._parsed[url.origin] = _parsed(origin)
         return self._parsed[url.origin]
+
+
+def _parsed(origin: Origin) -> _Known:
+    robots = Robots(RobotsFile(origin.outcome, origin.robots, origin.detail))
+    return _Known(robots, TdmRules(origin.tdmrep), origin.checked)

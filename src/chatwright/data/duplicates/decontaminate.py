@@ -9,7 +9,7 @@ the report counts it.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TextIO
 
 import numpy as np
 from pydantic import Field
@@ -20,6 +20,7 @@ from chatwright.foundation.config import Config
 from chatwright.foundation.errors import DataError
 
 _STEM = "evaluation-{}.npy"
+_PART_CHARACTERS = 4 * limits.MIB  # of a set of plain text in memory, and its longest paragraph
 
 
 class DecontaminateConfig(Config):
@@ -116,9 +117,24 @@ def _texts_of(path: Path) -> Iterator[str]:
             if path.suffix in {".jsonl", ".ndjson"}:
                 yield from _texts_of_lines(file, path)
             else:
-                yield from file.read(limits.MAX_TEXT_FILE_BYTES).split("\n\n")
+                yield from _paragraphs_of(file, path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the evaluation set `{path}` cannot be read: {error}") from error
+
+
+def _paragraphs_of(file: TextIO, path: Path) -> Iterator[str]:
+    """What stands between blank lines, read by parts: a set may be of any length, a paragraph may not."""
+    rest = ""
+    while part := file.read(_PART_CHARACTERS):
+        *whole, rest = (rest + part).split("\n\n")
+        yield from whole
+        if len(rest) > limits.MAX_DOCUMENT_CHARACTERS:
+            size = f"{limits.MAX_DOCUMENT_CHARACTERS:,} characters"
+            raise DataError(
+                f"the evaluation set `{path}` has a paragraph of more than {size}",
+                hint="put blank lines between its texts, or write them as JSON Lines",
+            )
+    yield rest
 
 
 def _texts_of_lines(lines: Iterator[str] | Any, path: Path) -> Iterator[str]:

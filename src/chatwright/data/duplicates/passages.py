@@ -5,6 +5,7 @@ first. Not for copies of whole documents, which `corpus` finds, nor for repeats 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -138,6 +139,7 @@ class Removed(NamedTuple):
 
     text: str
     passages: list[tuple[str, str]]  # the passage and why it goes, for people
+    is_lender: bool = False  # another text loses a passage because it stands here
 
 
 class SiteLines(_Table):
@@ -197,7 +199,10 @@ class Repeats(_Table):
         return cls.write(directory, repeated(), facts)
 
     def without(self, text: str, number: int, *, min_words: int) -> Removed:
-        """A text without paragraphs that stood before; `number` is that of its first paragraph in the corpus."""
+        """A text without paragraphs that stood before; `number` is that of its first paragraph in the corpus.
+
+        A lender must stay in the corpus: its paragraphs leave every other place.
+        """
         paragraphs = paragraphs_of(text, min_words=min_words)
         rows = self.places(paragraphs).tolist()
         goes = [row >= 0 and self.value("first", row) != number + n for n, row in enumerate(rows)]
@@ -209,4 +214,7 @@ class Repeats(_Table):
         if not gone:
             return Removed(text, [])
         kept = (paragraph.text for paragraph, is_gone in zip(paragraphs, goes, strict=True) if not is_gone)
-        return Removed("\n\n".join(kept), gone)
+        here = Counter(row for row in rows if row >= 0)
+        firsts = {row for row, is_gone in zip(rows, goes, strict=True) if row >= 0 and not is_gone}
+        is_lender = any(self.value("times", row) > here[row] for row in firsts)
+        return Removed("\n\n".join(kept), gone, is_lender)

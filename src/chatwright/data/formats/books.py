@@ -25,7 +25,8 @@ _PAGE_TYPES = {"application/xhtml+xml", "text/html", "application/xml", "text/xm
 # PDFium marks a hyphen at a line's end, where a word goes on, with one of these.
 _LINE_HYPHEN = re.compile("[\x02\ufffe\u00ad]\r?\n")
 
-# What is no part of the work, by the EPUB Structural Semantics Vocabulary, by the guide of EPUB 2, and by file name.
+# What is no part of the work, by the EPUB Structural Semantics Vocabulary, by the guide of EPUB 2, and by file name. A
+# name alone is a guess: `index.xhtml` is as often the whole book as its index. See `_sorted_out`.
 _LICENCE_PAGES = {"copyright-page", "imprint", "uncopyright", "copyright", "licence", "license"}
 _FRONT_MATTER = {
     *("cover", "titlepage", "title-page", "halftitlepage", "halftitle", "frontispiece", "dedication", "epigraph"),
@@ -33,6 +34,7 @@ _FRONT_MATTER = {
     *("acknowledgements", "acknowledgments", "contributors", "other-credits", "seriespage", "ad"),
 }
 _HEADING_WORDS = 15  # a page of fewer words between chapters is the title of a part
+_NAMED_WORDS = 1_000  # a longer page is no front matter for its file's name
 _BOILERPLATE = (
     ".pg-boilerplate, #pg-header, #pg-footer"  # Project Gutenberg's, around the text on its first and last page
 )
@@ -45,7 +47,8 @@ def read_book(path: str) -> dict[str, Any]:
     """Chapters, title, language and licence of an EPUB, PDF or DOCX file, as JSON.
 
     `chapters` are in reading order, each with `text`, `title` and the `place` it has in the file (a PDF or a DOCX is
-    one chapter); `dropped` are pages that are no part of the work, each with `place`, `reason` and `characters`.
+    one chapter); `dropped` are pages that are no part of the work, each with `place`, `reason` and `characters`. There
+    is no chapter where all pages are such.
 
     Raises:
         Unreadable: damaged, encrypted, too large, or without text.
@@ -56,7 +59,7 @@ def read_book(path: str) -> dict[str, Any]:
     else:
         whole = _read_pdf(Path(path)) if suffix == ".pdf" else read_docx(Path(path))
         book = {**whole, "chapters": [{"place": "", "title": "", "text": whole.pop("text")}], "dropped": []}
-    if not any(chapter["text"].strip() for chapter in book["chapters"]):
+    if not book["dropped"] and not any(chapter["text"].strip() for chapter in book["chapters"]):
         raise Unreadable("no_text", "scanned pages need optical recognition first" if suffix == ".pdf" else "")
     return book
 
@@ -97,20 +100,18 @@ def _epub_book(archive: Package) -> dict[str, Any]:
     if not root_file:
         raise Unreadable(_DAMAGED, f"`{_CONTAINER}` names no package")
     package = parse_xml(archive.read(root_file), root_file, damaged=_DAMAGED)
-    chapters, dropped = [], []
+    pages, total = [], 0
     for name, roles in _spine(package, posixpath.dirname(root_file)).items():
         decoded = decode_html(archive.read(name))
         if decoded is None:
             raise Unreadable("encrypted", f"`{name}` is no text")
-        page = _page(decoded.text, name, roles)
-        if page.reason:
-            dropped.append({"place": name, "reason": page.reason, "characters": len(page.text)})
-        elif page.text:
-            chapters.append({"place": name, "title": page.title, "text": page.text})
+        pages.append(_page(decoded.text, name, roles))
+        total += len(pages[-1].text)
+        if total > limits.MAX_DOCUMENT_CHARACTERS:
+            raise Unreadable("too_large", f"more than {limits.MAX_DOCUMENT_CHARACTERS} characters")
     rights = licence_in(first_text(package, "rights"), said_by="EPUB dc:rights")
     return {
-        "chapters": chapters,
-        "dropped": dropped,
+        **_sorted_out(pages),
         "title": first_text(package, "title"),
         "language": first_text(package, "language").split("-")[0].lower(),
         "licence": rights.name,
@@ -122,9 +123,25 @@ def _epub_book(archive: Package) -> dict[str, Any]:
 
 
 class _Page(NamedTuple):
+    place: str
     text: str
     title: str
     reason: str  # why it is no part of the work, empty if it is
+    is_guess: bool = False  # the reason is told by the file's name alone
+
+
+def _sorted_out(pages: list[_Page]) -> dict[str, list[dict[str, Any]]]:
+    """`chapters` and `dropped`. What only its name tells goes if it is short and the sure chapters are longer."""
+    sure = sum(len(page.text.split()) for page in pages if not page.reason)
+    chapters: list[dict[str, Any]] = []
+    dropped: list[dict[str, Any]] = []
+    for page in pages:
+        is_guessed_wrong = page.is_guess and len(page.text.split()) > min(_NAMED_WORDS, sure)
+        if page.reason and not is_guessed_wrong:
+            dropped.append({"place": page.place, "reason": page.reason, "characters": len(page.text)})
+        elif page.text:
+            chapters.append({"place": page.place, "title": page.title, "text": page.text})
+    return {"chapters": chapters, "dropped": dropped}
 
 
 def _page(html: str, name: str, roles: set[str]) -> _Page:
@@ -137,15 +154,18 @@ def _page(html: str, name: str, roles: set[str]) -> _Page:
         for node in tree.document.query_selector_all(_BOILERPLATE):
             node.decompose()
     text = extract_plain_text(tree, alt_texts=False).strip()
-    title = " ".join((tree.title or "").split())
-    roles = roles | _semantics(tree) | {posixpath.basename(name).rsplit(".", 1)[0].lower()}
-    if roles & _LICENCE_PAGES:
-        return _Page(text, title, "licence_page")
-    if roles & _FRONT_MATTER:
-        return _Page(text, title, "front_matter")
-    if 0 < len(text.split()) < _HEADING_WORDS and tree.document.query_selector("h1, h2, h3, h4, h5, h6"):
-        return _Page(text, title, "heading_only")
-    return _Page(text, title, "")
+    title = " ".join((tree.title or "").split())[: limits.MAX_METADATA_CHARACTERS]
+    if reason := _reason(roles | _semantics(tree)):
+        return _Page(name, text, title, reason)
+    named = _reason({posixpath.basename(name).rsplit(".", 1)[0].lower()})
+    is_heading = 0 < len(text.split()) < _HEADING_WORDS and tree.document.query_selector("h1, h2, h3, h4, h5, h6")
+    if is_heading:
+        return _Page(name, text, title, named or "heading_only")
+    return _Page(name, text, title, named, is_guess=bool(named))
+
+
+def _reason(roles: set[str]) -> str:
+    return "licence_page" if roles & _LICENCE_PAGES else "front_matter" if roles & _FRONT_MATTER else ""
 
 
 def _semantics(tree: Any) -> set[str]:

@@ -24,7 +24,12 @@ class Budget:
     """Bytes that unpacking one file may still give, over all its layers and members."""
 
     def __init__(self, stored_bytes: int):
-        self._left = max(limits.COMPRESSION_FLOOR_BYTES, stored_bytes * limits.MAX_COMPRESSION_RATIO)
+        self._allowed = max(
+            limits.COMPRESSION_FLOOR_BYTES,
+            min(limits.MAX_UNPACKED_BYTES, stored_bytes * limits.MAX_COMPRESSION_RATIO),
+            stored_bytes * limits.PLAUSIBLE_COMPRESSION_RATIO,
+        )
+        self._left = self._allowed
 
     def spend(self, size: int) -> None:
         """Count what was unpacked.
@@ -34,7 +39,7 @@ class Budget:
         """
         self._left -= size
         if self._left < 0:
-            raise Unreadable("compression_ratio", f"more than {limits.MAX_COMPRESSION_RATIO} times its stored size")
+            raise Unreadable("compression_ratio", f"more than the {self._allowed} bytes that its stored size allows")
 
 
 def compression_of(name: str) -> str:

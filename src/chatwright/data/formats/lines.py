@@ -1,8 +1,9 @@
 """JSON Lines and whole texts from streams, in bounded memory. A line that is no sound record is counted, not fatal."""
 
+import itertools
 import json
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from chatwright.data import limits
 from chatwright.data.formats.record import Record, record_of_row
@@ -10,7 +11,36 @@ from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
 
 
-def read_json_lines(file: IO[bytes], *, shown: str, text_key: str, tally: Tally) -> Iterator[Record]:
+class Lines(NamedTuple):
+    """Whole lines of a file that follow each other."""
+
+    offset: int  # of the first one's first byte
+    bytes: int
+    first: int  # the first one's number in the file, from 1
+    number: int  # of lines; the last of a file may have no end
+
+
+ALL_LINES = Lines(0, 1 << 62, 1, 1 << 62)
+
+
+def lines_in_pieces(file: IO[bytes], *, max_bytes: int) -> Iterator[Lines]:
+    """A file as pieces of whole lines, each ending with the first line that reaches `max_bytes`; reads it once."""
+    start, first, number, offset = 0, 1, 0, 0
+    while data := file.read(limits.MIB):
+        at = 0
+        while (end := data.find(b"\n", max(at, start + max_bytes - offset - 1)) + 1) > 0:
+            number += data.count(b"\n", at, end)
+            yield Lines(start, offset + end - start, first, number)
+            at, start, first, number = end, offset + end, first + number, 0
+        number += data.count(b"\n", at)
+        offset += len(data)
+    if offset > start:
+        yield Lines(start, offset - start, first, number + 1)
+
+
+def read_json_lines(
+    file: IO[bytes], *, shown: str, text_key: str, tally: Tally, lines: Lines = ALL_LINES
+) -> Iterator[Record]:
     """Records of a stream of JSON lines; a bad line is counted with `file:line`.
 
     Args:
@@ -18,11 +48,12 @@ def read_json_lines(file: IO[bytes], *, shown: str, text_key: str, tally: Tally)
         shown: its name in the report.
         text_key: the key of the text.
         tally: counts what is dropped.
+        lines: those that the stream begins with, where it does not stand at the file's beginning.
 
     Raises:
         Unreadable: the rest of a packed file is damaged or too large.
     """
-    for number, line in enumerate(bounded_lines(file), start=1):
+    for number, line in enumerate(itertools.islice(bounded_lines(file), lines.number), start=lines.first):
         try:
             if line is None:
                 raise Unreadable("line_too_long", f"more than {limits.MAX_LINE_BYTES} bytes")

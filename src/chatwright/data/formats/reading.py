@@ -158,6 +158,8 @@ class Reader:
         for page in book["dropped"]:
             place = f"{blob.shown}#{page['place']}"
             self.tally.drop(page["reason"], path=place, characters=page["characters"])
+        if not kept:
+            raise Unreadable("no_text", f"none of its {len(book['dropped'])} pages is a part of the work")
         about = {key: book.get(key, "") for key in ("language", "licence", "licence_evidence", "url")}
         title = book["title"] or stem(blob.name)
         if not by_chapter or len(kept) == 1:

@@ -8,6 +8,8 @@ from chatwright.data.licences import recognise
 
 # Columns of tables and keys of JSON Lines that are taken beside the text, where they hold strings.
 COLUMNS = ("title", "language", "url", "licence", "license")
+ALLOWED = "allowed"
+DISALLOWED = "disallowed"
 
 
 class Record(NamedTuple):
@@ -22,7 +24,9 @@ class Record(NamedTuple):
     fetched: str = ""
     licence: str = ""
     licence_evidence: str = ""
+    robots: str = ""  # of a page: DISALLOWED, ALLOWED where its robots tags allow it, or empty: they say nothing
     tdm: str = ""
+    tdm_evidence: str = ""  # where a reservation stands
 
 
 def record_of_row(text: str, values: Mapping[str, Any], place: str) -> Record:

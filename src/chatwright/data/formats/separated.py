@@ -33,13 +33,17 @@ def read_separated(file: IO[bytes], *, shown: str, text_key: str, tally: Tally) 
     delimiter, names = _header(head, text_key)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        lines.first = 0
+        lines.begin_record()
         try:
             row = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
             tally.drop("invalid_csv", path=f"{shown}:{lines.first}", detail=str(error))
+            continue
+        except _RecordTooLong:
+            detail = f"a record of more than {limits.MAX_LINE_BYTES} characters"
+            tally.drop("line_too_long", path=f"{shown}:{lines.first}", detail=detail)
             continue
         first = lines.first
         if not row:
@@ -63,15 +67,28 @@ def _header(line: str, text_key: str) -> tuple[str, list[str]]:
     raise Unreadable("no_text_key", f"the header names no column `{text_key}`: {line.strip()[:100]}")
 
 
+class _RecordTooLong(Exception):  # noqa: N818 - a verdict on a record, not an error of ours
+    """The lines of one record, whose quotes may span any number of them, are too many: `csv` limits a field alone."""
+
+
 class _Lines:
-    """Decoded lines; one that is too long or not UTF-8 is counted and left out."""
+    """Decoded lines; one that is too long or not UTF-8 is counted and left out.
+
+    Raises:
+        _RecordTooLong: a record does not end within the limit of a line.
+    """
 
     def __init__(self, file: IO[bytes], shown: str, tally: Tally):
         self._lines = bounded_lines(file)
         self._shown = shown
         self._tally = tally
         self.number = 0
-        self.first = 0  # number of the first line given since it was set to 0: where a row begins
+        self.first = 0  # number of the first line of the record, 0 before it
+        self._characters = 0  # of the record
+
+    def begin_record(self) -> None:
+        """What is given next belongs to another record."""
+        self.first = self._characters = 0
 
     def __iter__(self) -> "_Lines":
         return self
@@ -84,6 +101,9 @@ class _Lines:
                     raise Unreadable("line_too_long", f"more than {limits.MAX_LINE_BYTES} bytes")
                 text = line.decode("utf-8-sig" if self.number == 1 else "utf-8").replace("\0", "")
                 self.first = self.first or self.number
+                self._characters += len(text)
+                if self._characters > limits.MAX_LINE_BYTES:
+                    raise _RecordTooLong
                 return text
             except UnicodeDecodeError as error:
                 self._tally.drop("invalid_utf8", path=f"{self._shown}:{self.number}", detail=f"byte {error.start}")

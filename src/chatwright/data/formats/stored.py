@@ -10,7 +10,10 @@ from collections.abc import Callable
 from typing import IO, cast
 
 from chatwright.data.sandbox import Unreadable
-from chatwright.foundation.errors import ChatwrightError, DataError
+from chatwright.foundation.errors import ChatwrightError, DataError, UnreachableError
+
+_FOR_GOOD = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
+_PASSING = (408, 425, 429)  # of the statuses that blame the request, those that ask for patience
 
 
 def stored_file(
@@ -82,11 +85,20 @@ class _Stored(io.RawIOBase):
 
 
 def not_read(what: str, error: Exception, *, hint: str) -> DataError:
-    """What a person is told where a disk, a network or a store's client failed."""
+    """What a person is told where a disk, a network or a store's client failed; by its class, whether it may pass."""
     words = str(error).splitlines()
-    return DataError(
+    kind = UnreachableError if _may_pass(error) else DataError
+    return kind(
         what,
         cause=f"{type(error).__name__}: {words[0] if words else 'no details'}",
         kept="the partitions finished so far",
         hint=hint,
     )
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether asking again may help: not where the store says that there is no such thing, or not for us."""
+    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(status, int):
+        return not 400 <= status < 500 or status in _PASSING
+    return not isinstance(error, _FOR_GOOD)

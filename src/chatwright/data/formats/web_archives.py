@@ -3,19 +3,28 @@
 Reading is FastWARC's; the stream it reads is unpacked here, within limits. Requests and other records are not meant.
 """
 
+import html
+import re
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
 from chatwright.data import limits
+from chatwright.data.crawl.rights import Rights, rights_of
+from chatwright.data.crawl.robots import TOKEN
 from chatwright.data.decode import Decoded, decode_html, decode_text
 from chatwright.data.document import HTML, TEXT
-from chatwright.data.formats.record import Record
+from chatwright.data.formats.record import ALLOWED, DISALLOWED, Record
 from chatwright.data.licences import licence_of_page
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
 
 _HTML_TYPES = {"text/html", "application/xhtml+xml"}
 _TEXT_TYPES = {"text/plain", "text/markdown"}
+_ROBOTS = ("robots", TOKEN)
+_META_NAMES = (*_ROBOTS, "tdm-reservation")
+# Read without a tree, which hostile pages make dear: a tag in a comment counts too, never wrong towards the owner.
+_META = re.compile(r"<meta\s([^<>]{1,4000})>", re.IGNORECASE)
+_ATTRIBUTE = re.compile(r"""\b(name|content)\s{0,9}=\s{0,9}(?:"([^"]*)"|'([^']*)'|([^\s"']+))""", re.IGNORECASE)
 
 
 def read_web_archive(file: IO[bytes], *, shown: str, tally: Tally) -> Iterator[Record]:
@@ -97,6 +106,9 @@ def _page(response: Any, url: str, place: str, tally: Tally) -> Record:
         raise Unreadable("damaged_warc", f"{len(body)} of {expected} bytes")
     decoded = _decoded(body, kind, response.http_charset, tally)
     licence = licence_of_page(decoded) if kind in _HTML_TYPES else None
+    said = _headers_of(headers)
+    meta = meta_of(decoded) if kind in _HTML_TYPES else {}
+    rights = rights_of(said, meta)
     return Record(
         decoded,
         place,
@@ -105,8 +117,39 @@ def _page(response: Any, url: str, place: str, tally: Tally) -> Record:
         fetched=response.headers.get("WARC-Date") or "",
         licence=licence.name if licence else "",
         licence_evidence=licence.evidence if licence else "",
-        tdm=_reservation(headers.get("tdm-reservation")),
+        robots=_robots_verdict(rights, said, meta),
+        tdm=rights.tdm,
+        tdm_evidence=rights.evidence,
     )
+
+
+def meta_of(page: str) -> dict[str, str]:
+    """What the `meta` tags of an HTML page say of robots and reservations, by their names in lower case."""
+    found: dict[str, str] = {}
+    for tag in _META.finditer(page):
+        words = {name.lower(): html.unescape(a or b or c) for name, a, b, c in _ATTRIBUTE.findall(tag[1])}
+        name = words.get("name", "").strip().lower()
+        if name in _META_NAMES:
+            content = words.get("content", "")
+            found[name] = f"{found[name]}, {content}" if name in found else content
+    return found
+
+
+def _headers_of(headers: Any) -> dict[str, str]:
+    """Fields of a response as `rights_of` takes them: each `X-Robots-Tag` on a line, others joined by commas."""
+    joined: dict[str, str] = {}
+    for name, value in headers.astuples():
+        key = name.lower()
+        between = "\n" if key == "x-robots-tag" else ", "
+        joined[key] = f"{joined[key]}{between}{value}" if key in joined else value
+    return joined
+
+
+def _robots_verdict(rights: Rights, headers: dict[str, str], meta: dict[str, str]) -> str:
+    """Empty where nothing is said: `robots.txt` is not a part of a page's record."""
+    if rights.noindex:
+        return DISALLOWED
+    return ALLOWED if "x-robots-tag" in headers or any(name in meta for name in _ROBOTS) else ""
 
 
 def _decoded(body: bytes, kind: str, charset: str | None, tally: Tally) -> str:
@@ -123,8 +166,3 @@ def _decoded(body: bytes, kind: str, charset: str | None, tally: Tally) -> str:
     for name, count in decoded.changes.items():
         tally.change(name, count)
     return decoded.text
-
-
-def _reservation(header: str | None) -> str:
-    """The verdict of the TDM Reservation Protocol's header, empty where it says nothing."""
-    return {"1": "reserved", "0": "not_reserved"}.get((header or "").strip(), "")

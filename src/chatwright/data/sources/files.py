@@ -3,13 +3,14 @@
 Each file is a document or a stream of them. What cannot be read is counted with its reason and name. Not a crawler.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import PurePosixPath
 from typing import Literal
 
 from chatwright.data import limits
 from chatwright.data.decode import sound_text
 from chatwright.data.document import UNKNOWN_LANGUAGE, UNKNOWN_LICENCE, Document, document_id
+from chatwright.data.formats.lines import Lines, lines_in_pieces, read_json_lines
 from chatwright.data.formats.reading import Blob, Reader, book_sandbox, counted, reader_of
 from chatwright.data.formats.record import Record
 from chatwright.data.formats.tables import read_row_group, row_groups
@@ -17,14 +18,15 @@ from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
 from chatwright.data.sources.limited import Limited
 from chatwright.data.sources.partition import Input, Partition, partitions_of
+from chatwright.data.sources.permitted import Permitted, permitted
 from chatwright.data.sources.places import Listed, Place, listing_fingerprint, place_of, problem_with, scheme_of
 from chatwright.foundation.errors import DataError
 
 _ALL_ROWS = 1 << 62
 
 
-class Files(Limited):
-    """Documents in a folder, or a single file, here or in an object store."""
+class Files(Limited, Permitted):
+    """Documents in a folder, or a single file, here or in an object store; pages of others in web archives alone."""
 
     kind: Literal["files"] = "files"
     path: str  # relative to the current directory; `~` is the home directory; or a URL, such as `s3://bucket/folder`
@@ -55,7 +57,7 @@ def fingerprint(config: Files) -> str:
 
 
 def list_partitions(config: Files) -> list[Partition]:
-    """Files in the order of their paths; a Parquet file in pieces of its row groups.
+    """Files in the order of their paths; Parquet in pieces of row groups, local JSON Lines in pieces of lines.
 
     Raises:
         DataError: the folder is missing, or has no file that `include` names.
@@ -77,18 +79,21 @@ def list_partitions(config: Files) -> list[Partition]:
     )
 
 
-def read_partition(config: Files, partition: Partition, tally: Tally) -> Iterator[Document]:
-    """Documents of one partition.
+def read_partition(
+    config: Files, partition: Partition, tally: Tally, *, place: Place | None = None
+) -> Generator[Document, None, None]:
+    """Documents of one partition; `place` is that of the configuration, where the caller has it open.
 
     Raises:
         DataError: a file changed since it was listed.
     """
-    place = place_of(config.path)
+    place = place or place_of(config.path)
     with book_sandbox() as sandbox:
         reader = reader_of(text_key=config.text_key, books=config.books, sandbox=sandbox, tally=tally)
         for entry in partition.inputs:
             try:
-                for record in _records(config, place, entry, reader):
+                records = _records(config, place, entry, reader)
+                for record in permitted(config, records, tally, shown=entry["path"]):
                     yield document_of(config, place, entry["path"], record, tally)
             except Unreadable as verdict:
                 tally.drop(verdict.reason, path=entry["path"], detail=verdict.detail, characters=entry["bytes"])
@@ -134,6 +139,11 @@ def blob_of(place: Place, entry: Input) -> Blob:
 def _inputs(config: Files, place: Place, one: Listed) -> list[Input]:
     entry = input_of(one)
     blob = blob_of(place, entry)
+    if blob.format == "lines" and not blob.packing and blob.path and one.size > limits.PARTITION_BYTES:
+        # Their numbers are in the ids, so lines are counted before they are spread: of a remote file, that is dear.
+        with blob.open() as file:
+            pieces = list(lines_in_pieces(file, max_bytes=limits.PARTITION_BYTES))
+        return [{**entry, "bytes": lines.bytes, "stored": one.size, "lines": list(lines)} for lines in pieces]
     if blob.format != "table" or blob.packing:
         return [entry]
     try:
@@ -141,19 +151,26 @@ def _inputs(config: Files, place: Place, one: Listed) -> list[Input]:
             groups = row_groups(file, text_key=config.text_key)
     except Unreadable:
         return [entry]  # reading it gives the reason again, where it is counted
-    pieces, first = [], 0
+    row_pieces, first = [], 0
     for number, group in enumerate(groups):
-        pieces.append({**entry, "bytes": group.bytes, "stored": one.size, "group": number, "first_row": first})
+        row_pieces.append({**entry, "bytes": group.bytes, "stored": one.size, "group": number, "first_row": first})
         first += group.rows
-    return pieces
+    return row_pieces
 
 
 def _records(config: Files, place: Place, entry: Input, reader: Reader) -> Iterator[Record]:
     blob = blob_of(place, entry)
-    if "group" not in entry:
+    if "group" not in entry and "lines" not in entry:
         yield from reader.records(blob)
         return
     with blob.open() as file:
+        if "lines" in entry:
+            lines = Lines(*entry["lines"])
+            file.seek(lines.offset)
+            yield from read_json_lines(
+                file, shown=entry["path"], text_key=config.text_key, tally=reader.tally, lines=lines
+            )
+            return
         yield from read_row_group(
             file,
             entry["group"],
@@ -183,6 +200,7 @@ def document_of(config: Files, place: Place, path: str, record: Record, tally: T
         language=record.language or UNKNOWN_LANGUAGE,
         url=record.url or _web_address(config.path, path),
         fetched=record.fetched,
+        robots=record.robots,
         tdm=record.tdm,
     )
 

@@ -14,17 +14,19 @@ from chatwright.data.decode import sound_text
 from chatwright.data.document import UNKNOWN_LANGUAGE, UNKNOWN_LICENCE, Document, document_id
 from chatwright.data.formats.reading import Blob, book_sandbox, counted, reader_of
 from chatwright.data.formats.record import Record
-from chatwright.data.formats.stored import stored_file
+from chatwright.data.formats.stored import not_read, stored_file
 from chatwright.data.formats.tables import read_row_group, row_groups
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
 from chatwright.data.sources.limited import Limited
 from chatwright.data.sources.partition import Input, Partition, partitions_of
 from chatwright.foundation import storage
+from chatwright.foundation.console import say
 from chatwright.foundation.errors import DataError
 
 _FORMATS = {"table": "Parquet", "lines": "JSON Lines", "separated": "CSV"}
 _UNKNOWN_ROWS = -1  # the source's cap ends the reading
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DATASET = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
 
@@ -34,7 +36,7 @@ class Hub(Limited):
     kind: Literal["hub"] = "hub"
     dataset: str  # OWNER/NAME
     files: str = "**/*.parquet"  # pattern within the data set, such as `sample/10BT/*.parquet` or `*.jsonl.gz`
-    revision: str = "main"  # a commit never moves; a branch is read as it stands when collecting
+    revision: str = "main"  # a commit never moves; a branch is read at the commit it names when collecting begins
     text_key: str = "text"
     domain: str | None = None  # None takes the data set's name
     licence: str = UNKNOWN_LICENCE
@@ -60,7 +62,10 @@ def list_partitions(config: Hub) -> list[Partition]:
         DataError: the hub cannot be reached, refuses, or has no such data set or file.
     """
     with _hub_named(config):
-        return partitions_in(_file_system(), f"datasets/{config.dataset}@{config.revision}", config)
+        commit = _commit_of(config)
+        if commit != config.revision:
+            say(f"  {config.dataset}: `{config.revision}` is commit {commit}")
+        return partitions_in(_file_system(), f"datasets/{config.dataset}@{commit}", config, commit=commit)
 
 
 def read_partition(config: Hub, partition: Partition, tally: Tally) -> Iterator[Document]:
@@ -73,8 +78,20 @@ def read_partition(config: Hub, partition: Partition, tally: Tally) -> Iterator[
         yield from documents_in(_file_system(), config, partition, tally)
 
 
-def partitions_in(system: Any, root: str, config: Hub) -> list[Partition]:
-    """Partitions of the files below `root` of a file system object (fsspec)."""
+def _commit_of(config: Hub, *, endpoint: str | None = None) -> str:
+    """The commit that the revision names now: all partitions are read at it, even if a branch moves meanwhile."""
+    if _COMMIT.fullmatch(config.revision):
+        return config.revision
+    from huggingface_hub import HfApi
+
+    commit = HfApi(endpoint=endpoint).dataset_info(config.dataset, revision=config.revision).sha
+    if not commit:
+        raise ValueError(f"the hub names no commit for `{config.revision}`")
+    return commit
+
+
+def partitions_in(system: Any, root: str, config: Hub, *, commit: str) -> list[Partition]:
+    """Partitions of the files below `root` of a file system object (fsspec), which is the data set at `commit`."""
     names = sorted(system.glob(f"{root}/{config.files}"))
     if not names:
         raise DataError(
@@ -87,6 +104,7 @@ def partitions_in(system: Any, root: str, config: Hub) -> list[Partition]:
         if left is not None and left <= 0:
             break
         for entry in _file_inputs(system, name, root, config):
+            entry["commit"] = commit
             if left is not None and entry["rows"] != _UNKNOWN_ROWS:
                 entry["rows"] = min(entry["rows"], left)
                 left -= entry["rows"]
@@ -141,7 +159,7 @@ def documents_in(system: Any, config: Hub, partition: Partition, tally: Tally) -
     for entry in partition.inputs:
         try:
             for record in _records(system, config, entry, tally):
-                yield _document(config, entry["path"], record, tally)
+                yield _document(config, entry, record, tally)
         except Unreadable as verdict:
             tally.drop(verdict.reason, path=entry["path"], detail=verdict.detail, characters=entry["bytes"])
 
@@ -164,13 +182,16 @@ def _records(system: Any, config: Hub, entry: Input, tally: Tally) -> Iterator[R
         )
 
 
-def _document(config: Hub, path: str, record: Record, tally: Tally) -> Document:
-    source = f"hub:{config.dataset}@{config.revision}"
-    place = f"{path}#{record.place}"
+def _document(config: Hub, entry: Input, record: Record, tally: Tally) -> Document:
+    """A record with the commit it was read at; its id is by the revision as the recipe names it.
+
+    So a branch that moves on does not rename what stays, and `taken_down` keeps its meaning.
+    """
+    place = f"{entry['path']}#{record.place}"
     return Document(
-        id=document_id(source, place),
+        id=document_id(f"hub:{config.dataset}@{config.revision}", place),
         text=counted(sound_text(record.text), tally),
-        source=source,
+        source=f"hub:{config.dataset}@{entry['commit']}",
         path=place,
         domain=config.domain or config.dataset.rsplit("/", 1)[-1],
         title=record.title,
@@ -197,9 +218,8 @@ def _hub_named(config: Hub) -> Iterator[None]:
     try:
         yield
     except failures as error:
-        raise DataError(
+        raise not_read(
             f"the data set `{config.dataset}` could not be read from the Hugging Face hub",
-            cause=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}",
-            kept="the partitions finished so far",
+            error,
             hint="check the network and the name (a gated data set needs `HF_TOKEN`), then run the same command again",
         ) from error

@@ -18,13 +18,14 @@ from chatwright.data.sandbox import Unreadable
 from chatwright.data.sources.files import blob_of, input_of, pattern_problems
 from chatwright.data.sources.limited import Limited
 from chatwright.data.sources.partition import Input, Partition, partitions_of
+from chatwright.data.sources.permitted import Permitted, permitted
 from chatwright.data.sources.places import listing_fingerprint, place_of, problem_with
 from chatwright.foundation.errors import DataError
 
 _LISTS = (".paths", ".paths.gz")
 
 
-class Warc(Limited):
+class Warc(Limited, Permitted):
     """Pages of web archives."""
 
     kind: Literal["warc"] = "warc"
@@ -65,13 +66,14 @@ def list_partitions(config: Warc) -> list[Partition]:
 
 
 def read_partition(config: Warc, partition: Partition, tally: Tally) -> Iterator[Document]:
-    """Pages of one archive."""
+    """Pages of one archive, as far as their owners allow."""
     for entry in partition.inputs:
         try:
             blob = _blob(config, entry)
             with blob.open() as stored:
                 stream = decompressed(stored, compression_of(blob.name), Budget(blob.stored_bytes))
-                for record in read_web_archive(stream, shown=entry["path"], tally=tally):
+                pages = read_web_archive(stream, shown=entry["path"], tally=tally)
+                for record in permitted(config, pages, tally, shown=entry["path"]):
                     source, place = f"warc:{config.path}", f"{entry['path']}#{record.place}"
                     yield Document(
                         id=document_id(source, place),
@@ -84,6 +86,7 @@ def read_partition(config: Warc, partition: Partition, tally: Tally) -> Iterator
                         licence_evidence=record.licence_evidence,
                         url=record.url,
                         fetched=record.fetched,
+                        robots=record.robots,
                         tdm=record.tdm,
                     )
         except Unreadable as verdict:

@@ -12,7 +12,7 @@ from chatwright.data import limits
 from chatwright.data.crawl.addresses import SystemResolver
 from chatwright.data.crawl.clock import Clock
 from chatwright.data.crawl.crawler import Crawler
-from chatwright.data.crawl.frontier import Frontier
+from chatwright.data.crawl.frontier import Frontier, has_ended, may_be_better
 from chatwright.data.crawl.links import licence_name
 from chatwright.data.crawl.selection import Choice, choose, refused_links
 from chatwright.data.crawl.settings import CrawlSettings
@@ -47,7 +47,9 @@ def fingerprint(config: Website) -> str:
 
 
 def prepare(config: Website, *, stop: StopFlag) -> None:
-    """Crawl what is not in the store yet; returns at once if an earlier run finished.
+    """Crawl what is not in the store yet; returns at once if an earlier run got all that there is.
+
+    What an earlier run gave up for a reason that may pass is asked for again, and nothing else.
 
     Raises:
         BusyError: another process crawls into the same store.
@@ -77,7 +79,7 @@ def crawl(
     with storage.exclusive(directory), storage.full_disk_named(directory):
         store = Store(directory)
         try:
-            if store.meta("complete") != config.traversal:
+            if not has_ended(store, config.traversal) or may_be_better(store):
                 Crawler(
                     config,
                     store=store,
@@ -131,11 +133,20 @@ def store_of(config: Website) -> Path:
     return Path(config.store or f"crawls/{config.name}").expanduser()
 
 
+def may_give_more(config: Website) -> bool:
+    """Whether the crawl gave up addresses that another run may get."""
+    store = _finished(config)
+    try:
+        return may_be_better(store)
+    finally:
+        store.close()
+
+
 def _finished(config: Website) -> Store:
     directory = store_of(config)
     if directory.is_dir():
         store = Store(directory)
-        if store.meta("complete") == config.traversal:
+        if has_ended(store, config.traversal):
             return store
         store.close()
     raise DataError(f"`{directory}` holds no finished crawl of {config.name}", hint="run the recipe: it crawls first")
