@@ -1,6 +1,6 @@
 """The golden steps with compiled blocks, in a process without checked types, which no compiler sees through.
 
-compiled_training.py DIRECTORY     prints the losses as JSON
+compiled_training.py DIRECTORY [recompute] [bfloat16]     prints the losses as JSON
 """
 
 import json
@@ -14,7 +14,8 @@ from test_golden import losses, new_golden_network
 def main() -> None:
     torch.set_num_threads(1)
     network = new_golden_network()
-    found = losses(Path(sys.argv[1]), network=network, compile=True)
+    recompute, precision = "recompute" in sys.argv, "bfloat16" if "bfloat16" in sys.argv else "float32"
+    found = losses(Path(sys.argv[1]), network=network, compile=True, recompute=recompute, precision=precision)
     assert all(block._compiled_call_impl is not None for block in network.model.layers)
     sys.stdout.write(json.dumps(found))
 

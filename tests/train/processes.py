@@ -73,12 +73,13 @@ class Training:
         return self._told.read_text(errors="replace") if self._told.exists() else ""
 
 
-def start_ranks(directory: Path, size: int, **options: Any) -> list[Training]:
-    """So many processes that train one model over gloo."""
+def start_ranks(directory: Path, size: int, *, per_machine: int = 0, **options: Any) -> list[Training]:
+    """So many processes that train one model over gloo, as if on machines of so many; on one if that is left out."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+    shared["LOCAL_WORLD_SIZE"] = str(per_machine or size)
     return [
         Training(directory, **options, environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(size)

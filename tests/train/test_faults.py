@@ -56,6 +56,20 @@ def test_a_rollback_passes_over_the_data_from_the_checkpoint_to_the_fault(tmp_pa
     assert steps == [line["loss"] for line in events(tmp_path / "straight", "step")]
 
 
+def test_a_gradient_that_overflows_float16_lowers_the_loss_scale_and_is_no_fault_of_the_run(tmp_path):
+    network = new_network(deep=True)
+    trainer = new_trainer(
+        tmp_path, network=network, precision="float16", steps=12, faults=FaultConfig(policy="stop", maximum_skips=0)
+    )
+    trainer._stepper.scale = 2.0**22
+    trainer.run()
+    skipped = events(tmp_path, "skipped")
+    assert 0 < len(skipped) < 12
+    assert all("gradient" in line["reason"] and "loss scale is lowered" in line["reason"] for line in skipped)
+    assert trainer._stepper.scale == 2.0 ** (22 - len(skipped))
+    assert all(torch.isfinite(parameter).all() for parameter in network.parameters())
+
+
 def test_a_rollback_before_the_first_checkpoint_goes_to_the_start(tmp_path):
     trainer, network = poisoned(tmp_path, "gradient", [2], faults=ROLLBACK)
     trainer.run()

@@ -1,6 +1,7 @@
 """How much is computed at once: what is found is kept, nothing else changes, and running out of memory costs no run."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from tiny_training import VOCABULARY, DrawnSource, digest, metrics, new_network,
 from chatwright.foundation.errors import ExitCode, OutOfMemoryError, RefusedError
 from chatwright.train import fitting
 from chatwright.train.batches import MicroBatch
+from chatwright.train.faults import FaultConfig
 from chatwright.train.objectives import next_token
 from chatwright.tune.tasks import task_batch
 
@@ -128,6 +130,23 @@ def test_bytes_that_a_pass_keeps_grow_with_its_rows():
     assert four == pytest.approx(4 * one, rel=0.05)
 
 
+def test_what_a_pass_keeps_whatever_its_rows_is_counted_once():
+    network = new_network(deep=True)
+
+    def gradient(batch):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = next_token(network, batch)
+        loss.backward()
+
+    work = work_of(gradient, network)
+    one, two, sixteen = (fitting.bytes_kept(work, batch_of(rows)) for rows in (1, 2, 16))
+    assert sixteen < 14 * one  # the copies of the weights in bfloat16 are kept once
+    needs = fitting._needs(work, batch_of(16))
+    assert [needs(rows) for rows in (1, 2, 16)] == pytest.approx(
+        [one, two, sixteen], rel=0.1
+    )  # 16 * one is a third off
+
+
 def test_an_error_that_is_not_about_memory_goes_through():
     network = new_network()
 
@@ -188,6 +207,20 @@ def test_a_resumed_run_keeps_the_size_that_was_lowered(tmp_path):
     resumed = new_network()
     new_trainer(tmp_path, network=resumed, source=source, objective=Scarce(4), steps=12).run()
     assert digest(resumed) == digest(network)
+
+
+def test_a_run_that_goes_back_to_its_start_keeps_the_size_that_was_found(tmp_path):
+    sizes = []
+
+    def objective(network, batch):
+        sizes.append(len(batch.ids_BT))
+        return next_token(network, batch) * (math.nan if len(sizes) == 5 else 1.0)  # in the second step
+
+    fitting.keep(tmp_path, fitting.Found(24, "tried"))
+    source, faults = LongRows(rows=8, micro_rows=8), FaultConfig(policy="rollback", maximum_skips=0)
+    new_trainer(tmp_path, source=source, objective=objective, is_fitted=True, faults=faults, steps=4).run()
+    assert [line["to_step"] for line in metrics(tmp_path) if line["event"] == "rolled_back"] == [0]
+    assert set(sizes) == {2}
 
 
 LIMITS_MIB = [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30, 37, 46, 58, 73, 91, 114, 142]

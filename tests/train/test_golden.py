@@ -5,6 +5,7 @@ What changes no result must leave them as they are. A change that is meant to al
 """
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_sharding import free_port
 from tiny_training import DrawnSource, new_trainer
 
 from chatwright.model.config import ModelConfig
@@ -58,9 +60,9 @@ def new_golden_network():
     return network
 
 
-def losses(directory, *, network=None, micro_rows=4, threads=1, **fields):
-    """Mean loss of each of fifty steps."""
-    recorder = Recorder(ROWS // micro_rows)
+def losses(directory, *, network=None, micro_rows=4, threads=1, ranks=1, **fields):
+    """Mean loss of each of fifty steps; of several ranks, this one's share of it."""
+    recorder = Recorder(ROWS // micro_rows // ranks)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -130,6 +132,8 @@ CLASSES = {
     "blocks computed again": ({"recompute": True}, 0.0, 0.0),
 }
 COMPILED = (1e-4, 1e-5)
+COMPILED_BFLOAT16 = (2e-2, 2e-3)  # with blocks computed again; a bfloat16 has 8 bits
+TWO_RANKS = (1e-5, 1e-6)
 
 
 @pytest.mark.slow
@@ -145,6 +149,32 @@ def test_compiled_blocks_hold_their_class_by_largest_and_by_mean_drift(tmp_path,
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
     require_drift("compiled", json.loads(done.stdout), measured, largest=COMPILED[0], mean=COMPILED[1])
+
+
+@pytest.mark.slow
+def test_compiled_blocks_that_are_computed_again_in_bfloat16_hold_their_class(tmp_path):
+    command = [sys.executable, str(Path(__file__).with_name("compiled_training.py")), str(tmp_path / "compiled")]
+    command += ["recompute", "bfloat16"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    written = losses(tmp_path / "written", recompute=True, precision="bfloat16")
+    largest, mean = COMPILED_BFLOAT16
+    require_drift("compiled bfloat16", json.loads(done.stdout), written, largest=largest, mean=mean)
+
+
+@pytest.mark.slow
+def test_two_ranks_with_fast_sums_hold_their_class(tmp_path, measured):
+    program = str(Path(__file__).with_name("ranked_training.py"))
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    ranks = [
+        subprocess.Popen([sys.executable, program, str(tmp_path)], env=os.environ | shared | {"RANK": rank}, **pipes)
+        for rank in "01"
+    ]
+    told = [rank.communicate(timeout=240) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], told
+    together = [sum(shares) for shares in zip(*(json.loads(out) for out, _ in told), strict=True)]
+    require_drift("two ranks", together, measured, largest=TWO_RANKS[0], mean=TWO_RANKS[1])
 
 
 def require_drift(name, found, expected, *, largest, mean):

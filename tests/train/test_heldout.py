@@ -127,6 +127,17 @@ def test_domains_are_totals_over_their_documents():
     assert table["all"] == {"bits_per_byte": 1.0, "perplexity": 4.0, "documents": 3, "tokens": 50, "bytes": 100}
 
 
+def test_a_domain_that_is_called_all_is_not_counted_twice():
+    losses = [
+        DocumentLoss("all", nats=math.log(2) * 90, tokens=30, num_bytes=300, number=0),
+        DocumentLoss("b", nats=math.log(2) * 10, tokens=20, num_bytes=700, number=1),
+    ]
+    table = by_domain(losses)
+    assert [(name, row["documents"]) for name, row in table.items()] == [("all", 2), ("all (domain)", 1), ("b", 1)]
+    assert table["all"]["bits_per_byte"] == 0.1
+    assert worst(losses)["domain"] == "all (domain)"
+
+
 class Split:
     def documents(self):
         return iter(documents(5, 5, 5, 5, 5, 5))

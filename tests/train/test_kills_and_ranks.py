@@ -179,6 +179,28 @@ def test_a_rank_that_hangs_ends_the_others_after_the_timeout(tmp_path):
     assert newest_step(tmp_path / "run") >= 4
 
 
+@pytest.mark.parametrize(
+    ("parallel", "size", "number"),
+    [("fsdp", 2, signal.SIGKILL), ("fsdp", 2, signal.SIGSTOP), ("hsdp", 4, signal.SIGSTOP)],
+)
+def test_a_rank_that_is_lost_with_its_shard_ends_the_others_with_a_cause_and_the_run_goes_on(
+    tmp_path, parallel, size, number
+):
+    options = {"parallel": parallel, "per_machine": 2}
+    struck, *others = start_ranks(
+        tmp_path / "run", size, steps=2000, collective_timeout_s=2, slow_micro_batch_s=0.02, **options
+    )[::-1]
+    wait_until(lambda: newest_step(tmp_path / "run") >= 4)
+    struck.signal(number)  # most likely in the midst of a pass
+    ended = [training.wait(seconds=40) for training in others]
+    struck.kill()
+    assert [one.code for one in ended] == [ExitCode.STOPPED] * len(ended), ended
+    assert all("lost another process" in one.output for one in ended)
+    kept = newest_step(tmp_path / "run")
+    more = start_ranks(tmp_path / "run", size, steps=2000, stop_after=kept + 2, **options)
+    assert [training.wait().code for training in more] == [ExitCode.STOPPED] * size
+
+
 def test_of_ten_processes_on_one_run_one_trains_and_nine_are_refused(tmp_path):
     for _ in range(2):
         trainings = [Training(tmp_path / f"run{i}" / ".." / "run", told=f"{i}", steps=2000) for i in range(10)]

@@ -51,6 +51,17 @@ def test_a_rank_takes_its_gpu_before_it_meets_the_others(monkeypatch):
     assert done == [("own", torch.device("cuda", 1)), ("nccl", torch.device("cuda", 1))]
 
 
+def test_meeting_has_a_limit_of_its_own_whatever_an_exchange_may_take_later(monkeypatch):
+    allowed = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(ranks, "meet", lambda *told: allowed.append(told[2]))
+    monkeypatch.setattr(dist, "init_process_group", lambda _, **told: allowed.append(told["timeout"]))
+    monkeypatch.setattr(Ranks, "wait", lambda self: None)
+    Ranks().join(torch.device("cpu"), timeout_s=ranks.BETWEEN_STAGES_S)
+    assert allowed == [timedelta(seconds=ranks._MEETING_S)] * 2
+    assert timedelta(minutes=5) <= allowed[0] <= timedelta(hours=1)
+
+
 def test_who_waits_in_vain_says_so(store_of_all_starts):
     store_of_all_starts.set("chatwright/first", "one that is dead")
     with pytest.raises(RuntimeError, match="did not gather all within 1 s"):

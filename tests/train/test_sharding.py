@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
-from tiny_training import new_network, new_trainer
+from tiny_training import DrawnSource, new_network, new_trainer
 
 from chatwright.foundation.config import validate
-from chatwright.foundation.errors import ConfigError, UsageError
+from chatwright.foundation.errors import ConfigError, OutOfMemoryError, UsageError
+from chatwright.train.average import AverageConfig
+from chatwright.train.objectives import next_token
 from chatwright.train.pretrain import PretrainConfig
+from chatwright.train.sharding import whole_network
 from chatwright.train.spread import chunk_heights
 
 PROGRAM = Path(__file__).with_name("sharded_training.py")
@@ -82,6 +86,70 @@ def test_a_run_goes_on_with_another_number_of_shards(tmp_path, plain, before, af
     train(tmp_path, before[0], ranks=before[1], stop=True)
     train(tmp_path, after[0], ranks=after[1])
     assert drift(saved(tmp_path), plain) < 2e-5
+
+
+@pytest.fixture
+def alone():
+    """One rank in a group of its own, in this process, which is gone afterwards."""
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def trained_here(directory, parallel, **options):
+    """Six steps on one rank, measured after every second one; the network, whole, and the log's held-out losses."""
+    network = new_network(deep=True)
+    (batch,) = DrawnSource(rows=2).step(99)
+    losses = []
+
+    def measure():
+        losses.append(float(next_token(network, batch)))
+        return {"bits_per_byte": {"all": losses[-1]}}
+
+    habits = {"steps": STEPS, "evaluate_every": 2, "checkpoint_every": 2, "parallel": parallel} | options
+    new_trainer(directory, network=network, evaluate=measure, **habits).run()
+    return (network if parallel == "ddp" else whole_network(network, is_first=True)), losses
+
+
+def weights_of(directory, step):
+    return load_file(directory / "checkpoints" / f"step-{step:08d}" / "weights.safetensors")
+
+
+def test_a_checkpoint_after_a_measurement_holds_the_trained_weights_in_their_own_type(tmp_path, alone):
+    network, _ = trained_here(tmp_path, "fsdp", precision="bfloat16")
+    kept = weights_of(tmp_path, STEPS)
+    assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
+    assert all(torch.equal(parameter, kept[name]) for name, parameter in network.named_parameters())
+    assert not all(torch.equal(tensor, tensor.bfloat16().float()) for tensor in kept.values())
+
+
+@pytest.mark.parametrize("use", ["always", "better"])
+def test_shards_leave_the_average_that_the_whole_leaves(tmp_path, alone, use):
+    options = {"average": AverageConfig(share=0.7, use=use)}
+    network, losses = trained_here(tmp_path / "shards", "fsdp", **options)
+    expected, expected_losses = trained_here(tmp_path / "whole", "ddp", **options)
+    assert losses == pytest.approx(expected_losses, rel=1e-5)
+    assert losses[-1] != losses[-2]  # the average's own, not that of the last weights
+    assert drift(network.state_dict(), expected.state_dict()) < 2e-5
+
+
+def test_memory_that_runs_out_in_shards_ends_the_run_on_one_rank_too(tmp_path, alone):
+    network = new_network(deep=True)
+    calls = []
+
+    def run_out(gradient):
+        calls.append(gradient)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")  # as an allocation in the backward pass does
+        return gradient
+
+    def objective(inner, batch):
+        hidden = inner.hidden(batch.ids_BT)
+        hidden.register_hook(run_out)
+        return inner.lm_head(hidden).float().square().sum()
+
+    with pytest.raises(OutOfMemoryError, match="holds a shard"):
+        new_trainer(tmp_path, network=network, objective=objective, steps=4, parallel="fsdp").run()
 
 
 @pytest.mark.parametrize("rows", range(1, 20))

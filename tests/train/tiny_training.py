@@ -27,6 +27,7 @@ from chatwright.train.metrics import METRICS
 from chatwright.train.objectives import next_token
 from chatwright.train.optimizers import OptimizerConfig
 from chatwright.train.schedule import ScheduleConfig
+from chatwright.train.sharding import local
 
 VOCABULARY = 50
 SHAPE = {"width": 16, "layers": 2, "heads": 2, "key_heads": 1, "head_width": 8, "mlp_width": 24, "context_length": 16}
@@ -168,10 +169,10 @@ def new_trainer(
 
 
 def digest(module: nn.Module) -> str:
-    """SHA-256 over the bits of all parameters."""
+    """SHA-256 over the bits of all parameters, as far as this rank holds them."""
     bits = hashlib.sha256()
     for parameter in module.parameters():
-        bits.update(parameter.detach().contiguous().numpy().tobytes())
+        bits.update(local(parameter.detach()).contiguous().numpy().tobytes())
     return bits.hexdigest()
 
 

@@ -63,7 +63,8 @@ class MicroBatch(NamedTuple):
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True)
+    # What is pinned but has gaps would be copied to pageable memory first, and the step would wait for it.
+    return tensor.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 class BatchSource(Protocol):

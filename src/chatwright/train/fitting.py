@@ -128,8 +128,10 @@ def search(work: Work, batch: MicroBatch) -> Found:
     """
     sizes = _sizes(batch)
     room = _room(work.device)
-    per_row = bytes_kept(work, batch.split(1)[0])
-    fitting = [size for size in sizes if room is None or size * per_row * _WORKING_SHARE <= room] or sizes[-1:]
+    fitting = sizes
+    if room is not None:
+        needs = _needs(work, batch)
+        fitting = [size for size in sizes if needs(size) * _WORKING_SHARE <= room] or sizes[-1:]
     tried: list[tuple[int, float]] = []
     for size in fitting:
         rate = _rate(work, batch, size)
@@ -162,6 +164,23 @@ def bytes_kept(work: Work, batch: MicroBatch) -> int:
     return sum(kept.values())
 
 
+def _needs(work: Work, batch: MicroBatch) -> Callable[[int], float]:
+    """Bytes that so many rows keep, from one row and from two: copies of weights in autocast's type do not grow."""
+    length = batch.ids_BT.shape[1]
+    one, *_ = batch.split(length)
+    constant, of_a_row = 0, bytes_kept(work, one)
+    if batch.is_divisible:
+        two, *_ = batch.split(2 * length)
+        try:
+            both = bytes_kept(work, two)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            both = 2 * of_a_row  # then hardly one row fits, and every estimate says so
+        constant, of_a_row = max(0, 2 * of_a_row - both), min(of_a_row, both - of_a_row)
+    return lambda rows: constant + rows * of_a_row
+
+
 def _sizes(batch: MicroBatch) -> list[int]:
     """Rows at once, largest first: the whole, then halves down to one; no part is left much emptier than the others."""
     sizes = [len(batch.ids_BT)]
@@ -172,7 +191,10 @@ def _sizes(batch: MicroBatch) -> list[int]:
 
 def free_bytes(device: torch.device) -> int | None:
     """Memory of a device that is free now; None where the system does not say."""
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_bytes()
+    if device.type != "cuda":
+        return available_bytes()
+    torch.cuda.empty_cache()  # what PyTorch keeps of freed tensors is free for us, though the driver counts it as taken
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def _room(device: torch.device) -> float | None:

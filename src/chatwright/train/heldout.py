@@ -121,7 +121,7 @@ def by_domain(losses: Iterable[DocumentLoss]) -> dict[str, dict[str, Any]]:
     groups: dict[str, list[DocumentLoss]] = {"all": []}
     for loss in losses:
         groups["all"].append(loss)
-        groups.setdefault(loss.domain, []).append(loss)
+        groups.setdefault(loss.domain if loss.domain != "all" else "all (domain)", []).append(loss)
     result = {}
     for name, members in groups.items():
         nats = sum(member.nats for member in members)

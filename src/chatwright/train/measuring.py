@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from chatwright.foundation.console import say
+from chatwright.train.sharding import let_go
 
 
 class Measuring(NamedTuple):
@@ -28,11 +29,13 @@ class Measuring(NamedTuple):
             return {}
         for module in self.modules:
             module.eval()
+        let_go(*self.modules)  # else a pass would compute with what an earlier one gathered
         # Inference mode forbids what gathers shards.
         quiet = torch.no_grad() if self.is_sharded else torch.inference_mode()
         with self.autocast(), quiet:
             values: dict[str, Any] = _sound(self.evaluate())
-            return values
+        let_go(*self.modules)
+        return values
 
 
 def _sound(value: Any) -> Any:

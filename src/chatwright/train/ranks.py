@@ -8,6 +8,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,9 @@ from chatwright.train.meeting import meet
 
 TIMEOUT_S = 600
 BETWEEN_STAGES_S = 30 * 24 * 3600  # the first rank may prepare data for long while the others wait
-_MEETING_S = 300  # processes that are started again on a busy machine need their time until all are there
+_MEETING_S = 900  # processes that are started again on a busy machine need their time until all are there
+
+_GLOO = "gloo/"  # the place in its source that gloo names in whatever it raises, always a bare RuntimeError
 
 
 class Ranks:
@@ -27,9 +30,12 @@ class Ranks:
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self._timeout_s = TIMEOUT_S
 
     def join(self, device: torch.device, *, timeout_s: int = TIMEOUT_S) -> None:
         """Meet the other processes, if that is not done; who is silent for `timeout_s` afterwards is lost.
+
+        Meeting has a limit of its own.
 
         Args:
             device: this rank's. A GPU becomes the process's own: shards are put on the current one.
@@ -40,7 +46,7 @@ class Ranks:
             torch.cuda.set_device(device)
         if self.size > 1 and not dist.is_initialized():
             with self._losses_named():
-                timeout = timedelta(seconds=max(timeout_s, _MEETING_S))
+                timeout = timedelta(seconds=_MEETING_S)  # whatever is allowed later, who never comes is soon told
                 place = meet(self.rank, self.size, timeout)
                 dist.init_process_group(
                     "nccl" if is_gpu else "gloo",
@@ -55,9 +61,15 @@ class Ranks:
 
     def allow(self, timeout_s: int) -> None:
         """How long an exchange may take from here on, on this rank."""
+        self._timeout_s = timeout_s
+        self.limit([None])
+
+    def limit(self, groups: Iterable[Any]) -> None:
+        """What is allowed now holds for exchanges among these groups of ranks, too; None: all of them."""
         if self.size > 1 and dist.is_initialized():
-            # PyTorch has no public name for it; torchtitan lowers its timeout after the first step in the same way.
-            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s))
+            for group in groups:
+                # PyTorch has no public name for it; torchtitan lowers its timeout after the first step likewise.
+                dist.distributed_c10d._set_pg_timeout(timedelta(seconds=self._timeout_s), group)
 
     @property
     def is_first(self) -> bool:
@@ -71,7 +83,8 @@ class Ranks:
         tensor = torch.tensor(values, dtype=torch.float64, device=device)
         with self._losses_named():
             dist.all_reduce(tensor)
-            return [float(value) for value in tensor]
+            values_of_all: list[float] = tensor.tolist()
+            return values_of_all
 
     def sum(self, value: float, device: torch.device) -> float:
         """A number summed over all ranks."""
@@ -156,9 +169,22 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            raise RankLostError(
-                f"rank {self.rank} of {self.size} lost another process of this training: it ended, or did not answer",
-                cause=str(error).splitlines()[0][:300],
-                kept="the newest checkpoint",
-                hint="look at the output of the rank that failed first; the same command goes on from there",
-            ) from error
+            raise self._loss(error) from error
+
+    @contextlib.contextmanager
+    def losses_told(self) -> Iterator[None]:
+        """The same around what PyTorch exchanges by itself, as it does for shards: other errors stay what they are."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not (isinstance(error, dist.DistError) or _GLOO in str(error)):
+                raise
+            raise self._loss(error) from error
+
+    def _loss(self, error: RuntimeError) -> RankLostError:
+        return RankLostError(
+            f"rank {self.rank} of {self.size} lost another process of this training: it ended, or did not answer",
+            cause=str(error).partition("\n")[0][:300],
+            kept="the newest checkpoint",
+            hint="look at the output of the rank that failed first; the same command goes on from there",
+        )

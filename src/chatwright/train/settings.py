@@ -24,7 +24,7 @@ class TrainingConfig(Config):
 
     device: str = "auto"
     precision: PrecisionName = "auto"
-    threads: int = Field(default=0, ge=0)  # 0: all usable cores
+    threads: int = Field(default=0, ge=0)  # 0: all usable cores, divided among the ranks of a machine
     compile: CompileSetting = False  # the blocks; "auto" where a long run is measured to be faster with it
     recompute: Habit[bool] = False  # activation checkpointing: less memory, a third more arithmetic, the same bits
     evaluate_every: int = Field(default=100, ge=1)  # steps

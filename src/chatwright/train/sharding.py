@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from chatwright.foundation.devices import Placement
 from chatwright.foundation.errors import UsageError
@@ -30,7 +30,10 @@ def shard(network: Network, *, parallel: ParallelName, placement: Placement, ran
     if not dist.is_initialized():  # one process: a group of its own, so that one path serves any number
         backend = "nccl" if placement.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
-    shard_over(network, _mesh(parallel, placement.device.type, ranks), precision=placement.autocast_dtype)
+    with ranks.losses_told():
+        mesh = _mesh(parallel, placement.device.type, ranks)
+    ranks.limit(mesh.get_all_groups())
+    shard_over(network, mesh, precision=placement.autocast_dtype)
 
 
 def shard_over(network: Network, mesh: Any, *, precision: torch.dtype | None) -> None:
@@ -64,6 +67,23 @@ def _mesh(parallel: ParallelName, kind: str, ranks: Ranks) -> Any:
             hint='on one machine set `parallel = "fsdp"`',
         )
     return init_device_mesh(kind, (ranks.size // per_machine, per_machine), mesh_dim_names=("replicate", "shard"))
+
+
+def let_go(*modules: nn.Module) -> None:
+    """Each rank holds its shards alone again; what is not in shards stays as it is.
+
+    A forward pass that no backward pass follows leaves what belongs to no block gathered (FSDP2 keeps its root for
+    the backward pass): its parameters are then copies, in the type that is computed in, which no update reaches.
+    """
+    for module in (inner for outer in modules for inner in outer.modules()):
+        if hasattr(module, "reshard"):
+            cast(Any, module).reshard()
+
+
+def named_parts(network: nn.Module) -> dict[str, Tensor]:
+    """The parameters by name, as this rank holds them for good: never a copy that a pass has gathered."""
+    let_go(network)
+    return dict(network.named_parameters())
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -119,14 +139,11 @@ def shard_group(parameter: Tensor) -> Any:
 
 def whole_network(network: Network, *, is_first: bool) -> Network | None:
     """The network with all its weights in main memory, on the first rank; all ranks must call this together."""
-    values = ((name, whole(parameter.detach()).cpu()) for name, parameter in network.named_parameters())
-    if not is_first:
-        for _ in values:
-            continue
-        return None
-    plain = Network.without_values(network.config, "cpu")
-    places = dict(plain.named_parameters())
-    with torch.no_grad():
-        for name, value in values:
-            places[name].copy_(value)
+    plain = Network.without_values(network.config, "cpu") if is_first else None
+    places = {} if plain is None else dict(plain.named_parameters())
+    with Ranks().losses_told(), torch.no_grad():
+        for name, parameter in named_parts(network).items():
+            value = whole(parameter.detach())
+            if name in places:
+                places[name].copy_(value)
     return plain

@@ -188,7 +188,7 @@ class Stepper:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if self._is_sharded and self._ranks.size > 1:
+            if self._is_sharded:
                 raise _lost_between_shards(error) from error
             return None
         return dict(zip(shares, own, strict=True))
@@ -250,7 +250,7 @@ class Stepper:
 
 def _lost_between_shards(error: BaseException) -> OutOfMemoryError:
     return OutOfMemoryError(
-        "memory ran out on a rank that holds a shard of the model: the others wait for it and cannot go on",
+        "memory ran out on a rank that holds a shard of the model: a step in shards cannot be begun again in its midst",
         cause=str(error).splitlines()[0][:300],
         kept="the newest checkpoint",
         hint="lower `micro_rows` or set `recompute = true`; the same command goes on from the checkpoint",
