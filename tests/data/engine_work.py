@@ -28,7 +28,15 @@ def write_one(payload, path):
         raise UnreachableError("no answer", cause="status 503")
     if kind == "refused":
         raise RefusedError("damaged input")
+    if kind == "elsewhere":
+        os.chdir("/")  # as a worker of another machine may stand elsewhere
     tally = Tally()
     with work_file(path, DOCUMENTS_SCHEMA, tally) as writer:
         tally.seen(len(_TEXT))
         writer.add(Document(id=attempts.name, text=_TEXT, source="s", path=attempts.name, domain="d"))
+        if kind == "hangs":
+            Path(f"{mark}.hangs").touch()
+            ends = time.monotonic() + 60
+            while not Path(f"{mark}.go").exists() and time.monotonic() < ends:
+                time.sleep(0.02)
+            Path(f"{mark}.ended").touch()

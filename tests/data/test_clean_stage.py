@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from chatwright.data import clean_phases, clean_stage, limits
-from chatwright.data.clean import CleanConfig
+from chatwright.data.clean import CleanConfig, text_hash
 from chatwright.data.document import DOCUMENTS_SCHEMA, PartWriter, document_id, iter_documents
 from chatwright.data.duplicates.config import DuplicatesConfig
 from chatwright.data.duplicates.removals import Removals
@@ -170,3 +172,55 @@ def test_a_damaged_part_is_refused(raw, stage):
     (raw / "part-00001.parquet").write_bytes(b"PAR1")
     with pytest.raises(RefusedError, match="part-00001"):
         clean_stage.run(stage(CleanConfig(duplicates=EXACT_ONLY), documents=raw))
+
+
+@pytest.fixture
+def placed(tmp_path, make_document, prose):
+    """Writes documents of which so many lie below each share: where the split would put them is known."""
+
+    def write(*bounds: tuple[float, float]) -> Path:
+        texts = (f"{prose} Number {number}." for number in range(10_000))
+        directory = tmp_path / "placed"
+        directory.mkdir()
+        with PartWriter(directory / "part-00000.parquet", DOCUMENTS_SCHEMA) as writer:
+            for number, (low, high) in enumerate(bounds):
+                text = next(text for text in texts if low <= int.from_bytes(text_hash(text)[:8]) / 2**64 < high)
+                writer.add(make_document(text, number=number))
+        return directory
+
+    return write
+
+
+def test_the_number_of_held_out_documents_is_told(placed, stage, capsys):
+    documents = placed((0, 0.04), (0.1, 1), (0, 0.04), (0.1, 1))
+    clean_stage.run(stage(CleanConfig(duplicates=EXACT_ONLY), documents=documents))
+    said = capsys.readouterr().err
+    assert "4 of 4 documents kept, 0.0 MB; 2 of them held out, 0.0 MB" in said
+    assert "note:" not in said
+
+
+def test_where_chance_holds_nothing_out_a_share_that_would_is_named(placed, stage, capsys):
+    documents = placed((0.3, 1), (0.11, 0.19), (0.3, 1))
+    clean_stage.run(stage(CleanConfig(duplicates=EXACT_ONLY), documents=documents))
+    assert "such as `clean.heldout_share = 0.2`" in capsys.readouterr().err
+    again = stage(CleanConfig(duplicates=EXACT_ONLY, heldout_share=0.2), name="again", documents=documents)
+    clean_stage.run(again)
+    assert len(list(iter_documents(again.output, split="heldout"))) == 1
+    assert "note:" not in capsys.readouterr().err
+
+
+def test_where_no_share_below_a_half_would_more_documents_are_asked_for(placed, stage, capsys):
+    clean_stage.run(stage(CleanConfig(duplicates=EXACT_ONLY), documents=placed((0.6, 1))))
+    said = capsys.readouterr().err
+    assert "not seen: add documents" in said
+
+
+def test_who_wants_nothing_held_out_is_told_nothing(placed, stage, capsys):
+    clean_stage.run(stage(CleanConfig(duplicates=EXACT_ONLY, heldout_share=0), documents=placed((0.3, 1))))
+    assert "note:" not in capsys.readouterr().err
+
+
+def test_a_corpus_that_is_held_out_to_the_last_document_stops_with_the_name_of_its_split(placed, stage):
+    with pytest.raises(DataError, match="`train` is empty") as caught:
+        clean_stage.run(stage(CleanConfig(duplicates=EXACT_ONLY), documents=placed((0, 0.04), (0, 0.04))))
+    assert caught.value.cause == "`clean.heldout_share` is 0.05"

@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import os
 import signal
@@ -219,10 +220,11 @@ def test_the_fingerprint_changes_with_any_source(folder):
     assert collect.fingerprint(config_of(folder)) != before
 
 
-def test_the_fingerprint_of_all_packages_takes_less_than_a_second():
+def test_the_fingerprint_of_all_packages_takes_a_moment_for_each():
+    packages = len(list(importlib.metadata.distributions()))
     began = time.process_time()
     collect.fingerprint(CollectConfig(sources=(PythonDocs(packages=("*",)),)))
-    assert time.process_time() - began < 1.0
+    assert time.process_time() - began < 0.5 + 0.01 * packages
 
 
 def test_workers_do_not_import_torch():

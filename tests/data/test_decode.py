@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatwright.data import limits
-from chatwright.data.decode import decode_html, decode_text, sound_text
+from chatwright.data import charsets, limits
+from chatwright.data.decode import Decoded, decode_as_declared, decode_html, decode_text, sound_text
 
 RUSSIAN = "Съешь же ещё этих мягких французских булок, да выпей чаю. " * 20
 
@@ -114,3 +114,51 @@ def test_sound_text_can_always_be_encoded(text):
     sound.text.encode()
     surrogates = sum("\ud800" <= character <= "\udfff" for character in text)
     assert sound.changes.get("surrogates_replaced", 0) == surrogates
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "charset"),
+    [
+        (RUSSIAN, "cp1251", "Windows-1251"),
+        ("“café”", "cp1252", '"iso-8859-1"'),
+        ("天地玄黄，宇宙洪荒。", "gbk", "gb2312"),
+        ("いろはにほへと", "cp932", "shift_jis"),
+        ("いろはにほへと", "iso2022_jp", "iso-2022-jp"),  # in ASCII alone, so that it is sound UTF-8 too
+        ("모든 인간은", "cp949", "ks_c_5601-1987"),
+        (f"<p>{RUSSIAN}", "utf-16-le", "utf-16"),
+        ("ภาษาไทย", "cp874", "tis-620"),
+    ],
+)
+def test_a_charset_that_fits_is_believed(text, encoding, charset):
+    decoded = decode_as_declared(text.encode(encoding), f"text/html; charset={charset}; x=y", otherwise=nothing)
+    assert decoded == (text, {})
+
+
+def nothing(data):
+    """What stands for statistics where they must not be asked."""
+    raise AssertionError(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "charset"),
+    [
+        (RUSSIAN.encode(), "iso-8859-1"),
+        (RUSSIAN.encode("utf-16"), "windows-1251"),
+        (RUSSIAN.encode("cp1251"), "utf-16"),
+        (RUSSIAN.encode("cp1251"), "utf-8"),
+        (b"caf\xe9 \x81", "latin1"),
+        (b"caf\xe9", "punycode"),
+        (b"caf\xe9", ""),
+    ],
+)
+def test_a_charset_that_does_not_fit_is_not_believed(data, charset):
+    told = Decoded("as statistics say", {})
+    assert decode_as_declared(data, f"text/html; charset={charset}", otherwise=lambda _: told) is told
+
+
+def test_every_charset_of_the_table_is_a_codec_that_reads_a_megabyte():
+    """One that takes time with the square of the text would not come back."""
+    data = bytes(range(0x20, 0x7F)) * 11_000
+    for codec in set(charsets._CODECS.values()):
+        assert len(data.decode(codec, "replace")) >= len(data) / 2
+    assert len(charsets._CODECS) == sum(len(labels.split()) for labels in charsets._LABELS.values())

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,20 +186,24 @@ def test_twenty_kills_and_a_resume_give_the_same_corpus(tmp_path, many_documents
     whole = tmp_path / "whole"
     began = time.monotonic()
     assert stage(many_documents, whole).wait() == 0
-    seconds = time.monotonic() - began
+    life = time.monotonic() - began
     killed = tmp_path / "killed"
     generator = random.Random(7)
     kills = 0
-    for _ in range(20):
+    while kills < 20:
         process = stage(many_documents, killed)
         try:
-            process.wait(timeout=generator.uniform(0.4, 1.0) * seconds)
+            assert process.wait(timeout=generator.uniform(0.4, 1.0) * life) == 0
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
+            process.kill()
+            kills += process.wait() == -signal.SIGKILL
+            life *= 1.02
+        else:  # it came to its end: the next one begins anew
+            assert files_in(killed) == files_in(whole)
+            for place in tmp_path.glob("killed*"):  # and what lies beside it for the next call
+                shutil.rmtree(place)
+            life *= 0.9
     assert stage(many_documents, killed).wait() == 0
-    assert kills > 0
     assert files_in(killed) == files_in(whole)
     report = json.loads((whole / "report.json").read_bytes())
     assert report["changed"]["site_lines"]["documents"] > 100

@@ -183,6 +183,56 @@ def test_the_chapters_of_a_book_have_a_limit_together(tmp_path, write_epub, pros
         read_book(str(tmp_path / "b.epub"))
 
 
+def damage(path, *names):
+    """Turn bytes in the middle of members of a zip, so that their checksums fail."""
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        for info in map(archive.getinfo, names):
+            begin = info.header_offset + 30 + len(info.filename)
+            data[begin + info.compress_size // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def test_pages_of_a_book_that_cannot_be_read_are_counted_and_the_rest_kept(tmp_path, write_epub, prose):
+    write_epub(tmp_path / "b.epub", chapters={"a.xhtml": prose, "b.xhtml": prose, "c.xhtml": " " * (4 << 20)})
+    damage(tmp_path / "b.epub", "OPS/text/b.xhtml")
+    book = read_book(str(tmp_path / "b.epub"))
+    assert [chapter["place"] for chapter in book["chapters"]] == ["OPS/text/a.xhtml"]
+    assert book["dropped"] == [
+        {"place": "OPS/text/b.xhtml", "reason": "damaged_epub", "characters": 0},
+        {"place": "OPS/text/c.xhtml", "reason": "compression_ratio", "characters": 0},
+    ]
+
+
+def test_a_book_of_which_no_page_can_be_read_says_why(tmp_path, write_epub, prose):
+    write_epub(tmp_path / "b.epub", chapters={"a.xhtml": prose, "titlepage.xhtml": "Harbour"})
+    damage(tmp_path / "b.epub", "OPS/text/a.xhtml")
+    with pytest.raises(Unreadable, match="damaged_epub"):
+        read_book(str(tmp_path / "b.epub"))
+
+
+def test_pages_that_swell_are_paid_from_the_budget_of_the_book(tmp_path, write_epub, prose, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_ARCHIVE_BYTES", 3 << 20)
+    swelling = {f"{number}.xhtml": " " * (4 << 20) for number in range(4)}
+    write_epub(tmp_path / "b.epub", chapters={"0-first.xhtml": prose, **swelling, "z.xhtml": prose})
+    book = read_book(str(tmp_path / "b.epub"))
+    assert [chapter["place"] for chapter in book["chapters"]] == ["OPS/text/0-first.xhtml"]
+    assert [page["reason"] for page in book["dropped"]] == ["compression_ratio"] * 5
+
+
+def test_a_page_of_a_pdf_that_cannot_be_read_is_counted_and_the_rest_kept(tmp_path, write_pdf):
+    path = tmp_path / "p.pdf"
+    write_pdf(path, ["Hello from a page"])
+    path.write_bytes(path.read_bytes().replace(b"/Kids[3 0 R]/Count 1", b"/Kids[9 0 R 3 0 R]/Count 2"))
+    book = read_book(str(path))
+    assert [chapter["text"] for chapter in book["chapters"]] == ["Hello from a page"]
+    assert book["dropped"] == [{"place": "1", "reason": "damaged_pdf", "characters": 0}]
+    write_pdf(path, [])
+    path.write_bytes(path.read_bytes().replace(b"/Kids[3 0 R]/Count 1", b"/Kids[9 0 R 3 0 R]/Count 2"))
+    with pytest.raises(Unreadable, match="damaged_pdf"):
+        read_book(str(path))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("books", ["book", "chapter"])
 def test_a_book_is_one_document_or_one_a_chapter(tmp_path, write_epub, books, prose):

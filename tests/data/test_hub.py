@@ -230,7 +230,7 @@ def test_an_error_of_the_network_while_listing_is_no_mistake_of_the_settings(tmp
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "a.parquet")
     config = Hub(dataset="someone/books", files="*.parquet")
     with pytest.raises(DataError, match="503") as caught:
-        partitions_in(SeveredSystem(range(1 << 20)), str(tmp_path), config, commit=COMMIT)
+        list(partitions_in(SeveredSystem(range(1 << 20)), str(tmp_path), config, commit=COMMIT))
     assert "text_key" not in caught.value.hint
 
 

@@ -15,7 +15,7 @@ from chatwright.data.collect import CollectConfig
 from chatwright.data.document import iter_documents
 from chatwright.data.formats import books, wikitext
 from chatwright.data.formats.compression import Budget
-from chatwright.data.formats.web_archives import meta_of
+from chatwright.data.formats.pages import meta_of
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
 from chatwright.data.sources import Files, list_partitions, read_partition

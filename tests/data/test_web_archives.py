@@ -179,9 +179,47 @@ def test_all_mistakes_of_the_source_are_reported_at_once():
 
 
 @pytest.mark.parametrize("kind", ["text/html", "text/plain"])
-def test_a_lone_surrogate_of_a_page_is_replaced_and_counted(tmp_path, kind):
-    odd = record("https://a.example/2", b"+2AA-", head=f"Content-Type: {kind}; charset=utf-7")  # says U+D800
-    (tmp_path / "a.warc").write_bytes(record("https://a.example/1") + odd + record("https://a.example/3"))
+@pytest.mark.parametrize("charset", ["utf-7", "punycode", "unicode_escape", "idna"])
+def test_codecs_that_are_no_encodings_of_pages_are_not_believed(tmp_path, kind, charset):
+    """UTF-7 would give half a letter here, and a megabyte of punycode would take hours."""
+    body = b"<p>\\ud800 +2AA-" + b"a" * (1 << 20)
+    page = record("https://a.example/", body, head=f"Content-Type: {kind}; charset={charset}")
+    (tmp_path / "a.warc").write_bytes(page + record("https://a.example/2"))
     documents, tally = collect(Warc(path=str(tmp_path)))
-    assert [d.text for d in documents] == ["<p>page", "\ufffd", "<p>page"]
-    assert tally.changed["surrogates_replaced"] == {"documents": 1, "places": 1}
+    assert [d.text for d in documents] == [body.decode(), "<p>page"]
+    assert (tally.dropped, tally.changed) == ({}, {})
+
+
+def test_a_page_that_is_sound_utf8_is_read_so_whatever_its_server_says(tmp_path):
+    head = "Content-Type: text/html; charset=iso-8859-1"
+    (tmp_path / "a.warc").write_bytes(record("https://a.example/", "<p>Съешь café".encode(), head=head))
+    assert collect(Warc(path=str(tmp_path)))[0][0].text == "<p>Съешь café"
+
+
+HTML_FILES = {
+    "silent.html": "<p>page",
+    "licence.html": '<p>page<a rel="license" href="https://creativecommons.org/licenses/by/4.0/">x</a>',
+    "index.htm": '<meta name="robots" content="index, follow"><p>page',
+    "noindex.html": '<meta name="robots" content="noindex"><p>page',
+    "reserved.xhtml": '<meta name="tdm-reservation" content="1"><p>page',
+}
+
+
+def test_pages_in_a_folder_go_as_their_owners_ask_in_their_tags(tmp_path):
+    for name, text in HTML_FILES.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "notes.txt").write_text(HTML_FILES["noindex.html"])  # no page: it says nothing of the kind
+    documents, tally = collect(Files(path=str(tmp_path), licence="MIT"))
+    assert {d.path: (d.media, d.robots, d.tdm, d.licence) for d in documents} == {
+        "silent.html": ("html", "", "", "MIT"),
+        "licence.html": ("html", "", "", "CC-BY-4.0"),
+        "index.htm": ("html", "allowed", "", "MIT"),
+        "notes.txt": ("text", "", "", "MIT"),
+    }
+    assert "rel=license" in next(d.licence_evidence for d in documents if d.path == "licence.html")
+    assert reasons(tally) == {"noindex": ["noindex.html"], "tdm_reserved": ["reserved.xhtml"]}
+    assert tally.dropped["tdm_reserved"]["examples"][0]["detail"] == "meta tdm-reservation"
+    kept, tally = collect(Files(path=str(tmp_path), noindex="keep", reserved="keep"))
+    verdicts = {d.path: (d.robots, d.tdm) for d in kept}
+    assert (verdicts["noindex.html"], verdicts["reserved.xhtml"]) == (("disallowed", ""), ("", "reserved"))
+    assert tally.dropped == {}

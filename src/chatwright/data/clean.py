@@ -7,7 +7,7 @@ between documents are `duplicates`'.
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from chatwright.data import limits
@@ -27,6 +27,7 @@ from chatwright.foundation.config import Config
 HELDOUT = "heldout"
 TRAIN = "train"
 _HASH_BYTES = 16
+_ROUND_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 _VARIETY_SCALE = 4.0
 _PROSE_WORDS = 6
 
@@ -185,6 +186,18 @@ def split_of(content: bytes, *, heldout_share: float) -> Literal["train", "heldo
         heldout_share: between 0 and 1.
     """
     return "heldout" if int.from_bytes(content[:8], "big") < heldout_share * 2**64 else "train"
+
+
+def larger_share(contents: Iterable[bytes], *, heldout_share: float) -> float | None:
+    """The least round share with which `split_of` holds one of the contents out, where it holds out none.
+
+    Args:
+        contents: what `text_hash` gives.
+        heldout_share: the share that holds none out; None is given back where a half of them would not do.
+    """
+    least = min(content[:8] for content in contents)
+    larger = (share for share in _ROUND_SHARES if share > heldout_share)
+    return next((share for share in larger if split_of(least, heldout_share=share) == HELDOUT), None)
 
 
 def quality_of(shape: Shape) -> float:

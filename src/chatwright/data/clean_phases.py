@@ -154,7 +154,7 @@ def _jobs(config: CleanConfig, documents: Path, evaluation: Evaluation | None) -
     """Row groups of each part in order, a bounded number of bytes together."""
     settings = config.model_dump(mode="json")
     jobs = []
-    for part in part_files(documents):
+    for part in part_files(documents.absolute()):  # they are read by others, who may stand in another folder
         with open_part(part) as file:
             sizes = [file.metadata.row_group(index).total_byte_size for index in range(file.num_row_groups)]
         for groups in _grouped(sizes):

@@ -10,10 +10,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from chatwright.data.clean import HELDOUT, CleanConfig, as_in_corpus
+from chatwright.data.clean import HELDOUT, TRAIN, CleanConfig, as_in_corpus, larger_share, text_hash
 from chatwright.data.clean_phases import Evaluation, clean_partitions, without_repeated_paragraphs
 from chatwright.data.collect import REPORT
-from chatwright.data.document import CORPUS_SCHEMA
+from chatwright.data.document import CORPUS_SCHEMA, iter_documents
 from chatwright.data.duplicates.corpus import Resolution, resolve
 from chatwright.data.duplicates.decontaminate import collect_runs
 from chatwright.data.duplicates.removals import RemovedCopy, write_removals
@@ -37,19 +37,26 @@ def run(context: StageContext) -> dict[str, Any]:
     evaluation = _prepare_evaluation(context)
     cleaned = clean_partitions(context, evaluation)
     tally = cleaned.tally
-    copies = resolve(cleaned.paths, config.duplicates, scratch=work_directory(context))
+    copies = resolve(cleaned.paths, config.duplicates, scratch=work_directory(context), stop=context.stop)
     write_removals(_count_copies(cleaned.paths, copies, tally), context.output)
     rest = without_repeated_paragraphs(context, cleaned.paths, copies.removed)
     tally.merge(rest.tally)
     totals, by_source = Totals(), Totals()
     documents = kept_documents(
-        rest.paths, totals=totals, by_source=by_source, without=rest.removed, clusters=copies.marked
+        rest.paths,
+        totals=totals,
+        by_source=by_source,
+        without=rest.removed,
+        clusters=copies.marked,
+        stop=context.stop,
     )
     counted = _Counted()
     written = write_parts(counted.through(documents), context.output, CORPUS_SCHEMA)
     for line in describe_drops(tally, of="documents"):
         say(line)
     _require_text(written, tally, context.inputs["documents"])
+    heldout = totals["heldout_documents"]
+    _require_training(written, heldout, config)
     report = _report(tally, totals, documents_out=written, characters_out=counted.characters)
     if evaluation is not None:
         report["decontamination"] = evaluation.counts._asdict()
@@ -57,8 +64,11 @@ def run(context: StageContext) -> dict[str, Any]:
     report |= cleaned.facts | rest.facts
     report["near_duplicates"] = config.duplicates.model_dump(mode="json") | copies.counts()
     storage.write_json(context.output / REPORT, report)
-    size, heldout = totals["bytes"] / 1e6, totals["heldout_bytes"] / 1e6
-    say(f"  {written:,} of {tally.documents:,} documents kept, {size:.1f} MB, {heldout:.1f} MB held out")
+    size, beside = totals["bytes"] / 1e6, totals["heldout_bytes"] / 1e6
+    kept = f"{written:,} of {tally.documents:,} documents kept, {size:.1f} MB"
+    say(f"  {kept}; {heldout:,} of them held out, {beside:.1f} MB")
+    if not heldout and config.heldout_share:
+        say(_without_heldout(context.output, config))
     summary = {key: report[key] for key in ("documents_in", "documents_out", "bytes_out")}
     dropped = {reason: entry["count"] for reason, entry in report["dropped"].items()}
     return summary | {"dropped": dropped} | to_try_again(tally)
@@ -121,6 +131,28 @@ def _require_text(written: int, tally: Tally, documents: Path) -> None:
         f"no text: cleaning left none of {tally.documents} documents in `{documents}`",
         cause=f"dropped: {reasons}" if reasons else "there were none",
         hint="lower the thresholds under `clean.rules`, or collect more documents",
+    )
+
+
+def _require_training(written: int, heldout: int, config: CleanConfig) -> None:
+    if heldout < written:
+        return
+    raise DataError(
+        f"nothing is left to train on: the split `{TRAIN}` is empty, for the hash of each of the {written:,} documents "
+        f"puts it into `{HELDOUT}`",
+        cause=f"`clean.heldout_share` is {config.heldout_share:g}",
+        hint="add documents, or hold out a smaller share of them",
+    )
+
+
+def _without_heldout(corpus: Path, config: CleanConfig) -> str:
+    """What a person is told where no document's hash lies within the share; the texts are read again: they are few."""
+    share = config.heldout_share
+    larger = larger_share((text_hash(document.text) for document in iter_documents(corpus)), heldout_share=share)
+    remedy = f"raise it, such as `clean.heldout_share = {larger}`, or add documents" if larger else "add documents"
+    return (
+        f"  note: `clean.heldout_share = {share:g}` holds none of so few documents out, and without one no model "
+        f"can be measured on text that it has not seen: {remedy}"
     )
 
 

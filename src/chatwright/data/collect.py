@@ -3,31 +3,33 @@
 Nothing is judged here but whether a text could be read; that is `clean_stage`'s work.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.data.document import DOCUMENTS_SCHEMA, Document, overlong, sealed
-from chatwright.data.engine import Job, count_failed, read_notes, read_tally, run_jobs, to_try_again, work_file
+from chatwright.data.engine import Job, count_failed, read_notes, read_tally, to_try_again, work_file
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
-from chatwright.data.sources import Partition, Source, list_partitions, prepare, read_partition
+from chatwright.data.sources import Listing, Partition, Source, iter_partitions, prepare, read_partition
 from chatwright.data.sources import fingerprint as source_fingerprint
 from chatwright.data.sources.limited import OVER_CAP, Cap
+from chatwright.data.sources.partition import Input
 from chatwright.data.sources.website import Website, may_give_more, store_of
+from chatwright.data.waves import Queue, Read, read_in_waves
 from chatwright.foundation import storage
 from chatwright.foundation.config import Config
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import DataError
 from chatwright.foundation.stage import StageContext
+from chatwright.foundation.stopping import StopFlag
 
 REPORT = "report.json"
 TAKEN_DOWN = "taken_down"
 TAKEN_DOWN_COPY = "taken_down_copy"
 
 # Raise it when the same inputs give other documents than before: work of an older version is then not taken.
-_VERSION = 4
+_VERSION = 5
 
 
 class CollectConfig(Config):
@@ -81,19 +83,16 @@ def run(context: StageContext) -> dict[str, Any]:
     config: CollectConfig = context.config
     for source in config.sources:
         prepare(source, stop=context.stop)
-    jobs = [_jobs(config, number) for number in range(len(config.sources))]
-    paths, failed = run_jobs(collect_partition, list(itertools.chain(*jobs)), context=context, label="collect")
-    done = {path.stem: path for path in paths}
-    gains = [
-        _Gain(source, [done[job.key] for job in own if job.key in done])
-        for source, own in zip(config.sources, jobs, strict=True)
-    ]
-    totals, by_source, removed = Totals(), Totals(), _Removed(paths)
-    written = write_parts(_passing(gains, removed, totals, by_source), context.output, DOCUMENTS_SCHEMA)
+    queues = [_queue(config, number, context.stop) for number in range(len(config.sources))]
+    reads = read_in_waves(collect_partition, queues, context=context, label="collect")
+    gains = [_Gain(source, read) for source, read in zip(config.sources, reads, strict=True)]
+    totals, by_source, removed = Totals(), Totals(), _Removed([path for read in reads for path in read.paths])
+    documents = _passing(gains, removed, totals, by_source, context.stop)
+    written = write_parts(documents, context.output, DOCUMENTS_SCHEMA)
     tally = Tally()
     for gain in gains:
         tally.merge(gain.tally)
-    count_failed(failed, tally)
+    count_failed({label: failure for read in reads for label, failure in read.failed.items()}, tally)
     for line in (*describe_drops(tally, of="inputs"), *_unmet(config, removed)):
         say(line)
     _require_text(written, tally, config)
@@ -134,13 +133,17 @@ def collect_partition(payload: _Payload, path: Path) -> None:
 class _Gain:
     """What one source gives."""
 
-    def __init__(self, source: Source, paths: Sequence[Path]):
+    def __init__(self, source: Source, read: Read):
         self.source = source
-        self.paths = paths
+        self.paths = read.paths
         self.cap = Cap(source)
         self.tally = Tally()
-        for path in paths:
+        for path in read.paths:
             self.tally.merge(read_tally(path))
+        unread = [_name(entry) for job in read.unread for entry in job.payload.partition.inputs]
+        for name in dict.fromkeys(unread):
+            detail = "a cap of the source is reached; it was not read, or not to its end"
+            self.tally.drop(OVER_CAP, path=name, detail=detail)
 
     @property
     def label(self) -> str:
@@ -169,10 +172,12 @@ class _Removed:
                 tally.drop(TAKEN_DOWN_COPY, path=document.path, detail=detail, id=document.id, characters=size)
 
 
-def _passing(gains: Sequence[_Gain], removed: _Removed, totals: Totals, by_source: Totals) -> Iterator[Document]:
+def _passing(
+    gains: Sequence[_Gain], removed: _Removed, totals: Totals, by_source: Totals, stop: StopFlag
+) -> Iterator[Document]:
     """Documents of all sources in order, as far as each source's cap: it looks at the order alone, not at workers."""
     for gain in gains:
-        found = kept_documents(gain.paths, totals=Totals(), by_source=Totals())
+        found = kept_documents(gain.paths, totals=Totals(), by_source=Totals(), stop=stop)
         documents = removed.without_copies(found, gain.tally)
         for document in gain.cap.through(documents, gain.tally):
             totals.add(document.domain, document)
@@ -186,12 +191,29 @@ def _unmet(config: CollectConfig, removed: _Removed) -> list[str]:
     return [f"  note: `collect.taken_down` names `{entry}`, and no document was met by that name" for entry in unmet]
 
 
-def _jobs(config: CollectConfig, number: int) -> list[Job]:
+def _queue(config: CollectConfig, number: int, stop: StopFlag) -> Queue:
+    source = config.sources[number]
+    listing = Listing("" if Cap(source).is_set else f"list {source.kind}", stop=stop)
+    return Queue(source, _jobs(config, number, listing), listing)
+
+
+def _jobs(config: CollectConfig, number: int, listing: Listing) -> Iterator[Job]:
     source = config.sources[number]
     settings = [number, source.model_dump(mode="json"), _takes_down(config)]
-    partitions = list_partitions(source)
-    taken_down = frozenset(config.taken_down)
-    return [Job(one.key(_VERSION, settings), one.label, _Payload(source, one, taken_down)) for one in partitions]
+    taken_down, read_there = frozenset(config.taken_down), _with_whole_store(source)
+    for one in iter_partitions(source, listing):
+        yield Job(one.key(_VERSION, settings), one.label, _Payload(read_there, one, taken_down))
+
+
+def _name(entry: Input) -> str:
+    return str(entry.get("path") or entry.get("url"))
+
+
+def _with_whole_store(source: Source) -> Source:
+    """The source with the whole path of its crawl: whoever reads it may stand in another folder."""
+    if not isinstance(source, Website):
+        return source
+    return source.model_copy(update={"store": str(store_of(source).absolute())})
 
 
 def _require_text(written: int, tally: Tally, config: CollectConfig) -> None:

@@ -5,9 +5,11 @@ Not for repairing text that was decoded wrongly before it came here: that is `no
 
 import io
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from chatwright.data import limits
+from chatwright.data.charsets import ISO_2022_JP, codec_in
 
 _BOMS = (
     (b"\xef\xbb\xbf", "utf-8"),
@@ -34,6 +36,13 @@ class Decoded(NamedTuple):
 
     text: str
     changes: dict[str, int]
+
+
+class Foreign(NamedTuple):
+    """An encoding other than UTF-8."""
+
+    encoding: str
+    is_guess: bool  # told by statistics, not by a mark
 
 
 def decode_text(data: bytes) -> Decoded | None:
@@ -73,12 +82,67 @@ def decode_html(data: bytes) -> Decoded | None:
         return _decode_as(data, detect_encoding(data, from_html_meta=True) or "utf-8", guessed=True)
 
 
+def decode_as_declared(
+    data: bytes, content_type: str, *, otherwise: Callable[[bytes], Decoded | None]
+) -> Decoded | None:
+    """A body from a server: by its mark, UTF-8 if it is, what the server says it is if that fits, else as `otherwise`.
+
+    Sound UTF-8 goes before the header, which is often wrong; but ISO-2022-JP is written in ASCII, and the bytes of
+    UTF-16 are often sound UTF-8 with NULs.
+
+    Args:
+        data: the body.
+        content_type: the header of that name; of its charsets those of `charsets` are known.
+        otherwise: `decode_html` or `decode_text`.
+    """
+    codec = codec_in(content_type)
+    is_marked = any(data.startswith(mark) for mark, _ in _BOMS)
+    is_wide = codec is not None and codec.startswith("utf_16")
+    if codec is None or is_marked or (b"\0" in data) != is_wide:
+        return otherwise(data)
+    is_odd = is_wide or (codec == ISO_2022_JP and b"\x1b" in data)
+    if not is_odd and _is_utf8(data):
+        return otherwise(data)
+    try:
+        return Decoded(data.decode(codec), {})
+    except UnicodeDecodeError:
+        return otherwise(data)
+
+
+def foreign_encoding(head: bytes) -> Foreign | None:
+    """What a stream of lines is in, by what it begins with; None where that is UTF-8, or too little to tell.
+
+    Statistics are asked only where most of the lines beyond ASCII are no UTF-8: a few such lines are damage.
+    """
+    for mark, encoding in _BOMS:
+        if head.startswith(mark):
+            return None if encoding == "utf-8" else Foreign(encoding, is_guess=False)
+    if wide := _wide_encoding(head):
+        return Foreign(wide, is_guess=True)
+    lines = [line for line in io.BytesIO(head) if not line.isascii()]
+    odd = [line for line in lines if _mended(line) is None]
+    sample = b"".join(odd)
+    is_binary = head.count(0) > _BINARY_NUL_SHARE * len(head)
+    if is_binary or len(odd) <= len(lines) / 2 or len(sample) - _num_ascii(sample) < _GUESSABLE_BYTES:
+        return None
+    guess = _encoding_of(sample)
+    return None if guess is None else Foreign(guess, is_guess=True)
+
+
 def sound_text(text: str) -> Decoded:
     """Replace lone surrogates, which no file of ours can hold (JSON's escapes can make them)."""
     if text.isascii():
         return Decoded(text, {})
     sound, count = _SURROGATE.subn(_REPLACEMENT, text)
     return Decoded(sound, {"surrogates_replaced": count} if count else {})
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _mended(data: bytes) -> Decoded | None:

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -184,16 +184,28 @@ def iter_documents(directory: Path, *, split: str | None = None) -> Iterator[Doc
                 yield from read_row_group(file, group, split=split)
 
 
-def iter_rows(directory: Path, columns: Sequence[str], *, split: str | None = None) -> Iterator[dict[str, Any]]:
-    """Some columns of every document, in stored order; what is not asked for is not read.
+class Place(NamedTuple):
+    """A row group of a directory of parts."""
+
+    part: int  # number in the order of the parts
+    group: int
+
+
+_BEGINNING = Place(0, 0)
+
+
+def iter_groups(
+    directory: Path, columns: Sequence[str], *, split: str | None = None, begin: Place = _BEGINNING
+) -> Iterator[tuple[Place, list[dict[str, Any]]]]:
+    """Some columns of the documents of each row group from `begin` on; what is not asked for is not read.
 
     Raises:
         RefusedError: the directory is missing, or a part is damaged or lacks a column.
     """
     wanted = list(dict.fromkeys([*columns, *(["split"] if split is not None else [])]))
-    for path in part_files(directory):
+    for part, path in enumerate(part_files(directory)[begin.part :], start=begin.part):
         with open_part(path) as file:
-            for group in range(file.num_row_groups):
+            for group in range(begin.group if part == begin.part else 0, file.num_row_groups):
                 try:
                     table = file.read_row_group(group, columns=wanted)
                     if split is not None:
@@ -203,7 +215,17 @@ def iter_rows(directory: Path, columns: Sequence[str], *, split: str | None = No
                     raise RefusedError(
                         f"row group {group} of `{path}` is damaged: {error}", hint="make the directory again"
                     ) from error
-                yield from rows
+                yield Place(part, group), rows
+
+
+def iter_rows(directory: Path, columns: Sequence[str], *, split: str | None = None) -> Iterator[dict[str, Any]]:
+    """Some columns of every document, in stored order.
+
+    Raises:
+        RefusedError: as `iter_groups`.
+    """
+    for _, rows in iter_groups(directory, columns, split=split):
+        yield from rows
 
 
 def read_row_group(file: pq.ParquetFile, group: int, *, split: str | None = None) -> Iterator[Document]:

@@ -49,7 +49,14 @@ class Results(NamedTuple):
     failed: dict[str, str]  # label of each partition that was set aside, with its last failure
 
 
-def run_jobs(work: Work, jobs: Sequence[Job], *, context: StageContext, label: str) -> Results:
+def run_jobs(
+    work: Work,
+    jobs: Sequence[Job],
+    *,
+    context: StageContext,
+    label: str,
+    more: Callable[[Results], Sequence[Job]] | None = None,
+) -> Results:
     """Do every job that is not done yet. One that fails again and again is set aside, and the rest goes on.
 
     Args:
@@ -57,32 +64,39 @@ def run_jobs(work: Work, jobs: Sequence[Job], *, context: StageContext, label: s
         jobs: with keys of their own.
         context: its `workers`, `engine`, `stop` and `output` are used.
         label: of the progress line.
+        more: called with the results of all jobs so far; gives further ones, none at the end.
 
     Raises:
         DataError: not one job could be done.
         StoppedError: a stop was asked for; what is finished is kept.
     """
-    directory = work_directory(context)
-    paths = [directory / f"{job.key}.parquet" for job in jobs]
-    todo = [_Task(work, job.payload, path) for job, path in zip(jobs, paths, strict=True) if not path.exists()]
-    label_of = {path: job.label for job, path in zip(jobs, paths, strict=True)}
-    progress = _Progress(label, len(jobs), start=len(jobs) - len(todo))
+    directory, progress = work_directory(context), _Progress(label)
+    label_of: dict[Path, str] = {}  # of all jobs, in their order
     failed: dict[Path, str] = {}
-    for number, failure in _outcomes(todo, context):
-        path = todo[number].path
-        if failure is not None:
-            failed[path] = failure
-        progress.done(label_of[path], None if path in failed else path)
+    wave, results = jobs, Results([], {})
+    while wave:
+        paths = [directory / f"{job.key}.parquet" for job in wave]
+        label_of |= {path: job.label for job, path in zip(wave, paths, strict=True)}
+        todo = [_Task(work, job.payload, path) for job, path in zip(wave, paths, strict=True) if not path.exists()]
+        progress.expect(len(wave), are_done=len(wave) - len(todo))
+        for number, failure in _outcomes(todo, context):
+            path = todo[number].path
+            if failure is not None:
+                failed[path] = failure
+            progress.done(label_of[path], None if path in failed else path)
+        results = Results(
+            [path for path in label_of if path not in failed],
+            {label_of[path]: failure for path, failure in failed.items()},
+        )
+        wave = more(results) if more is not None else ()
     progress.close()
-    if failed and len(failed) == len(jobs):
-        path = min(failed, key=paths.index)
+    if failed and not results.paths:
+        path = next(path for path in label_of if path in failed)
         raise DataError(
-            f"none of {len(jobs)} partitions could be done, such as `{label_of[path]}`: {failed[path]}",
+            f"none of {len(label_of)} partitions could be done, such as `{label_of[path]}`: {failed[path]}",
             hint="see what that partition holds; what failed is tried again by the same command",
         )
-    return Results(
-        [path for path in paths if path not in failed], {label_of[path]: failure for path, failure in failed.items()}
-    )
+    return results
 
 
 def _outcomes(todo: "list[_Task]", context: StageContext) -> Iterator[Outcome]:
@@ -106,11 +120,17 @@ class _Task(NamedTuple):
 class _Progress:
     """Partitions done, documents a second so far, time left."""
 
-    def __init__(self, label: str, total: int, *, start: int):
-        self._line = ProgressLine(label, total, start=start)
-        self._done = start
-        self._documents = 0
+    def __init__(self, label: str):
+        self._label = label
+        self._line: ProgressLine | None = None
+        self._total = self._done = self._documents = 0
         self._began = time.monotonic()
+
+    def expect(self, number: int, *, are_done: int) -> None:
+        """Count partitions that are to be done, or were done before."""
+        self._total += number
+        self._done += are_done
+        self._line = self._line or ProgressLine(self._label, self._total, start=self._done)
 
     def done(self, label: str, path: Path | None) -> None:
         """Count a partition that was done, or (without a path) set aside."""
@@ -118,21 +138,26 @@ class _Progress:
         self._documents += read_tally(path).documents if path else 0
         seconds = max(1e-3, time.monotonic() - self._began)
         state = f"{self._documents / seconds:,.0f} documents/s | {label}" if path else f"set aside: {label}"
-        self._line.update(self._done, state)
+        if self._line is not None:
+            self._line.update(self._done, state, total=self._total)
 
     def close(self) -> None:
         """End the line."""
-        self._line.close()
+        if self._line is not None:
+            self._line.close()
 
 
 def work_directory(context: StageContext) -> Path:
-    """Where a stage keeps what is not published; what an earlier version left half done is moved there."""
-    before = context.output / _WORK
+    """Where a stage keeps what is not published; what an earlier version left half done is moved there.
+
+    The whole path: whoever works on a partition, perhaps on another machine, may stand in another folder.
+    """
+    before, work = context.output / _WORK, context.work.absolute()
     if before.is_dir():
-        shutil.rmtree(context.work, ignore_errors=True)
-        before.rename(context.work)
-    context.work.mkdir(parents=True, exist_ok=True)
-    return context.work
+        shutil.rmtree(work, ignore_errors=True)
+        before.rename(work)
+    work.mkdir(parents=True, exist_ok=True)
+    return work
 
 
 @contextlib.contextmanager

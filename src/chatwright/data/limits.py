@@ -14,10 +14,12 @@ GIB: Final = 1 << 30
 MAX_DOCUMENT_CHARACTERS: Final = 64 * MIB
 MAX_METADATA_CHARACTERS: Final = 2_048  # of a title, a licence and the like: longer ones are cut, addresses left out
 MAX_TEXT_FILE_BYTES: Final = 64 * MIB  # txt, md, rst, after decompression
+TEXT_PIECE_BYTES: Final = 100_000  # of a text that is read in pieces: from here on a blank line ends one
+MAX_TEXT_PIECE_BYTES: Final = 1 * MIB  # and here the last line does
 MAX_HTML_BYTES: Final = 32 * MIB
 MAX_SOURCE_FILE_BYTES: Final = 4 * MIB  # a Python module
 MAX_BOOK_FILE_BYTES: Final = 512 * MIB  # PDF or EPUB as stored
-ENCODING_SAMPLE_BYTES: Final = 256 * KIB  # what the guess of an encoding looks at
+ENCODING_SAMPLE_BYTES: Final = 256 * KIB  # what the guess of an encoding looks at; of a stream, its beginning
 
 # JSON Lines.
 MAX_LINE_BYTES: Final = 64 * MIB

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from chatwright.data.sources import Files, Hub, Source, Warc, Wikipedia, fingerprint, list_partitions
+from chatwright.data.sources.files import list_files
 from chatwright.feedback.conversations import read_conversations
 from chatwright.foundation import storage
 from chatwright.foundation.errors import ChatwrightError, ConfigError
@@ -75,8 +76,8 @@ def _sources(recipe: Recipe) -> tuple[Source, ...]:
 
 def _size(source: Files) -> dict[str, int]:
     """Files that would be read, and their bytes; none of a place on the network, which is not asked."""
-    inputs = [] if _is_remote(source.path) else [one for part in list_partitions(source) for one in part.inputs]
-    return {"files": len({one["path"] for one in inputs}), "bytes": sum(int(one["bytes"]) for one in inputs)}
+    listed = [] if _is_remote(source.path) else list_files(source)
+    return {"files": len(listed), "bytes": sum(one.size for one in listed)}
 
 
 def _is_remote(path: str) -> bool:
@@ -114,7 +115,9 @@ def _source_problems(source: Source, key: str) -> Iterator[str]:
         return
     try:
         fingerprint(source)
-        if isinstance(source, Files | Warc | Wikipedia):
+        if isinstance(source, Files):
+            list_files(source)
+        elif isinstance(source, Warc | Wikipedia):
             list_partitions(source)
     except ChatwrightError as error:
         yield f"`{key}`: {_in_one_line(error)}"

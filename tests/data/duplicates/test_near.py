@@ -1,5 +1,7 @@
 """Near copies: found at the similarity asked for, never below it, the best one staying, whatever the order."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -9,11 +11,12 @@ from chatwright.data.document import DOCUMENTS_SCHEMA, PartWriter, iter_document
 from chatwright.data.duplicates import pairs as pairs_module
 from chatwright.data.duplicates.config import DuplicatesConfig
 from chatwright.data.duplicates.minhash import band_hashes, found_with
-from chatwright.data.duplicates.pairs import candidate_pairs, find_copies
+from chatwright.data.duplicates.pairs import Candidates, ShingleFile, candidate_pairs, find_copies
 from chatwright.data.duplicates.shingles import jaccard, shingles, word_hashes
 from chatwright.foundation import storage
 from chatwright.foundation.config import validate
-from chatwright.foundation.errors import ConfigError
+from chatwright.foundation.errors import ConfigError, StoppedError
+from chatwright.foundation.stopping import StopFlag
 
 VOCABULARY = np.array([f"w{number}" for number in range(5_000)])
 
@@ -166,3 +169,69 @@ def test_a_known_licence_is_preferred_to_length(tmp_path, stage, make_document):
     context = stage(CleanConfig(), documents=documents)
     clean_stage.run(context)
     assert [document.licence for document in iter_documents(context.output)] == ["CC0-1.0"]
+
+
+def everything_alike(number):
+    """Candidates of a flood: each of so many documents with each, in order, and one set for all of them."""
+    better, worse = np.triu_indices(number, k=1)
+    keys = np.sort((worse.astype(np.uint64) << np.uint64(32)) | better.astype(np.uint64))
+    same = shingles(word_hashes("one text for all of them, and no other"), size=5)
+    return Candidates(keys), dict.fromkeys(range(number), np.unique(same))
+
+
+def test_slices_of_pairs_change_nothing(monkeypatch):
+    texts = planted(0.8, count=40, words=60) + planted(0.65, count=40, words=60, seed=1)
+    whole, _ = copies_among(texts)
+    monkeypatch.setattr(pairs_module, "_SLICE", 7)
+    assert copies_among(texts)[0] == whole
+    pairs, _ = everything_alike(20)
+    assert pairs.members().tolist() == list(range(20))
+    assert sum(len(part.worse) for part in pairs.in_slices()) == len(pairs) == 190
+
+
+def test_going_through_pairs_takes_no_memory_for_each(monkeypatch):
+    monkeypatch.setattr(pairs_module, "_SLICE", 1000)
+    pairs, sets = everything_alike(500)
+    tracemalloc.start()
+    found = find_copies(pairs, sets, threshold=0.7)
+    pairs.members()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(pairs) == found.candidates == 124_750
+    assert len(found.copies) == 499
+    assert peak < 4 * len(pairs)  # bytes; numbers of Python would take eighty for each
+
+
+def test_pairs_of_all_bands_are_held_little_more_than_once():
+    generator = np.random.default_rng(2)
+    ranks = np.arange(4_000)
+
+    def bands():
+        for _ in range(12):
+            yield np.repeat(generator.permutation(400).astype(np.uint64), 10), generator.permutation(ranks)
+
+    found = candidate_pairs(bands())
+    size = 8 * len(found)
+    tracemalloc.start()
+    again = candidate_pairs(bands())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert abs(len(again) - len(found)) < 0.01 * len(found)
+    assert peak < 3.5 * size  # the pairs, the merged pairs, and a band beside them
+
+
+def test_a_stop_is_heard_while_candidates_are_compared():
+    pairs, sets = everything_alike(20)
+    stop = StopFlag()
+    stop.requested = True
+    with pytest.raises(StoppedError):
+        find_copies(pairs, sets, threshold=0.7, stop=stop)
+
+
+def test_sets_are_found_again_in_whatever_order_they_were_written(tmp_path):
+    generator = np.random.default_rng(4)
+    sets = {int(rank): generator.integers(0, 99, 20).astype(np.uint64) for rank in generator.permutation(50)[:30]}
+    file = ShingleFile(tmp_path / "sets")
+    file.fill(sets.items())
+    assert all(np.array_equal(file[rank], np.unique(values)) for rank, values in sets.items())
+    ShingleFile(tmp_path / "none").fill([])

@@ -13,12 +13,12 @@ from chatwright.data.crawl.robots import retry_after_s
 from chatwright.data.crawl.store import Page
 from chatwright.data.crawl.urls import RefusedUrl, Url, parse_url
 from chatwright.data.crawl.verdicts import Unfetchable
-from chatwright.data.decode import Decoded, decode_html
+from chatwright.data.decode import Decoded, decode_as_declared, decode_html
 from chatwright.data.document import HTML, TEXT
 from chatwright.data.sandbox import Sandbox, Unreadable
 
 REDIRECTS = (301, 302, 303, 307, 308)
-_PASSING = (408, 425, 429, 500, 502, 503, 504)
+_PASSING = (408, 425, 429)  # of the statuses that blame the request, those that ask for patience
 _MEDIA = {"text/html": HTML, "application/xhtml+xml": HTML, "text/plain": TEXT, "text/markdown": TEXT}
 # What is kept of a response's headers: to ask again, to read the body, to know its owner's will.
 _KEPT_HEADERS = (
@@ -68,7 +68,7 @@ def require_final(response: Response) -> None:
     Raises:
         Unfetchable: with what the server asked to wait.
     """
-    if response.status in _PASSING:
+    if response.status >= 500 or response.status in _PASSING:
         wait_s = retry_after_s(response)
         raise Unfetchable(f"http_{response.status}", "", may_pass=True, wait_s=wait_s)
 
@@ -116,20 +116,8 @@ def redirect_target(page: Page, url: Url) -> Url:
 
 
 def decode_page(body: bytes, headers: dict[str, str]) -> Decoded | None:
-    """A body as text: by its mark, UTF-8 if it is, the charset that the header names if it fits, else by statistics.
-
-    UTF-8 goes before the header: text that happens to be sound UTF-8 is UTF-8, and headers are often wrong.
-    """
-    charset = headers.get("content-type", "").lower().partition("charset=")[2].partition(";")[0].strip(" \"'")
-    if charset and charset.isascii() and not body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        try:
-            body.decode()
-        except UnicodeDecodeError:
-            try:
-                return Decoded(body.decode(charset), {}) if b"\0" not in body else decode_html(body)
-            except (LookupError, UnicodeError, ValueError):
-                pass  # statistics know better
-    return decode_html(body)
+    """A body as text: as `decode_as_declared` reads it, else by what the page says of itself, or by statistics."""
+    return decode_as_declared(body, headers.get("content-type", ""), otherwise=decode_html)
 
 
 def new_reader() -> Sandbox:

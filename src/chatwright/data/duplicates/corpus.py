@@ -21,6 +21,8 @@ from chatwright.data.duplicates.config import DuplicatesConfig
 from chatwright.data.duplicates.minhash import band_hashes
 from chatwright.data.duplicates.pairs import Copies, ShingleFile, candidate_pairs, find_copies
 from chatwright.data.duplicates.shingles import Hashes, shingles, word_hashes
+from chatwright.data.stretch import Stretch
+from chatwright.foundation.stopping import StopFlag
 
 HASH_COLUMN = "content_hash"
 BANDS_COLUMN = "bands"
@@ -64,20 +66,26 @@ def bands_of(words: Hashes, config: DuplicatesConfig) -> bytes | None:
     return band_hashes(found, bands=config.bands, rows=config.rows).tobytes() if len(found) else None
 
 
-def resolve(paths: Sequence[Path], config: DuplicatesConfig, *, scratch: Path) -> Resolution:
+def resolve(
+    paths: Sequence[Path], config: DuplicatesConfig, *, scratch: Path, stop: StopFlag | None = None
+) -> Resolution:
     """Find all copies.
 
     Args:
         paths: work files with `WORK_COLUMNS`, in the order of their partitions.
         config: what counts as a copy.
         scratch: a directory for files that are not needed afterwards.
+        stop: asked now and then; with it a long search says how far it is.
+
+    Raises:
+        StoppedError: a stop was asked for.
     """
     facts = _read_facts(paths)
     removed = {position: Removal("exact_duplicate", of, 1.0) for position, of in _exact_copies(facts.hashes).items()}
     if config.near == "off" or not len(facts.hashes):
         return Resolution(removed, {}, 0, 0, 0)
     rank_of = _ranks(facts)
-    found = _near_copies(paths, rank_of, removed, config, scratch)
+    found = _near_copies(paths, rank_of, removed, config, scratch, stop=stop)
     position_of = np.argsort(rank_of)
     marked: dict[int, str] = {}
     for rank, (of, similarity) in sorted(found.copies.items()):
@@ -103,10 +111,13 @@ class _Facts(NamedTuple):
 
 def _read_facts(paths: Sequence[Path]) -> _Facts:
     columns = [HASH_COLUMN, "split", "licence", "quality", "characters"]
-    tables = [pq.read_table(path, columns=columns) for path in paths]
-    if not tables:
+    facts = [_facts_of(pq.read_table(path, columns=columns)) for path in paths]
+    if not facts:
         return _Facts(np.empty((0, 2), np.uint64), *(np.empty(0, kind) for kind in (bool, bool, float, np.int64)))
-    table = pa.concat_tables(tables)
+    return _Facts(*(np.concatenate(column) for column in zip(*facts, strict=True)))
+
+
+def _facts_of(table: pa.Table) -> _Facts:
     hashes = np.frombuffer(b"".join(table[HASH_COLUMN].to_pylist()), np.uint64).reshape(-1, 2)
     return _Facts(
         hashes,
@@ -156,17 +167,21 @@ def _near_copies(
     removed: dict[int, Removal],
     config: DuplicatesConfig,
     scratch: Path,
+    *,
+    stop: StopFlag | None,
 ) -> Copies:
     table = _BandTable(paths, removed, config.bands, scratch / "bands.u64")
-    pairs = candidate_pairs((table.column(band), rank_of[table.positions]) for band in range(config.bands))
+    bands = Stretch("find candidates", stop=stop).through(range(config.bands), total=config.bands)
+    pairs = candidate_pairs((table.column(band), rank_of[table.positions]) for band in bands)
     wanted = np.zeros(len(rank_of), np.bool_)
-    wanted[pairs.members()] = True
+    members = pairs.members()
+    wanted[members] = True
     sets = ShingleFile(scratch / "shingles.u64")
-    texts = _texts(paths, wanted[rank_of])
+    texts = Stretch("read candidates", stop=stop).through(_texts(paths, wanted[rank_of]), total=len(members))
     sets.fill(
         (int(rank_of[position]), shingles(word_hashes(text), size=config.shingle_words)) for position, text in texts
     )
-    return find_copies(pairs, sets, threshold=config.threshold)
+    return find_copies(pairs, sets, threshold=config.threshold, stop=stop)
 
 
 class _BandTable:
@@ -175,16 +190,17 @@ class _BandTable:
     def __init__(self, paths: Sequence[Path], removed: dict[int, Removal], bands: int, scratch: Path):
         rows = sum(pq.read_metadata(path).num_rows for path in paths)
         self._values = np.memmap(scratch, np.uint64, mode="w+", shape=(bands, max(1, rows)))
-        positions: list[int] = []
-        start = 0
+        kept_positions = [np.empty(0, np.int64)]
+        start = filled = 0
         for path in paths:
             column = pq.read_table(path, columns=[BANDS_COLUMN])[BANDS_COLUMN].to_pylist()
             kept = [row for row, value in enumerate(column) if value is not None and start + row not in removed]
+            end = filled + len(kept)
             data = np.frombuffer(b"".join(column[row] for row in kept), np.uint64).reshape(-1, bands)
-            self._values[:, len(positions) : len(positions) + len(kept)] = data.T
-            positions += [start + row for row in kept]
-            start += len(column)
-        self.positions = np.array(positions, np.int64)
+            self._values[:, filled:end] = data.T
+            kept_positions.append(start + np.array(kept, np.int64))
+            start, filled = start + len(column), end
+        self.positions = np.concatenate(kept_positions)
 
     def column(self, band: int) -> Hashes:
         """One band's value of each document in `positions`."""

@@ -21,6 +21,7 @@ from chatwright.data.sandbox import Unreadable
 
 _CONTAINER = "META-INF/container.xml"
 _DAMAGED = "damaged_epub"
+_DAMAGED_PDF = "damaged_pdf"
 _PAGE_TYPES = {"application/xhtml+xml", "text/html", "application/xml", "text/xml"}
 # PDFium marks a hyphen at a line's end, where a word goes on, with one of these.
 _LINE_HYPHEN = re.compile("[\x02\ufffe\u00ad]\r?\n")
@@ -47,8 +48,8 @@ def read_book(path: str) -> dict[str, Any]:
     """Chapters, title, language and licence of an EPUB, PDF or DOCX file, as JSON.
 
     `chapters` are in reading order, each with `text`, `title` and the `place` it has in the file (a PDF or a DOCX is
-    one chapter); `dropped` are pages that are no part of the work, each with `place`, `reason` and `characters`. There
-    is no chapter where all pages are such.
+    one chapter); `dropped` are pages that are no part of the work or could not be read, each with `place`,
+    `reason` and `characters`. There is no chapter where all pages are no part of the work.
 
     Raises:
         Unreadable: damaged, encrypted, too large, or without text.
@@ -58,7 +59,8 @@ def read_book(path: str) -> dict[str, Any]:
         book = _read_epub(Path(path))
     else:
         whole = _read_pdf(Path(path)) if suffix == ".pdf" else read_docx(Path(path))
-        book = {**whole, "chapters": [{"place": "", "title": "", "text": whole.pop("text")}], "dropped": []}
+        chapter = {"place": "", "title": "", "text": whole.pop("text")}
+        book = {"dropped": [], **whole, "chapters": [chapter]}
     if not book["dropped"] and not any(chapter["text"].strip() for chapter in book["chapters"]):
         raise Unreadable("no_text", "scanned pages need optical recognition first" if suffix == ".pdf" else "")
     return book
@@ -72,18 +74,25 @@ def _read_pdf(path: Path) -> dict[str, Any]:
         pages = len(document)
         if pages > limits.MAX_PDF_PAGES:
             raise Unreadable("too_large", f"{pages} pages")
-        texts, total = [], 0
+        texts, dropped, total = [], [], 0
         for number in range(pages):
-            text = document[number].get_textpage().get_text_bounded()
+            try:
+                text = document[number].get_textpage().get_text_bounded()
+            except pypdfium2.PdfiumError:
+                dropped.append({"place": str(number + 1), "reason": _DAMAGED_PDF, "characters": 0})
+                continue
             total += len(text)
             if total > limits.MAX_DOCUMENT_CHARACTERS:
                 raise Unreadable("too_large", f"more than {limits.MAX_DOCUMENT_CHARACTERS} characters")
             texts.append(_LINE_HYPHEN.sub("", text).replace("\r\n", "\n").strip())
         title = document.get_metadata_value("Title")
     except pypdfium2.PdfiumError as error:
-        reason = "encrypted" if "assword" in str(error) else "damaged_pdf"
+        reason = "encrypted" if "assword" in str(error) else _DAMAGED_PDF
         raise Unreadable(reason, str(error)) from None
-    return {"text": "\n\n".join(filter(None, texts)), "title": title.strip(), "language": ""}
+    if dropped and not any(texts):
+        raise Unreadable(_DAMAGED_PDF, f"{len(dropped)} of {pages} pages, and there is no text on the others")
+    text = "\n\n".join(filter(None, texts))
+    return {"text": text, "title": title.strip(), "language": "", "dropped": dropped}
 
 
 def _read_epub(path: Path) -> dict[str, Any]:
@@ -101,17 +110,22 @@ def _epub_book(archive: Package) -> dict[str, Any]:
         raise Unreadable(_DAMAGED, f"`{_CONTAINER}` names no package")
     package = parse_xml(archive.read(root_file), root_file, damaged=_DAMAGED)
     pages, total = [], 0
+    failed: list[Unreadable] = []
     for name, roles in _spine(package, posixpath.dirname(root_file)).items():
-        decoded = decode_html(archive.read(name))
-        if decoded is None:
-            raise Unreadable("encrypted", f"`{name}` is no text")
-        pages.append(_page(decoded.text, name, roles))
+        try:
+            pages.append(_page(_text_of(archive, name), name, roles))
+        except Unreadable as verdict:
+            failed.append(verdict)
+            pages.append(_Page(name, "", "", verdict.reason))
         total += len(pages[-1].text)
         if total > limits.MAX_DOCUMENT_CHARACTERS:
             raise Unreadable("too_large", f"more than {limits.MAX_DOCUMENT_CHARACTERS} characters")
+    sorted_out = _sorted_out(pages)
+    if failed and not sorted_out["chapters"]:
+        raise failed[0]
     rights = licence_in(first_text(package, "rights"), said_by="EPUB dc:rights")
     return {
-        **_sorted_out(pages),
+        **sorted_out,
         "title": first_text(package, "title"),
         "language": first_text(package, "language").split("-")[0].lower(),
         "licence": rights.name,
@@ -122,11 +136,18 @@ def _epub_book(archive: Package) -> dict[str, Any]:
     }
 
 
+def _text_of(archive: Package, name: str) -> str:
+    decoded = decode_html(archive.read(name))
+    if decoded is None:
+        raise Unreadable("encrypted", f"`{name}` is no text")
+    return decoded.text
+
+
 class _Page(NamedTuple):
     place: str
     text: str
     title: str
-    reason: str  # why it is no part of the work, empty if it is
+    reason: str  # why it is no part of the work or could not be read, empty if it is one
     is_guess: bool = False  # the reason is told by the file's name alone
 
 

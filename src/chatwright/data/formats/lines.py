@@ -1,5 +1,6 @@
 """JSON Lines and whole texts from streams, in bounded memory. A line that is no sound record is counted, not fatal."""
 
+import codecs
 import itertools
 import json
 from collections.abc import Iterator
@@ -39,7 +40,13 @@ def lines_in_pieces(file: IO[bytes], *, max_bytes: int) -> Iterator[Lines]:
 
 
 def read_json_lines(
-    file: IO[bytes], *, shown: str, text_key: str, tally: Tally, lines: Lines = ALL_LINES
+    file: IO[bytes],
+    *,
+    shown: str,
+    text_key: str,
+    tally: Tally,
+    lines: Lines = ALL_LINES,
+    may_be_one_value: bool = False,
 ) -> Iterator[Record]:
     """Records of a stream of JSON lines; a bad line is counted with `file:line`.
 
@@ -49,11 +56,15 @@ def read_json_lines(
         text_key: the key of the text.
         tally: counts what is dropped.
         lines: those that the stream begins with, where it does not stand at the file's beginning.
+        may_be_one_value: look at the first line, for the file's ending does not say that it holds JSON Lines.
 
     Raises:
-        Unreadable: the rest of a packed file is damaged or too large.
+        Unreadable: it is one JSON value, or the rest of a packed file is damaged or too large.
     """
-    for number, line in enumerate(itertools.islice(bounded_lines(file), lines.number), start=lines.first):
+    found = bounded_lines(file)
+    if may_be_one_value:
+        found = _of_objects(found)
+    for number, line in enumerate(itertools.islice(found, lines.number), start=lines.first):
         try:
             if line is None:
                 raise Unreadable("line_too_long", f"more than {limits.MAX_LINE_BYTES} bytes")
@@ -63,8 +74,17 @@ def read_json_lines(
             tally.drop(verdict.reason, path=f"{shown}:{number}", detail=verdict.detail, characters=len(line or b""))
 
 
-def read_all(file: IO[bytes], *, max_bytes: int) -> bytes:
-    """A whole stream.
+def is_json_lines(file: IO[bytes]) -> bool:
+    """Whether the first line with content may be an object by itself; reads no further."""
+    try:
+        next((line for line in _of_objects(bounded_lines(file)) if line is None or line.strip()), None)
+    except Unreadable:
+        return False
+    return True
+
+
+def read_all(file: IO[bytes], *, max_bytes: int, instead: str = "") -> bytes:
+    """A whole stream; `instead` is what a person may do about one that is too large.
 
     Raises:
         Unreadable: it is larger than `max_bytes`, damaged or hostile.
@@ -74,7 +94,7 @@ def read_all(file: IO[bytes], *, max_bytes: int) -> bytes:
         pieces.append(data)
         left -= len(data)
     if left <= 0:
-        raise Unreadable("too_large", f"more than {max_bytes} bytes")
+        raise Unreadable("too_large", f"more than {max_bytes} bytes{instead and f'; {instead}'}")
     return b"".join(pieces)
 
 
@@ -87,6 +107,20 @@ def bounded_lines(file: IO[bytes]) -> Iterator[bytes | None]:
         while line and not line.endswith(b"\n"):
             line = file.readline(limits.MIB)
         yield None
+
+
+def _of_objects(lines: Iterator[bytes | None]) -> Iterator[bytes | None]:
+    """The lines, unless the first with content is no object by itself, as in an array or a value over several lines."""
+    is_first = True
+    for line in lines:
+        if is_first and (line is None or line.strip()):
+            is_first = False
+            content = (line or b"{}").removeprefix(codecs.BOM_UTF8).strip()
+            if content.startswith(b"["):
+                raise Unreadable("not_json_lines", "a JSON array, not JSON Lines")
+            if not (content.startswith(b"{") and content.endswith(b"}")):
+                raise Unreadable("not_json_lines", "the first line is no JSON object by itself")
+        yield line
 
 
 def _record(line: bytes, number: int, text_key: str) -> Record:

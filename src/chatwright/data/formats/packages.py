@@ -40,9 +40,9 @@ class Package:
             raise Unreadable(self._damaged, f"`{name}` is missing") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
             raise Unreadable(self._damaged, f"`{name}`: {error}") from None
+        self._left -= min(len(data), allowed)
         if len(data) > allowed:
             raise Unreadable("compression_ratio", f"`{name}` gives more than {allowed} bytes")
-        self._left -= len(data)
         return data
 
 

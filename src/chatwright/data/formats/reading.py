@@ -11,13 +11,15 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, cast
 
 from chatwright.data import limits
-from chatwright.data.decode import Decoded, decode_html, decode_text
-from chatwright.data.document import HTML
+from chatwright.data.decode import decode_html, decode_text
 from chatwright.data.formats.archives import Member, tar_members, zip_members
 from chatwright.data.formats.books import read_book
 from chatwright.data.formats.compression import Budget, compression_of, decompressed
 from chatwright.data.formats.lines import read_all, read_json_lines
-from chatwright.data.formats.record import Record
+from chatwright.data.formats.pages import page_record
+from chatwright.data.formats.pieces import text_pieces
+from chatwright.data.formats.recoded import in_utf8
+from chatwright.data.formats.record import Record, counted
 from chatwright.data.formats.separated import read_separated
 from chatwright.data.formats.stored import stored_file
 from chatwright.data.formats.tables import read_row_group, row_groups
@@ -26,11 +28,12 @@ from chatwright.data.report import Tally
 from chatwright.data.sandbox import Sandbox, Unreadable
 from chatwright.foundation import storage
 
+_JSON = ".json"  # of JSON Lines in many data sets, of one JSON value elsewhere
 _FORMATS = {
     **dict.fromkeys((".txt", ".text", ".md", ".markdown", ".rst"), "text"),
     **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
     **dict.fromkeys((".epub", ".pdf", ".docx"), "book"),
-    **dict.fromkeys((".jsonl", ".ndjson"), "lines"),
+    **dict.fromkeys((".jsonl", ".ndjson", _JSON), "lines"),
     **dict.fromkeys((".csv", ".tsv"), "separated"),
     ".parquet": "table",
     ".warc": "web_archive",
@@ -40,6 +43,7 @@ _FORMATS = {
 _SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
 _ARCHIVES = ("zip", "tar")
 _ALL_ROWS = 1 << 62
+_IN_PIECES = '`texts = "paragraphs"` of the source reads it in pieces'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +64,18 @@ class Blob:
     @property
     def format(self) -> str | None:
         """A key of the formats, None for an unknown one."""
+        return _FORMATS.get(self._ending)
+
+    @property
+    def may_be_one_value(self) -> bool:
+        """Whether the ending leaves open that it holds JSON Lines."""
+        return self._ending == _JSON
+
+    @property
+    def _ending(self) -> str:
         name = long_name(self.name)
         inner = name.removesuffix(name[len(name) - len(self.packing) :]) if self.packing else name
-        return _FORMATS.get(PurePosixPath(inner).suffix.lower())
+        return PurePosixPath(inner).suffix.lower()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +85,14 @@ class Reader:
     Args:
         text_key: column or key of the text.
         books: a document a book, or a document a chapter.
+        texts: a document a file, or a document some 100 kB of whole paragraphs.
         sandbox: calls `books.read_book`.
         tally: counts what is dropped.
     """
 
     text_key: str
     books: Literal["book", "chapter"]
+    texts: Literal["file", "paragraphs"]
     sandbox: Sandbox
     tally: Tally
     depth: int = 0  # archives around the file
@@ -112,19 +127,32 @@ class Reader:
         place: dict[str, Any] = {"shown": blob.shown, "tally": self.tally}
         match kind:
             case "text":
-                decoded = decode_text(read_all(stream, max_bytes=limits.MAX_TEXT_FILE_BYTES))
-                yield Record(counted(decoded, self.tally), title=stem(blob.name))
+                yield from self._text(stream, blob)
             case "html":
                 decoded = decode_html(read_all(stream, max_bytes=limits.MAX_HTML_BYTES))
-                yield Record(counted(decoded, self.tally), media=HTML)
+                yield page_record(counted(decoded, self.tally), {})
             case "lines":
-                yield from read_json_lines(stream, text_key=self.text_key, **place)
+                place |= {"text_key": self.text_key, "may_be_one_value": blob.may_be_one_value}
+                yield from read_json_lines(stream, **place)
             case "separated":
                 yield from read_separated(stream, text_key=self.text_key, **place)
             case "web_archive":
                 yield from read_web_archive(stream, **place)
             case _:
                 yield from self._archive(kind, stream, blob, budget)
+
+    def _text(self, stream: IO[bytes], blob: Blob) -> Iterator[Record]:
+        title = stem(blob.name)
+        if self.texts == "file":
+            data = read_all(stream, max_bytes=limits.MAX_TEXT_FILE_BYTES, instead=_IN_PIECES)
+            yield Record(counted(decode_text(data), self.tally), title=title)
+            return
+        for number, piece in enumerate(text_pieces(in_utf8(stream, self.tally)), start=1):
+            try:
+                yield Record(counted(decode_text(piece), self.tally), str(number), title)
+            except Unreadable as verdict:
+                path = f"{blob.shown}#{number}"
+                self.tally.drop(verdict.reason, path=path, detail=verdict.detail, characters=len(piece))
 
     def _archive(self, kind: str, stream: IO[bytes], blob: Blob, budget: Budget) -> Iterator[Record]:
         if self.depth >= limits.MAX_ARCHIVE_DEPTH:
@@ -184,27 +212,21 @@ class Reader:
             first += group.rows
 
 
-def reader_of(*, text_key: str, books: Literal["book", "chapter"], sandbox: Sandbox, tally: Tally) -> Reader:
+def reader_of(
+    *,
+    text_key: str,
+    books: Literal["book", "chapter"],
+    sandbox: Sandbox,
+    tally: Tally,
+    texts: Literal["file", "paragraphs"] = "file",
+) -> Reader:
     """A reader for files that stand in no archive."""
-    return Reader(text_key=text_key, books=books, sandbox=sandbox, tally=tally)
+    return Reader(text_key=text_key, books=books, texts=texts, sandbox=sandbox, tally=tally)
 
 
 def book_sandbox() -> Sandbox:
     """The child process in which books are parsed; starts with the first one."""
     return Sandbox(read_book, time_limit_s=limits.BOOK_TIME_LIMIT_S, what="book")
-
-
-def counted(decoded: Decoded | None, tally: Tally) -> str:
-    """The text, with what decoding changed counted.
-
-    Raises:
-        Unreadable: it is no text.
-    """
-    if decoded is None:
-        raise Unreadable("undecodable", "it is not text in any known encoding")
-    for name, count in decoded.changes.items():
-        tally.change(name, count)
-    return decoded.text
 
 
 def long_name(name: str) -> str:

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from chatwright.data.decode import Decoded
 from chatwright.data.document import TEXT
 from chatwright.data.licences import recognise
+from chatwright.data.report import Tally
+from chatwright.data.sandbox import Unreadable
 
 # Columns of tables and keys of JSON Lines that are taken beside the text, where they hold strings.
 COLUMNS = ("title", "language", "url", "licence", "license")
@@ -43,3 +46,16 @@ def record_of_row(text: str, values: Mapping[str, Any], place: str) -> Record:
         licence=recognise(said) or said,
         licence_evidence=f"column `{column}`: {said}" if said else "",
     )
+
+
+def counted(decoded: Decoded | None, tally: Tally) -> str:
+    """The text, with what decoding changed counted.
+
+    Raises:
+        Unreadable: it is no text.
+    """
+    if decoded is None:
+        raise Unreadable("undecodable", "it is not text in any known encoding")
+    for name, count in decoded.changes.items():
+        tally.change(name, count)
+    return decoded.text

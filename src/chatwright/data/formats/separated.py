@@ -6,6 +6,7 @@ from typing import IO
 
 from chatwright.data import limits
 from chatwright.data.formats.lines import bounded_lines
+from chatwright.data.formats.recoded import in_utf8
 from chatwright.data.formats.record import Record, record_of_row
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
@@ -14,7 +15,7 @@ _DELIMITERS = ",;\t|"
 
 
 def read_separated(file: IO[bytes], *, shown: str, text_key: str, tally: Tally) -> Iterator[Record]:
-    """Records of a table of separated values (RFC 4180), UTF-8 with or without a mark.
+    """Records of a table of separated values (RFC 4180), in UTF-8 or what its beginning says (`recoded`).
 
     The delimiter is the first of comma, semicolon, tab and bar with which the header names `text_key`.
 
@@ -28,7 +29,7 @@ def read_separated(file: IO[bytes], *, shown: str, text_key: str, tally: Tally) 
         Unreadable: no such column, or the rest of a packed file is damaged or too large.
     """
     csv.field_size_limit(limits.MAX_LINE_BYTES)  # the module's default would refuse a longer article
-    lines = _Lines(file, shown, tally)
+    lines = _Lines(in_utf8(file, tally), shown, tally)
     head = next(lines, "")
     delimiter, names = _header(head, text_key)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)

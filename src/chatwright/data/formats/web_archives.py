@@ -3,28 +3,19 @@
 Reading is FastWARC's; the stream it reads is unpacked here, within limits. Requests and other records are not meant.
 """
 
-import html
-import re
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
 from chatwright.data import limits
-from chatwright.data.crawl.rights import Rights, rights_of
-from chatwright.data.crawl.robots import TOKEN
-from chatwright.data.decode import Decoded, decode_html, decode_text
+from chatwright.data.decode import decode_as_declared, decode_html, decode_text
 from chatwright.data.document import HTML, TEXT
-from chatwright.data.formats.record import ALLOWED, DISALLOWED, Record
-from chatwright.data.licences import licence_of_page
+from chatwright.data.formats.pages import page_record
+from chatwright.data.formats.record import Record, counted
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
 
 _HTML_TYPES = {"text/html", "application/xhtml+xml"}
 _TEXT_TYPES = {"text/plain", "text/markdown"}
-_ROBOTS = ("robots", TOKEN)
-_META_NAMES = (*_ROBOTS, "tdm-reservation")
-# Read without a tree, which hostile pages make dear: a tag in a comment counts too, never wrong towards the owner.
-_META = re.compile(r"<meta\s([^<>]{1,4000})>", re.IGNORECASE)
-_ATTRIBUTE = re.compile(r"""\b(name|content)\s{0,9}=\s{0,9}(?:"([^"]*)"|'([^']*)'|([^\s"']+))""", re.IGNORECASE)
 
 
 def read_web_archive(file: IO[bytes], *, shown: str, tally: Tally) -> Iterator[Record]:
@@ -104,35 +95,12 @@ def _page(response: Any, url: str, place: str, tally: Tally) -> Record:
     is_packed = headers.get("Content-Encoding") or headers.get("Transfer-Encoding")
     if len(body) < expected and not is_packed:
         raise Unreadable("damaged_warc", f"{len(body)} of {expected} bytes")
-    decoded = _decoded(body, kind, response.http_charset, tally)
-    licence = licence_of_page(decoded) if kind in _HTML_TYPES else None
     said = _headers_of(headers)
-    meta = meta_of(decoded) if kind in _HTML_TYPES else {}
-    rights = rights_of(said, meta)
-    return Record(
-        decoded,
-        place,
-        media=HTML if kind in _HTML_TYPES else TEXT,
-        url=url,
-        fetched=response.headers.get("WARC-Date") or "",
-        licence=licence.name if licence else "",
-        licence_evidence=licence.evidence if licence else "",
-        robots=_robots_verdict(rights, said, meta),
-        tdm=rights.tdm,
-        tdm_evidence=rights.evidence,
-    )
-
-
-def meta_of(page: str) -> dict[str, str]:
-    """What the `meta` tags of an HTML page say of robots and reservations, by their names in lower case."""
-    found: dict[str, str] = {}
-    for tag in _META.finditer(page):
-        words = {name.lower(): html.unescape(a or b or c) for name, a, b, c in _ATTRIBUTE.findall(tag[1])}
-        name = words.get("name", "").strip().lower()
-        if name in _META_NAMES:
-            content = words.get("content", "")
-            found[name] = f"{found[name]}, {content}" if name in found else content
-    return found
+    is_html = kind in _HTML_TYPES
+    otherwise = decode_html if is_html else decode_text
+    text = counted(decode_as_declared(body, said.get("content-type", ""), otherwise=otherwise), tally)
+    record = page_record(text, said, media=HTML if is_html else TEXT)
+    return record._replace(place=place, url=url, fetched=response.headers.get("WARC-Date") or "")
 
 
 def _headers_of(headers: Any) -> dict[str, str]:
@@ -143,26 +111,3 @@ def _headers_of(headers: Any) -> dict[str, str]:
         between = "\n" if key == "x-robots-tag" else ", "
         joined[key] = f"{joined[key]}{between}{value}" if key in joined else value
     return joined
-
-
-def _robots_verdict(rights: Rights, headers: dict[str, str], meta: dict[str, str]) -> str:
-    """Empty where nothing is said: `robots.txt` is not a part of a page's record."""
-    if rights.noindex:
-        return DISALLOWED
-    return ALLOWED if "x-robots-tag" in headers or any(name in meta for name in _ROBOTS) else ""
-
-
-def _decoded(body: bytes, kind: str, charset: str | None, tally: Tally) -> str:
-    """The page's text: the server's charset is believed where the bytes agree with it."""
-    decoded: Decoded | None = None
-    if charset and charset.lower() not in ("utf-8", "utf8"):
-        try:
-            decoded = Decoded(body.decode(charset), {})
-        except (LookupError, UnicodeError, ValueError):
-            decoded = None
-    decoded = decoded or (decode_html(body) if kind in _HTML_TYPES else decode_text(body))
-    if decoded is None:
-        raise Unreadable("undecodable", "it is not text in any known encoding")
-    for name, count in decoded.changes.items():
-        tally.change(name, count)
-    return decoded.text

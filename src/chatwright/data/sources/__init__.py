@@ -11,7 +11,7 @@ from chatwright.data.report import Tally
 from chatwright.data.sources import files, hub, python_docs, warc, website, wikipedia
 from chatwright.data.sources.files import Files
 from chatwright.data.sources.hub import Hub
-from chatwright.data.sources.partition import Partition
+from chatwright.data.sources.partition import Listing, Partition
 from chatwright.data.sources.python_docs import PythonDocs
 from chatwright.data.sources.warc import Warc
 from chatwright.data.sources.website import Website
@@ -51,6 +51,21 @@ def list_partitions(source: Source) -> list[Partition]:
     return partitions
 
 
+def iter_partitions(source: Source, listing: Listing) -> Iterator[Partition]:
+    """As `list_partitions`, of some kinds listed no further than they are taken.
+
+    Args:
+        source: what is listed.
+        listing: stops it, and asks a store again that does not answer.
+
+    Raises:
+        DataError: the source is missing or empty.
+        StoppedError: a stop was asked for.
+    """
+    work = getattr(_MODULES[source.kind], "iter_partitions", None)
+    yield from list_partitions(source) if work is None else work(source, listing)
+
+
 def read_partition(source: Source, partition: Partition, tally: Tally) -> Iterator[Document]:
     """The raw documents of one partition; what gives none is counted in `tally` with its reason."""
     documents: Iterator[Document] = _MODULES[source.kind].read_partition(source, partition, tally)
@@ -66,6 +81,7 @@ def fingerprint(source: Source) -> str:
 __all__ = [
     "Files",
     "Hub",
+    "Listing",
     "Partition",
     "PythonDocs",
     "Source",
@@ -73,6 +89,7 @@ __all__ = [
     "Website",
     "Wikipedia",
     "fingerprint",
+    "iter_partitions",
     "list_partitions",
     "prepare",
     "read_partition",

@@ -10,23 +10,24 @@ from typing import Literal
 from chatwright.data import limits
 from chatwright.data.decode import sound_text
 from chatwright.data.document import UNKNOWN_LANGUAGE, UNKNOWN_LICENCE, Document, document_id
-from chatwright.data.formats.lines import Lines, lines_in_pieces, read_json_lines
+from chatwright.data.formats.lines import Lines, is_json_lines, lines_in_pieces, read_json_lines
 from chatwright.data.formats.reading import Blob, Reader, book_sandbox, counted, reader_of
 from chatwright.data.formats.record import Record
-from chatwright.data.formats.tables import read_row_group, row_groups
+from chatwright.data.formats.tables import RowGroup, read_row_group, row_groups
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
 from chatwright.data.sources.limited import Limited
-from chatwright.data.sources.partition import Input, Partition, partitions_of
+from chatwright.data.sources.partition import Input, Listing, Partition, each_partition_of
 from chatwright.data.sources.permitted import Permitted, permitted
 from chatwright.data.sources.places import Listed, Place, listing_fingerprint, place_of, problem_with, scheme_of
 from chatwright.foundation.errors import DataError
+from chatwright.foundation.masking import masked
 
 _ALL_ROWS = 1 << 62
 
 
 class Files(Limited, Permitted):
-    """Documents in a folder, or a single file, here or in an object store; pages of others in web archives alone."""
+    """Documents in a folder, or a single file, here or in an object store; pages as their owners allow."""
 
     kind: Literal["files"] = "files"
     path: str  # relative to the current directory; `~` is the home directory; or a URL, such as `s3://bucket/folder`
@@ -35,12 +36,13 @@ class Files(Limited, Permitted):
     licence: str = UNKNOWN_LICENCE  # where a document does not name its own
     text_key: str = "text"  # of JSON Lines, CSV and Parquet
     books: Literal["book", "chapter"] = "book"  # what one document of an EPUB is
+    texts: Literal["file", "paragraphs"] = "file"  # "paragraphs" cuts a text at blank lines into pieces of some 100 kB
 
     def problems(self) -> Iterator[str]:
         """Addresses that are known, patterns that stay below the folder, caps."""
         yield from super().problems()
         if trouble := problem_with(self.path):
-            yield f"`path` {self.path!r}: {trouble}"
+            yield f"`path` {masked(self.path)!r}: {trouble}"
         yield from pattern_problems(self.include)
 
 
@@ -56,21 +58,43 @@ def fingerprint(config: Files) -> str:
     return listing_fingerprint(config, config.path, config.include)
 
 
+def list_files(config: Files, place: Place | None = None) -> list[Listed]:
+    """Files that `include` names, in the order of their paths, none of them opened.
+
+    Raises:
+        DataError: the folder is missing, or there is none.
+    """
+    listed = (place or place_of(config.path)).list(config.include)
+    if not listed:
+        raise DataError(
+            f"there is no file in `{config.path}` that `include` names: {', '.join(config.include)}",
+            hint="put documents there (txt, md, rst, html, epub, pdf, docx, jsonl, csv, parquet, zip, tar, warc), "
+            "or correct `include`",
+        )
+    return listed
+
+
 def list_partitions(config: Files) -> list[Partition]:
     """Files in the order of their paths; Parquet in pieces of row groups, local JSON Lines in pieces of lines.
 
     Raises:
         DataError: the folder is missing, or has no file that `include` names.
     """
-    place = place_of(config.path)
-    inputs = [entry for one in place.list(config.include) for entry in _inputs(config, place, one)]
-    if not inputs:
-        raise DataError(
-            f"there is no file in `{config.path}` that `include` names: {', '.join(config.include)}",
-            hint="put documents there (txt, md, rst, html, epub, pdf, docx, jsonl, csv, parquet, zip, tar, warc), "
-            "or correct `include`",
-        )
-    return partitions_of(
+    return list(iter_partitions(config, Listing()))
+
+
+def iter_partitions(config: Files, listing: Listing) -> Iterator[Partition]:
+    """The same, looking into no more files than it must.
+
+    Raises:
+        DataError: as `list_partitions`.
+        StoppedError: a stop was asked for.
+    """
+    place = place_of(config.path, listing)
+    listed = list_files(config, place)
+    files = listing.through(listed, total=len(listed))
+    inputs = (entry for one in files for entry in _inputs(config, place, one, listing))
+    yield from each_partition_of(
         "files",
         inputs,
         max_bytes=limits.PARTITION_BYTES,
@@ -89,7 +113,9 @@ def read_partition(
     """
     place = place or place_of(config.path)
     with book_sandbox() as sandbox:
-        reader = reader_of(text_key=config.text_key, books=config.books, sandbox=sandbox, tally=tally)
+        reader = reader_of(
+            text_key=config.text_key, books=config.books, texts=config.texts, sandbox=sandbox, tally=tally
+        )
         for entry in partition.inputs:
             try:
                 records = _records(config, place, entry, reader)
@@ -127,6 +153,11 @@ def blob_of(place: Place, entry: Input) -> Blob:
             kept="the partitions finished so far",
             hint="let the folder rest and run the same command again",
         )
+    return _blob(place, entry)
+
+
+def _blob(place: Place, entry: Input) -> Blob:
+    relative = relative_of(entry)
     return Blob(
         name=relative,
         shown=entry["path"],
@@ -136,26 +167,54 @@ def blob_of(place: Place, entry: Input) -> Blob:
     )
 
 
-def _inputs(config: Files, place: Place, one: Listed) -> list[Input]:
+def _inputs(config: Files, place: Place, one: Listed, listing: Listing) -> Iterator[Input]:
+    """A file whole or in pieces. It was just listed: whether it changed is seen when it is read."""
     entry = input_of(one)
-    blob = blob_of(place, entry)
-    if blob.format == "lines" and not blob.packing and blob.path and one.size > limits.PARTITION_BYTES:
-        # Their numbers are in the ids, so lines are counted before they are spread: of a remote file, that is dear.
+    blob = _blob(place, entry)
+    is_plain = blob.format == "lines" and not blob.packing and blob.path is not None
+    if listing.names_suffice:
+        yield entry
+    elif is_plain and one.size > limits.PARTITION_BYTES and not _is_one_value(blob):
+        yield from _line_inputs(blob, entry, listing)
+    elif blob.format != "table" or blob.packing:
+        yield entry
+    else:
+        yield from _row_group_inputs(config, blob, entry, listing)
+
+
+def _line_inputs(blob: Blob, entry: Input, listing: Listing) -> Iterator[Input]:
+    """Pieces of lines. Their numbers are in the ids, so they are counted before they are spread: dear if remote."""
+    with blob.open() as file:
+        for lines in lines_in_pieces(file, max_bytes=limits.PARTITION_BYTES):
+            listing.check()
+            if listing.names_suffice:
+                yield entry
+                return
+            yield {**entry, "bytes": lines.bytes, "stored": blob.stored_bytes, "lines": list(lines)}
+
+
+def _is_one_value(blob: Blob) -> bool:
+    """Whether a file is JSON and not JSON Lines: it is counted where it is read."""
+    if not blob.may_be_one_value:
+        return False
+    with blob.open() as file:
+        return not is_json_lines(file)
+
+
+def _row_group_inputs(config: Files, blob: Blob, entry: Input, listing: Listing) -> Iterator[Input]:
+    def groups_of_footer() -> list[RowGroup]:
         with blob.open() as file:
-            pieces = list(lines_in_pieces(file, max_bytes=limits.PARTITION_BYTES))
-        return [{**entry, "bytes": lines.bytes, "stored": one.size, "lines": list(lines)} for lines in pieces]
-    if blob.format != "table" or blob.packing:
-        return [entry]
+            return row_groups(file, text_key=config.text_key)
+
     try:
-        with blob.open() as file:
-            groups = row_groups(file, text_key=config.text_key)
+        groups = listing.ask(groups_of_footer)
     except Unreadable:
-        return [entry]  # reading it gives the reason again, where it is counted
-    row_pieces, first = [], 0
+        yield entry  # reading it gives the reason again, where it is counted
+        return
+    first = 0
     for number, group in enumerate(groups):
-        row_pieces.append({**entry, "bytes": group.bytes, "stored": one.size, "group": number, "first_row": first})
+        yield {**entry, "bytes": group.bytes, "stored": blob.stored_bytes, "group": number, "first_row": first}
         first += group.rows
-    return row_pieces
 
 
 def _records(config: Files, place: Place, entry: Input, reader: Reader) -> Iterator[Record]:

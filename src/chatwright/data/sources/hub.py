@@ -5,9 +5,11 @@ for scripts that build data sets: no code of a data set is ever run.
 """
 
 import contextlib
+import functools
+import itertools
 import re
-from collections.abc import Iterator
-from typing import IO, Any, Literal
+from collections.abc import Callable, Iterator
+from typing import IO, Any, Literal, TypeVar
 
 from chatwright.data import limits
 from chatwright.data.decode import sound_text
@@ -19,10 +21,12 @@ from chatwright.data.formats.tables import read_row_group, row_groups
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
 from chatwright.data.sources.limited import Limited
-from chatwright.data.sources.partition import Input, Partition, partitions_of
+from chatwright.data.sources.partition import Input, Listing, Partition, each_partition_of
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import DataError
+
+Answer = TypeVar("Answer")
 
 _FORMATS = {"table": "Parquet", "lines": "JSON Lines", "separated": "CSV"}
 _UNKNOWN_ROWS = -1  # the source's cap ends the reading
@@ -61,11 +65,22 @@ def list_partitions(config: Hub) -> list[Partition]:
     Raises:
         DataError: the hub cannot be reached, refuses, or has no such data set or file.
     """
-    with _hub_named(config):
-        commit = _commit_of(config)
-        if commit != config.revision:
-            say(f"  {config.dataset}: `{config.revision}` is commit {commit}")
-        return partitions_in(_file_system(), f"datasets/{config.dataset}@{commit}", config, commit=commit)
+    return list(iter_partitions(config, Listing()))
+
+
+def iter_partitions(config: Hub, listing: Listing) -> Iterator[Partition]:
+    """The same, reading no more footers than it must.
+
+    Raises:
+        DataError: as `list_partitions`.
+        StoppedError: a stop was asked for.
+    """
+    commit = _asked(config, listing, lambda: _commit_of(config))
+    if commit != config.revision:
+        say(f"  {config.dataset}: `{config.revision}` is commit {commit}")
+    yield from partitions_in(
+        _file_system(), f"datasets/{config.dataset}@{commit}", config, commit=commit, listing=listing
+    )
 
 
 def read_partition(config: Hub, partition: Partition, tally: Tally) -> Iterator[Document]:
@@ -90,38 +105,55 @@ def _commit_of(config: Hub, *, endpoint: str | None = None) -> str:
     return commit
 
 
-def partitions_in(system: Any, root: str, config: Hub, *, commit: str) -> list[Partition]:
-    """Partitions of the files below `root` of a file system object (fsspec), which is the data set at `commit`."""
-    names = sorted(system.glob(f"{root}/{config.files}"))
+def partitions_in(
+    system: Any, root: str, config: Hub, *, commit: str, listing: Listing | None = None
+) -> Iterator[Partition]:
+    """Partitions of the files below `root` of a file system object (fsspec), which is the data set at `commit`.
+
+    A file is looked into when its partitions are taken.
+    """
+    listing = listing or Listing()
+    names = sorted(_asked(config, listing, lambda: system.glob(f"{root}/{config.files}")))
     if not names:
         raise DataError(
             f"`{config.dataset}` has no file that `files` names: {config.files}",
             hint="look at the data set's files on the hub and correct `files` or `revision`",
         )
-    inputs: list[Input] = []
-    left = config.max_documents
-    for name in names:
-        if left is not None and left <= 0:
-            break
-        for entry in _file_inputs(system, name, root, config):
-            entry["commit"] = commit
-            if left is not None and entry["rows"] != _UNKNOWN_ROWS:
-                entry["rows"] = min(entry["rows"], left)
-                left -= entry["rows"]
-            if entry["rows"]:
-                inputs.append(entry)
-    return partitions_of(
+    files = listing.through(names, total=len(names))
+    asked = (_file_inputs(system, name, root, config, listing) for name in files)
+    return each_partition_of(
         "hub",
-        inputs,
+        _as_many_as_needed(itertools.chain.from_iterable(asked), config.max_documents, commit),
         max_bytes=limits.PARTITION_BYTES * 4,
         max_inputs=limits.PARTITION_INPUTS,
         name=lambda entry: f"{entry['path']} rows {entry['first_row']} and on" if "group" in entry else entry["path"],
     )
 
 
-def _file_inputs(system: Any, name: str, root: str, config: Hub) -> list[Input]:
-    """A Parquet file's row groups, any other file as one."""
+def _as_many_as_needed(inputs: Iterator[Input], max_documents: int | None, commit: str) -> Iterator[Input]:
+    """Inputs that have rows, as far as the cap on documents; of a file whose rows nobody knows, all."""
+    left = max_documents
+    for entry in inputs:
+        entry["commit"] = commit
+        if left is not None and entry["rows"] != _UNKNOWN_ROWS:
+            entry["rows"] = min(entry["rows"], left)
+            left -= entry["rows"]
+        if entry["rows"]:
+            yield entry
+        if left == 0:
+            return
+
+
+def _file_inputs(system: Any, name: str, root: str, config: Hub, listing: Listing) -> list[Input]:
+    """A Parquet file's row groups, any other file as one; of a file that is not read, the name."""
     place = {"file": name, "path": name.removeprefix(f"{root}/")}
+    if listing.names_suffice:
+        return [{**place, "rows": _UNKNOWN_ROWS, "bytes": 0}]
+    return _asked(config, listing, functools.partial(_inputs_at, system, place, config))
+
+
+def _inputs_at(system: Any, place: dict[str, str], config: Hub) -> list[Input]:
+    name = place["file"]
     blob = _blob(system, name, place["path"])
     if blob.format not in _FORMATS:
         raise DataError(
@@ -143,6 +175,14 @@ def _file_inputs(system: Any, name: str, root: str, config: Hub) -> list[Input]:
         inputs.append({**place, "group": number, "first_row": first, "rows": group.rows, "bytes": group.bytes})
         first += group.rows
     return inputs
+
+
+def _asked(config: Hub, listing: Listing, call: Callable[[], Answer]) -> Answer:
+    def named() -> Answer:
+        with _hub_named(config):
+            return call()
+
+    return listing.ask(named)
 
 
 def _blob(system: Any, name: str, shown: str) -> Blob:

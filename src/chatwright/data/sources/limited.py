@@ -33,15 +33,29 @@ class Cap:
         self.bytes = 0
 
     @property
+    def is_set(self) -> bool:
+        """Whether there is one."""
+        return self._documents is not None or self._bytes is not None
+
+    @property
     def is_reached(self) -> bool:
         """Whether nothing more passes."""
-        over_documents = self._documents is not None and self.documents >= self._documents
-        return over_documents or (self._bytes is not None and self.bytes >= self._bytes)
+        return self.filled >= 1.0
+
+    @property
+    def filled(self) -> float:
+        """The share of the cap that is nearer to being reached; none without a cap."""
+        by_documents = self.documents / self._documents if self._documents is not None else 0.0
+        return max(by_documents, self.bytes / self._bytes if self._bytes is not None else 0.0)
 
     def count(self, document: Document) -> None:
         """Take a document."""
-        self.documents += 1
-        self.bytes += len(document.text.encode("utf-8", "surrogatepass"))
+        self.add(1, len(document.text.encode("utf-8", "surrogatepass")))
+
+    def add(self, documents: int, size: int) -> None:
+        """Take documents of so many bytes together."""
+        self.documents += documents
+        self.bytes += size
 
     def through(self, documents: Iterator[Document], tally: Tally) -> Iterator[Document]:
         """Documents while the cap allows, each of the rest counted; the one that crosses `max_bytes` is the last."""

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from chatwright.data.stretch import Stretch
 from chatwright.foundation import storage
 
 Input = dict[str, Any]  # JSON: what names one input and tells whether it changed
@@ -28,6 +29,12 @@ class Partition:
         return storage.digest_json([version, source, self.part, list(self.inputs)])[:32]
 
 
+class Listing(Stretch):
+    """The stretch in which a source is listed."""
+
+    names_suffice = False  # no file is looked into any more: what is listed from here on is not read
+
+
 def in_groups(inputs: Iterable[Input], *, max_bytes: int, max_inputs: int) -> Iterator[tuple[Input, ...]]:
     """Consecutive inputs together, as long as their `bytes` and number stay within the limits."""
     group: list[Input] = []
@@ -42,9 +49,16 @@ def in_groups(inputs: Iterable[Input], *, max_bytes: int, max_inputs: int) -> It
         yield tuple(group)
 
 
+def each_partition_of(
+    part: str, inputs: Iterable[Input], *, max_bytes: int, max_inputs: int, name: Callable[[Input], str]
+) -> Iterator[Partition]:
+    """Partitions over inputs in their order, each labelled by its first one; inputs are taken as they are needed."""
+    for group in in_groups(inputs, max_bytes=max_bytes, max_inputs=max_inputs):
+        yield Partition(label=name(group[0]), part=part, inputs=group)
+
+
 def partitions_of(
     part: str, inputs: Iterable[Input], *, max_bytes: int, max_inputs: int, name: Callable[[Input], str]
 ) -> list[Partition]:
-    """Partitions over inputs in their order, each labelled by its first one."""
-    groups = in_groups(inputs, max_bytes=max_bytes, max_inputs=max_inputs)
-    return [Partition(label=name(group[0]), part=part, inputs=group) for group in groups]
+    """All of them."""
+    return list(each_partition_of(part, inputs, max_bytes=max_bytes, max_inputs=max_inputs, name=name))

@@ -1,6 +1,6 @@
 """What a source does with pages whose owners reserve mining or ask not to be indexed: as the source `website` does.
 
-The verdicts come with the records: `formats.web_archives` reads them. Files that are no pages say nothing of the kind.
+The verdicts come with the records: `formats.pages` reads them. Files that are no pages say nothing of the kind.
 """
 
 from collections.abc import Iterator
@@ -36,5 +36,5 @@ def permitted(config: Permitted, records: Iterator[Record], tally: Tally, *, sho
         else:
             yield record
             continue
-        place = record.place if record.place.startswith("!/") else f"#{record.place}"
+        place = record.place if record.place.startswith("!/") else f"#{record.place}" if record.place else ""
         tally.drop(reason, path=f"{shown}{place}", detail=detail.strip(), characters=len(record.text))

@@ -5,17 +5,21 @@ Credentials come from the environment of each store's own client, never from a r
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, Protocol, cast
+from typing import IO, Any, NamedTuple, Protocol, TypeVar, cast
 
 from chatwright.data.formats.stored import not_read, stored_file
 from chatwright.data.sandbox import Unreadable
+from chatwright.data.stretch import Stretch
 from chatwright.foundation import storage
-from chatwright.foundation.config import Config
+from chatwright.foundation.config import Config, path_of
 from chatwright.foundation.errors import ChatwrightError, DataError
+from chatwright.foundation.masking import masked
+
+Answer = TypeVar("Answer")
 
 # Schemes that a recipe may name, the module each needs, and the extra that brings it.
 _SCHEMES = {
@@ -66,6 +70,8 @@ def problem_with(address: str) -> str | None:
     """Why an address cannot be meant, None for a folder, a file or a URL of a known scheme."""
     if not address:
         return "it must name a folder, a file or a URL"
+    if masked(address) != address:
+        return "it must carry no name, password or key, which would stand in documents and reports"
     if "::" in address:
         return "chained addresses are not taken; archives are opened without them"
     scheme = scheme_of(address)
@@ -91,8 +97,12 @@ def listing_fingerprint(config: Config, path: str, include: Sequence[str]) -> st
     return storage.digest_json([settings, listed])
 
 
-def place_of(address: str) -> Place:
+def place_of(address: str, stretch: Stretch | None = None) -> Place:
     """The folder, file or store that a recipe names.
+
+    Args:
+        address: a path, or a URL.
+        stretch: stops what takes many requests, and repeats those that fail.
 
     Raises:
         DataError: it is missing, or the client of its store is not installed.
@@ -106,7 +116,7 @@ def place_of(address: str) -> Place:
             f"`{address}` cannot be read: `{scheme}://` needs the package `{module}`",
             hint=f"install it with `pip install 'chatwright[{extra}]'` and run the same command again",
         )
-    return _Store.at(address)
+    return _Store.at(address, stretch or Stretch())
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ class _Folder:
 
     @classmethod
     def at(cls, address: str) -> "_Folder":
-        path = Path(address).expanduser()
+        path = path_of(address)
         if not path.exists():
             raise DataError(
                 f"there is no folder `{address}`",
@@ -170,41 +180,42 @@ class _Store:
     root: str
     address: str
     name: str
+    stretch: Stretch
     single: str = ""
 
     @classmethod
-    def at(cls, address: str) -> "_Store":
+    def at(cls, address: str, stretch: Stretch) -> "_Store":
         import fsspec
 
         with failures_named(address):
             system, root = fsspec.core.url_to_fs(address)
-            single = root.rsplit("/", 1)[-1] if system.isfile(root) else ""
+        is_file = _asked(stretch, address, lambda: system.isfile(root))
+        single = root.rsplit("/", 1)[-1] if is_file else ""
         folder = root.rsplit("/", 1)[0] if single else root.rstrip("/")
         name = PurePosixPath(address.split("?", maxsplit=1)[0]).name
-        return cls(system, folder, address, name, single)
+        return cls(system, folder, address, name, stretch, single)
 
     def list(self, include: Sequence[str]) -> list[Listed]:
-        """One request for each pattern."""
-        with failures_named(self.address):
-            if self.single:
-                found = {self._full(self.single): self.system.info(self._full(self.single))}
-            else:
-                found = {}
-                for pattern in include:
-                    found |= cast("dict[str, Any]", self.system.glob(f"{self.root}/{pattern}", detail=True))
+        """One request for each pattern, and one for each file where the store lists names alone, as web servers do."""
+        if self.single:
+            found = {self._full(self.single): self._info(self._full(self.single))}
+        else:
+            found = {}
+            for pattern in include:
+                found |= self._matching(pattern)
         listed = []
-        for name, info in found.items():
+        for name, info in self.stretch.through(found.items(), total=len(found)):
             relative = name.removeprefix(self.root).lstrip("/")
             is_hidden = any(part.startswith(".") for part in PurePosixPath(relative).parts)
             if info.get("type") == "file" and relative and not is_hidden:
-                listed.append(Listed(relative, _shown(relative), int(info.get("size") or 0), _version(info)))
+                known = info if info.get("size") is not None else self._info(name)
+                listed.append(Listed(relative, _shown(relative), int(known.get("size") or 0), _version(known)))
         return sorted(listed)
 
     def version(self, relative: str) -> str:
         """The store's own mark of a version."""
-        with failures_named(self.address):
-            self.system.invalidate_cache()
-            return _version(self.system.info(self._full(relative)))
+        self.system.invalidate_cache()
+        return _version(self._info(self._full(relative)))
 
     def open(self, relative: str) -> IO[bytes]:
         """The object, read by ranges."""
@@ -218,6 +229,22 @@ class _Store:
 
     def _full(self, relative: str) -> str:
         return f"{self.root}/{relative}" if self.root else relative
+
+    def _info(self, full: str) -> dict[str, Any]:
+        return _asked(self.stretch, self.address, lambda: cast("dict[str, Any]", self.system.info(full)))
+
+    def _matching(self, pattern: str) -> dict[str, Any]:
+        paths = f"{self.root}/{pattern}"
+        found = _asked(self.stretch, self.address, lambda: self.system.glob(paths, detail=True))
+        return cast("dict[str, Any]", found)
+
+
+def _asked(stretch: Stretch, address: str, call: Callable[[], Answer]) -> Answer:
+    def named() -> Answer:
+        with failures_named(address):
+            return call()
+
+    return stretch.ask(named)
 
 
 def _version(info: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from chatwright.data.sources.partition import Input, Partition, partitions_of
 from chatwright.data.sources.permitted import Permitted, permitted
 from chatwright.data.sources.places import listing_fingerprint, place_of, problem_with
 from chatwright.foundation.errors import DataError
+from chatwright.foundation.masking import masked
 
 _LISTS = (".paths", ".paths.gz")
 
@@ -41,7 +42,7 @@ class Warc(Limited, Permitted):
         yield from super().problems()
         for name, address in (("path", self.path), ("prefix", self.prefix)):
             if trouble := problem_with(address):
-                yield f"`{name}` {address!r}: {trouble}"
+                yield f"`{name}` {masked(address)!r}: {trouble}"
         if self.max_files is not None and self.max_files < 1:
             yield f"`max_files` must be at least 1: {self.max_files}"
         yield from pattern_problems(self.include)

@@ -25,6 +25,7 @@ from chatwright.data.report import Tally
 from chatwright.data.sources.limited import Limited
 from chatwright.data.sources.partition import Input, Partition, partitions_of
 from chatwright.foundation import storage
+from chatwright.foundation.config import path_of
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import DataError
 from chatwright.foundation.stopping import StopFlag
@@ -130,7 +131,7 @@ def read_partition(config: Website, partition: Partition, tally: Tally) -> Itera
 
 def store_of(config: Website) -> Path:
     """The folder of a crawl."""
-    return Path(config.store or f"crawls/{config.name}").expanduser()
+    return path_of(config.store or f"crawls/{config.name}")
 
 
 def may_give_more(config: Website) -> bool:

@@ -21,6 +21,7 @@ from chatwright.data.sources.limited import Limited
 from chatwright.data.sources.partition import Input, Partition, partitions_of
 from chatwright.data.sources.places import listing_fingerprint, place_of, problem_with
 from chatwright.foundation.errors import DataError
+from chatwright.foundation.masking import masked
 
 _STREAM_MARK = b"BZh91AY&SY"  # 80 bits that begin a bz2 stream at level 9; by chance once in 10^24 bytes
 _HEAD_BYTES = 256 * limits.KIB
@@ -39,7 +40,7 @@ class Wikipedia(Limited):
         """Addresses, patterns and caps."""
         yield from super().problems()
         if trouble := problem_with(self.path):
-            yield f"`path` {self.path!r}: {trouble}"
+            yield f"`path` {masked(self.path)!r}: {trouble}"
         yield from pattern_problems(self.include)
 
 
