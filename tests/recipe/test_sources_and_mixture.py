@@ -6,9 +6,12 @@ import pytest
 from tiny_recipe import text_of, write_recipe
 
 from chatwright.foundation import storage
+from chatwright.foundation.config import without_habits
 from chatwright.foundation.errors import DataError
+from chatwright.recipe.preview import preview
 from chatwright.recipe.recipe import load_recipe
 from chatwright.recipe.runner import run_recipe
+from chatwright.recipe.stages import stages_of
 
 
 @pytest.fixture
@@ -48,3 +51,27 @@ def test_a_mixture_that_repeats_too_much_stops_before_training(recipe, tmp_path,
     loaded = load_recipe(recipe, ["pretrain.mixture.max_epochs=0.01"])
     with pytest.raises(DataError, match="letters"):
         run_recipe(loaded, until="pretrain")
+
+
+def tokenizer_settings(recipe):
+    (stage,) = (one for one in stages_of(recipe) if one.name == "tokenizer")
+    return stage.config(recipe)
+
+
+def test_a_tokenizer_is_learned_by_the_weights_of_training(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_recipe(load_recipe(recipe), until="tokenize")
+    facts = storage.read_manifest(tmp_path / "runs" / "tiny" / "tokenizer").facts
+    assert facts["config"]["weights"] == {"documents": 1.0, "letters": 3.0}
+    sample = {name: one["bytes"] for name, one in facts["summary"]["sample"].items()}
+    assert sample["letters"] == pytest.approx(3 * sample["documents"], rel=0.2)
+    states = preview(load_recipe(recipe, ["pretrain.steps=7"]))["stages"]
+    assert states["tokenizer"] == "unchanged"
+
+
+def test_a_tokenizer_keeps_the_settings_of_a_recipe_without_weights_and_those_it_has_itself(recipe, tmp_path):
+    plain = load_recipe(write_recipe(tmp_path / "plain"))
+    assert "weights" not in without_habits(tokenizer_settings(plain))
+    assert tokenizer_settings(load_recipe(recipe, ["tokenizer.weights.letters=1.0"])).weights == {"letters": 1.0}
+    assert tokenizer_settings(load_recipe(recipe, ["tokenizer.weights={}"])).weights == {}
+    assert tokenizer_settings(load_recipe(recipe, ['tokenizer.kind="bytes"'])).weights is None

@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HfTokenizer
 
-from chatwright.foundation.errors import DataError
 from chatwright.tokens import fast
 from chatwright.tokens.fast import _BulkEncoder, fast_encoder
-from chatwright.tokens.statistics import Text, as_lines, measure, sample_texts
 from chatwright.tokens.tokenizer import LLAMA3_PATTERN
 
 PIECES = [
@@ -76,25 +74,6 @@ def test_long_whitespace_goes_to_the_slower_encoder_too(tiny_tokenizer):
     for text in (" " * 20_001, "\n\t " * 7_000, "a" + "\n" * 20_001 + "b"):
         assert not tiny_tokenizer._fast.takes(text)
         assert tiny_tokenizer.decode(tiny_tokenizer.encode(text)) == text
-
-
-def test_statistics_count_bytes_tokens_and_the_vocabulary_in_use(tiny_tokenizer):
-    texts = [Text("a", "the ferry"), Text("b", "zwölf")]
-    found = measure(tiny_tokenizer, texts)
-    ids = tiny_tokenizer.encode_batch([item.text for item in texts])
-    assert (found["bytes"], found["tokens"]) == (15, sum(map(len, ids)))
-    assert found["vocabulary_used"] == round(len({*ids[0], *ids[1]}) / tiny_tokenizer.size, 4)
-    assert list(found["bytes_per_token_by_domain"]) == ["a", "b"]
-    assert len(as_lines({"x": found})) == 4
-
-
-def test_a_file_is_one_text_and_an_empty_one_is_refused(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("the ferry")
-    assert sample_texts(path, documents=1) == [Text("text.txt", "the ferry")]
-    path.write_text("")
-    with pytest.raises(DataError, match="no text"):
-        sample_texts(path, documents=1)
 
 
 @pytest.fixture(scope="module")

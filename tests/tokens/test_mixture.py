@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from chatwright.foundation.config import validate
 from chatwright.foundation.errors import ConfigError, DataError
-from chatwright.tokens.mixture import MixtureConfig, MixtureOrder
+from chatwright.tokens.mixture import MixtureConfig, MixtureOrder, overall_weights
 from chatwright.tokens.shards import ShardWriter, TokenData, write_index
 
 DOMAINS = ["books", "chat", "web"]
@@ -77,6 +77,18 @@ def test_windows_hold_the_tokens_of_their_domain(split):
 def test_the_weights_of_a_later_stage_hold_from_its_step(split):
     order = order_of(split, {"books": 1.0}, stages=[{"from_step": 5, "weights": {"web": 1.0}}], batch_rows=4)
     assert [domain_of(order.window(row)) for row in range(40)] == ["books"] * 20 + ["web"] * 20
+
+
+def test_weights_over_a_whole_training_are_what_its_windows_are_drawn_by(split):
+    settings = {"weights": {"books": 2.0, "chat": 0.0, "web": 1.0}}
+    config = validate(MixtureConfig, settings, where="x")
+    assert overall_weights(config, first_row=lambda step: step * 4, steps=9) == {"books": 2.0, "web": 1.0}
+    settings["stages"] = [{"from_step": 6, "weights": {"chat": 1.0}}, {"from_step": 99, "weights": {"web": 1.0}}]
+    config = validate(MixtureConfig, settings, where="x")
+    found = overall_weights(config, first_row=lambda step: step * 4, steps=9)
+    assert found == {"books": 16.0, "chat": 12.0, "web": 8.0}
+    order = MixtureOrder(split, length=LENGTH, seed=1, config=config, first_row=lambda step: step * 4)
+    assert Counter(order.place(row)[0] for row in range(36)) == found
 
 
 def test_a_row_does_not_depend_on_what_was_read_before(split):

@@ -1,36 +1,46 @@
-"""The stages `tokenizer` and `tokens` over a small corpus, whole and interrupted."""
+"""The stages `tokenizer` and `tokens` over a small corpus, whole and interrupted, here and in other processes."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from chatwright.data.document import CORPUS_SCHEMA, Document, PartWriter, document_id
+from chatwright.data import limits
+from chatwright.data.document import CORPUS_SCHEMA, Document, PartWriter
+from chatwright.data.engine import run_jobs
 from chatwright.foundation import storage
-from chatwright.foundation.errors import DataError, StoppedError
+from chatwright.foundation.errors import DataError, StoppedError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.tokens import stages
 from chatwright.tokens.shards import TokenData
-from chatwright.tokens.tokenizer import TokenizerConfig, load_tokenizer, measure_compression, train_tokenizer
+from chatwright.tokens.tokenizer import TokenizerConfig, load_tokenizer
+
+TEXTS = [f"Letter number {number}: the harbour is {'quiet' if number % 3 else 'busy'}, grüße." for number in range(12)]
 
 
-def write_corpus(directory, texts):
+def write_corpus(directory, texts, *, per_part=1000):
     directory.mkdir()
-    with PartWriter(directory / "part-00000.parquet", CORPUS_SCHEMA) as writer:
-        for number, text in enumerate(texts):
-            split = "heldout" if number % 5 == 4 else "train"
-            domain = "notes" if number % 2 else "letters"
-            document = Document(
-                id=f"{number:016x}", text=text, source="files:x", path=f"{number}", domain=domain, split=split
-            )
-            writer.add(document)
+    for part, first in enumerate(range(0, len(texts) or 1, per_part)):
+        with PartWriter(directory / f"part-{part:05d}.parquet", CORPUS_SCHEMA) as writer:
+            for number, text in enumerate(texts[first : first + per_part], start=first):
+                split = "heldout" if number % 5 == 4 else "train"
+                domain = "notes" if number % 2 else "letters"
+                document = Document(
+                    id=f"{number:016x}", text=text, source="files:x", path=f"{number}", domain=domain, split=split
+                )
+                writer.add(document)
     return directory
+
+
+def files_in(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 @pytest.fixture
 def corpus(tmp_path):
-    texts = [
-        f"Letter number {number}: the harbour is {'quiet' if number % 3 else 'busy'}, grüße." for number in range(12)
-    ]
-    return write_corpus(tmp_path / "corpus", texts)
+    return write_corpus(tmp_path / "corpus", TEXTS)
 
 
 @pytest.fixture
@@ -58,85 +68,6 @@ def test_the_tokenizer_stage_learns_and_measures(stage, corpus, tokenizer_dir):
     assert report["heldout_bytes_per_token"] > 1
 
 
-@pytest.fixture
-def two_scripts(tmp_path):
-    """A corpus of two domains of 300 kB each, one after the other, in two scripts; and the second one's texts."""
-    spoken = {
-        "english": "the harbour is quiet and the ferry waits",
-        "greek": "το λιμάνι είναι ήσυχο και το πλοίο περιμένει",
-    }
-    texts: dict[str, list[str]] = {name: [] for name in spoken}
-    directory = tmp_path / "scripts"
-    directory.mkdir()
-    with PartWriter(directory / "part-00000.parquet", CORPUS_SCHEMA) as writer:
-        for domain, sentence in spoken.items():
-            written = 0
-            while written < 300_000:
-                path = f"{domain}-{written}"
-                words = sentence.split() * (60 if written % 3 else 5)
-                text = f"{path}: " + " ".join(words)
-                writer.add(
-                    Document(
-                        id=document_id("files:x", path),
-                        text=text,
-                        source="files:x",
-                        path=path,
-                        domain=domain,
-                        split="train",
-                    )
-                )
-                texts[domain].append(text)
-                written += len(text.encode())
-    return directory, texts
-
-
-def learned(stage, corpus, max_training_bytes, name="learned"):
-    context = stage(name, TokenizerConfig(vocabulary_size=600, max_training_bytes=max_training_bytes), corpus=corpus)
-    stages.run_tokenizer(context)
-    return load_tokenizer(context.output)
-
-
-def test_a_tokenizer_learns_from_every_part_of_a_corpus_over_the_limit(stage, two_scripts):
-    corpus, texts = two_scripts
-    tokenizer = learned(stage, corpus, 300_000)
-    assert measure_compression(tokenizer, texts["english"][:20]).bytes_per_token > 3
-    assert measure_compression(tokenizer, texts["greek"][:20]).bytes_per_token > 3
-    assert learned(stage, corpus, 300_000, "again").digest == tokenizer.digest
-
-
-def test_an_even_sample_of_a_large_corpus_comes_first_and_then_the_rest(two_scripts):
-    corpus, texts = two_scripts
-    found = list(stages.learning_texts(corpus, max_bytes=300_000))
-    sizes = np.cumsum([len(text.encode()) for text in found])
-    sample = found[: int(np.searchsorted(sizes, 300_000))]
-    greek = sum(len(text.encode()) for text in sample if text.startswith("greek"))
-    assert 0.4 * 300_000 < greek < 0.6 * 300_000
-    assert sorted(found) == sorted([*texts["english"], *texts["greek"]])
-
-
-def test_a_large_document_outside_the_sample_is_learned_from_where_the_sample_is_too_small(tmp_path):
-    corpus = tmp_path / "two"
-    corpus.mkdir()
-    with PartWriter(corpus / "part-00000.parquet", CORPUS_SCHEMA) as writer:
-        for id_, text in (("f" * 16, "one large book " * 1000), ("0" * 16, "a few words")):
-            writer.add(Document(id=id_, text=text, source="files:x", path=id_, domain="x", split="train"))
-    assert list(stages.learning_texts(corpus, max_bytes=5_000)) == ["a few words", "one large book " * 1000]
-
-
-def test_a_tokenizer_learns_from_all_of_a_corpus_within_the_limit_in_stored_order(stage, two_scripts):
-    corpus, texts = two_scripts
-    everything = [*texts["english"], *texts["greek"]]
-    size = sum(len(text.encode()) for text in everything)
-    assert list(stages.learning_texts(corpus, max_bytes=size)) == everything
-    config = TokenizerConfig(vocabulary_size=600)
-    assert learned(stage, corpus, size).digest == train_tokenizer(everything, config).digest
-
-
-def test_texts_come_in_stored_order_where_no_document_is_in_the_sample(two_scripts):
-    corpus, texts = two_scripts
-    assert list(stages.learning_texts(corpus, max_bytes=1)) == [*texts["english"], *texts["greek"]]
-
-
 def test_the_tokens_stage_encodes_each_document_of_each_split(stage, corpus, tokenizer_dir):
     context = stage("tokens", corpus=corpus, tokenizer=tokenizer_dir)
     summary = stages.run_tokens(context)
@@ -161,10 +92,10 @@ def test_an_interrupted_encoding_goes_on_with_the_shards_it_has(
     broken = stage("broken", corpus=corpus, tokenizer=tokenizer_dir)
     write, written = stages._encode_shard, []
 
-    def stop_after_two(*arguments):
-        written.append(arguments[-1].name)
+    def stop_after_two(payload, path):
+        written.append(payload.stem)
         broken.stop.requested = len(written) == 2
-        return write(*arguments)
+        write(payload, path)
 
     monkeypatch.setattr(stages, "_encode_shard", stop_after_two)
     with pytest.raises(StoppedError):
@@ -172,8 +103,77 @@ def test_an_interrupted_encoding_goes_on_with_the_shards_it_has(
     broken.stop.requested = False
     stages.run_tokens(broken)
     assert written == sorted(set(written), key=written.index)  # no shard twice
-    files = {path.name: path.read_bytes() for path in whole.output.iterdir()}
-    assert {path.name: path.read_bytes() for path in broken.output.iterdir()} == files
+    assert files_in(broken.output) == files_in(whole.output)
+
+
+def test_a_shard_that_cannot_be_written_is_named_and_none_is_left_out(stage, corpus, tokenizer_dir, monkeypatch):
+    monkeypatch.setattr(stages, "_SHARD_DOCUMENTS", 3)
+    whole = stage("whole", corpus=corpus, tokenizer=tokenizer_dir)
+    stages.run_tokens(whole)
+    broken = stage("broken", corpus=corpus, tokenizer=tokenizer_dir)
+    write = stages._encode_shard
+
+    def fail_at_one(payload, path):
+        if payload.stem.endswith("train-00001"):
+            raise MemoryError("not enough")
+        write(payload, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "_encode_shard", fail_at_one)
+        with pytest.raises(DataError, match=r"1 of 5 .*`train-00001`: MemoryError: not enough"):
+            stages.run_tokens(broken)
+    assert not (broken.output / "index.json").exists()
+    stages.run_tokens(broken)
+    assert files_in(broken.output) == files_in(whole.output)
+
+
+@pytest.mark.parametrize(("border", "value"), [("_SHARD_DOCUMENTS", 3), ("_SHARD_CHARACTERS", 200)])
+def test_shards_are_the_same_however_the_corpus_is_cut_into_files(
+    stage, corpus, tokenizer_dir, tmp_path, monkeypatch, border, value
+):
+    monkeypatch.setattr(stages, border, value)
+    whole = stage("whole", corpus=corpus, tokenizer=tokenizer_dir)
+    stages.run_tokens(whole)
+    monkeypatch.setattr(limits, "ROW_GROUP_DOCUMENTS", 2)
+    pieces = stage("pieces", corpus=write_corpus(tmp_path / "cut", TEXTS, per_part=5), tokenizer=tokenizer_dir)
+    stages.run_tokens(pieces)
+    assert files_in(pieces.output) == files_in(whole.output)
+
+
+@pytest.mark.slow
+def test_other_processes_write_the_same_shards(stage, corpus, tokenizer_dir, monkeypatch):
+    monkeypatch.setattr(stages, "_SHARD_DOCUMENTS", 3)
+    here = stage("here", corpus=corpus, tokenizer=tokenizer_dir)
+    stages.run_tokens(here)
+    context = dataclasses.replace(stage("there", corpus=corpus, tokenizer=tokenizer_dir), workers=2)
+    jobs = list(stages._jobs(context, ["letters", "notes"], load_tokenizer(tokenizer_dir).digest))
+    assert not run_jobs(stages._encode_shard, jobs, context=context, label="encode").failed
+    written = files_in(here.output)
+    del written["index.json"]
+    assert files_in(context.output) == written
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_writes_the_same_tokens(stage, corpus, tokenizer_dir, monkeypatch):
+    ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "src"))
+    monkeypatch.setattr(stages, "_SHARD_DOCUMENTS", 3)
+    here, there = (stage(name, corpus=corpus, tokenizer=tokenizer_dir) for name in ("here", "there"))
+    stages.run_tokens(here)
+    try:
+        stages.run_tokens(dataclasses.replace(there, workers=2, engine="ray"))
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+    assert files_in(there.output) == files_in(here.output)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="the extra `ray` is installed")
+def test_a_cluster_is_not_replaced_by_this_machine_where_ray_is_missing(stage, corpus, tokenizer_dir):
+    context = dataclasses.replace(stage("tokens", corpus=corpus, tokenizer=tokenizer_dir), engine="ray")
+    with pytest.raises(UsageError, match="`ray`"):
+        stages.run_tokens(context)
 
 
 def test_a_shard_is_cut_by_characters_too_and_the_stream_stays_the_same(stage, corpus, tokenizer_dir, monkeypatch):
@@ -195,7 +195,7 @@ def test_a_shard_is_cut_by_characters_too_and_the_stream_stays_the_same(stage, c
             assert arrays[0].tolist() == arrays[1].tolist() == arrays[2].tolist()
 
 
-def test_shards_of_an_earlier_version_with_other_borders_are_encoded_anew(stage, corpus, tokenizer_dir, monkeypatch):
+def test_shards_that_another_version_cut_elsewhere_are_encoded_anew(stage, corpus, tokenizer_dir, monkeypatch):
     whole = stage("whole", corpus=corpus, tokenizer=tokenizer_dir)
     stages.run_tokens(whole)
     older = stage("older", corpus=corpus, tokenizer=tokenizer_dir)
@@ -207,14 +207,12 @@ def test_shards_of_an_earlier_version_with_other_borders_are_encoded_anew(stage,
 
     with monkeypatch.context() as patch:
         patch.setattr(stages, "_SHARD_DOCUMENTS", 3)
-        patch.setattr(stages, "_DONE", "{}.done.json")  # the mark of the versions that cut by documents alone
         patch.setattr(stages, "_encode_shard", stop_after_one)
         with pytest.raises(StoppedError):
             stages.run_tokens(older)
     older.stop.requested = False
     stages.run_tokens(older)
-    files = {path.name: path.read_bytes() for path in whole.output.iterdir()}
-    assert {path.name: path.read_bytes() for path in older.output.iterdir()} == files
+    assert files_in(older.output) == files_in(whole.output)
 
 
 def test_a_corpus_without_documents_is_an_error(stage, tmp_path, tokenizer_dir):

@@ -2,7 +2,7 @@
 
 They are taken only for tokenizers whose parts are exactly ours, and only if they give the ids of Hugging Face
 tokenizers on a probe at start-up; whoever is refused goes on with the slower one. gigatoken (an extra) is compared with
-tiktoken on the first texts of every corpus besides. Not for training, and not for special tokens.
+tiktoken on the first texts of every shard besides. Not for training, and not for special tokens.
 """
 
 import contextlib

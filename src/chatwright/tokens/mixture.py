@@ -4,7 +4,7 @@ A weight is a share of the training tokens, whatever the domains' sizes: a small
 not seen whole. Without a mixture, each domain has the share that its size gives it (`order.WindowOrder`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -39,8 +39,7 @@ class MixtureConfig(Config):
         named = set(self.weights).union(*(stage.weights for stage in self.stages))
         tables = {"weights": self.weights} | {f"stages.{i}": stage.weights for i, stage in enumerate(self.stages)}
         for where, weights in tables.items():
-            if not weights or sum(weights.values()) <= 0 or min(weights.values()) < 0:
-                yield f"`{where}` needs weights of at least 0, one of them above: {weights}"
+            yield from weight_problems(where, weights)
         steps = [stage.from_step for stage in self.stages]
         if steps != sorted(set(steps)):
             yield f"`stages` must follow each other: {steps}"
@@ -49,6 +48,40 @@ class MixtureConfig(Config):
                 yield f"`max_tokens` has no effect on `{domain}`, which has no weight"
             if tokens < 1:
                 yield f"`max_tokens` must be at least 1: {domain} = {tokens}"
+
+
+def weight_problems(where: str, weights: Mapping[str, float]) -> Iterator[str]:
+    """Whether numbers can be shares."""
+    if not weights or sum(weights.values()) <= 0 or min(weights.values()) < 0:
+        yield f"`{where}` needs weights of at least 0, one of them above: {weights}"
+
+
+def require_domains(named: Iterable[str], known: Sequence[str], *, where: str) -> None:
+    """Refuse weights of what is not there.
+
+    Raises:
+        DataError: a domain is not in the corpus.
+    """
+    unknown = sorted(set(named) - set(known))
+    if unknown:
+        raise DataError(
+            f"{where} names domains that the corpus lacks: {', '.join(unknown)}",
+            hint=f"its domains are: {', '.join(known)}; a source's `domain` names it",
+        )
+
+
+def overall_weights(config: MixtureConfig, *, first_row: Callable[[int], int], steps: int) -> dict[str, float]:
+    """Shares of the domains over a whole training; where they never change they are its weights, whatever its length.
+
+    Args:
+        config: which domain has which share, from which step.
+        first_row: of a step: the rows of all steps before it.
+        steps: of the training.
+    """
+    if not config.stages:
+        return {domain: weight for domain, weight in sorted(config.weights.items()) if weight > 0}
+    rows = _rows_by_domain(_phases(config, first_row), first_row(steps))
+    return {domain: float(number) for domain, number in sorted(rows.items()) if number}
 
 
 class Share(NamedTuple):
@@ -128,12 +161,7 @@ class MixtureOrder:
         self._config = config
         self._phases = _phases(config, first_row)
         domains = sorted({domain for phase in self._phases for domain, weight in phase.weights if weight > 0})
-        unknown = sorted(set(domains) - set(split.domains))
-        if unknown:
-            raise DataError(
-                f"`pretrain.mixture` names domains that the corpus lacks: {', '.join(unknown)}",
-                hint=f"its domains are: {', '.join(split.domains)}; a source's `domain` names it",
-            )
+        require_domains(domains, split.domains, where="`pretrain.mixture`")
         caps = config.max_tokens
         self._streams = {name: DomainTokens(split, name, max_tokens=caps.get(name), seed=seed) for name in domains}
         self._orders = {
@@ -168,12 +196,8 @@ class MixtureOrder:
         Raises:
             DataError: a domain would be repeated more often than `max_epochs`.
         """
-        counts: dict[str, int] = dict.fromkeys(self._streams, 0)
-        for phase in self._phases:
-            end = rows if phase.end is None else min(rows, phase.end)
-            for domain, number in _counts(phase.weights, max(0, end - phase.start)).items():
-                counts[domain] = counts.get(domain, 0) + number
-        shares = [self._share(domain, count) for domain, count in counts.items() if domain in self._streams]
+        counts = _rows_by_domain(self._phases, rows)
+        shares = [self._share(domain, counts.get(domain, 0)) for domain in self._streams]
         over = [share for share in shares if share.epochs > self._config.max_epochs]
         if over:
             shown = "; ".join(f"`{one.domain}` {one.epochs:.1f} times its {one.stored_tokens:,} tokens" for one in over)
@@ -200,6 +224,16 @@ def _phases(config: MixtureConfig, first_row: Callable[[int], int]) -> list[_Pha
     ends = [*starts[1:], None]
     tables = [config.weights, *(stage.weights for stage in config.stages)]
     return [_Phase(start, end, _fractions(table)) for start, end, table in zip(starts, ends, tables, strict=True)]
+
+
+def _rows_by_domain(phases: Sequence[_Phase], rows: int) -> dict[str, int]:
+    """How many of the first rows of a training each domain has."""
+    counts: dict[str, int] = {}
+    for phase in phases:
+        end = rows if phase.end is None else min(rows, phase.end)
+        for domain, number in _counts(phase.weights, max(0, end - phase.start)).items():
+            counts[domain] = counts.get(domain, 0) + number
+    return counts
 
 
 def _fractions(weights: dict[str, float]) -> tuple[tuple[str, Fraction], ...]:

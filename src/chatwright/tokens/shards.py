@@ -4,7 +4,7 @@ Raw ids only: windows, packing and mixing are chosen when they are read (the ide
 A shard is a few NumPy files (a format with magic, version and shape); `index.json` names them and their tokenizer.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -99,6 +99,11 @@ class ShardWriter:
             "digest": storage.digest_json(digests),
             "digests": digests,
         }
+
+
+def shard_files(directory: Path, entry: Mapping[str, Any]) -> list[Path]:
+    """The files of a shard, by its entry of the index."""
+    return [_array_path(directory / entry["stem"], kind) for kind in entry["digests"]]
 
 
 def _array_path(stem: Path, kind: str) -> Path:

@@ -1,78 +1,89 @@
 """The stages `tokenizer` (learn it, or take the base model's) and `tokens` (the corpus as ids)."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from chatwright.data.document import iter_rows
+import pyarrow as pa
+
+from chatwright.data.document import Place, iter_groups, iter_rows
+from chatwright.data.engine import Job, read_notes, run_jobs, work_file
+from chatwright.data.report import Tally
 from chatwright.foundation import storage
-from chatwright.foundation.console import ProgressLine, say
+from chatwright.foundation.console import say
 from chatwright.foundation.errors import DataError
 from chatwright.foundation.stage import StageContext
-from chatwright.tokens.shards import ShardWriter, TextScores, TokenData, total, write_index
-from chatwright.tokens.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, measure_compression, train_tokenizer
+from chatwright.tokens.learning_sample import WeightedTexts, domains_of, learning_texts
+from chatwright.tokens.shards import ShardWriter, TextScores, TokenData, shard_files, total, write_index
+from chatwright.tokens.tokenizer import TokenizerConfig, load_tokenizer, measure_compression, train_tokenizer
 
 _BATCH_DOCUMENTS = 256
 _SHARD_DOCUMENTS = 20_000
-_SHARD_CHARACTERS = 256 << 20  # in memory while a shard is encoded, and still there while the next one is read
+_SHARD_CHARACTERS = 256 << 20  # their ids are in memory until the shard is written
 _COMPRESSION_SAMPLE = 200
 _COLUMNS = ("id", "text", "domain", *TextScores._fields)
-# Marks a shard that is written, until all are published. Raise the number when shards are cut elsewhere: what an
-# earlier version left half done is then encoded anew.
-_DONE = "{}.2.done.json"
+_SPLITS = ("train", "heldout")
+# Raise it when shards have other bytes than before: what an earlier version left half done is then encoded anew.
+_VERSION = 3
 _ANY_MARK = ".*.done.json"  # of versions that kept marks beside the shards
-
-Row = dict[str, Any]  # what is read of a document
+_NOTHING = pa.schema([("shard", pa.string())])  # a work file says in its footer what stands in the output
 
 
 def run_tokenizer(context: StageContext) -> dict[str, Any]:
     """Learn a tokenizer on the training split of the corpus, and measure it on the held-out one."""
     config: TokenizerConfig = context.config
     corpus = context.inputs["corpus"]
-    tokenizer = train_tokenizer(learning_texts(corpus, max_bytes=config.max_training_bytes), config)
+    limit = config.max_training_bytes
+    weighted = WeightedTexts(corpus, config.weights, max_bytes=limit) if config.weights else None
+    texts = learning_texts(corpus, max_bytes=limit) if weighted is None else weighted
+    tokenizer = train_tokenizer(texts, config)
     tokenizer.save(context.output)
     heldout = itertools.islice(iter_rows(corpus, ["text"], split="heldout"), _COMPRESSION_SAMPLE)
     measured = measure_compression(tokenizer, (row["text"] for row in heldout))
-    summary = {
+    summary: dict[str, Any] = {
         "kind": config.kind,
         "vocabulary_size": tokenizer.size,
         "digest": tokenizer.digest,
         "heldout_bytes_per_token": round(measured.bytes_per_token, 4),
     }
+    if weighted is not None:
+        summary["sample"] = _told_sample(weighted)
     storage.write_json(context.output / "report.json", summary)
     say(f"  {tokenizer.size} tokens learned; {measured.bytes_per_token:.2f} bytes of held-out text per token")
     return summary
 
 
-def learning_texts(corpus: Path, *, max_bytes: int) -> Iterator[str]:
-    """Texts of the training split to learn a tokenizer from, for whoever stops at `max_bytes`.
-
-    The corpus stands source by source, so the beginning of a larger one would be one source alone. There an even sample
-    of about `max_bytes` comes first: the documents whose id, a hash, is low enough as a fraction, the same ones each
-    time. What it leaves out follows, since few or very unlike documents may give too little. All is in stored order.
-    """
-    total_bytes = sum(len(row["text"].encode()) for row in iter_rows(corpus, ["text"], split="train"))
-    for is_sample in (True, False) if total_bytes > max_bytes else (True,):
-        for row in iter_rows(corpus, ["id", "text"], split="train"):
-            is_low = int(row["id"], 16) * total_bytes < max_bytes << 4 * len(row["id"])  # four bits a digit
-            if is_low is is_sample:
-                yield row["text"]
+def _told_sample(weighted: WeightedTexts) -> dict[str, Any]:
+    """What each domain gave, for the report and for the person."""
+    taken = weighted.taken
+    whole = sum(one.bytes for one in taken)
+    shown = ", ".join(f"{one.domain} {one.bytes / whole:.1%} (read {one.times:.3g} times)" for one in taken)
+    say(f"  learned by weight from {whole / 1e6:.1f} MB: {shown}")
+    return {one.domain: {"bytes": one.bytes, "times": one.times} for one in taken}
 
 
 def run_tokens(context: StageContext) -> dict[str, Any]:
-    """Encode the corpus into shards, split by split. Shards that an earlier try wrote are kept."""
+    """Encode the corpus into shards, split by split. Shards that an earlier try wrote are kept.
+
+    Raises:
+        DataError: the corpus is empty, or a shard could not be encoded: none is left out.
+        StoppedError: a stop was asked for; finished shards are kept.
+    """
     tokenizer = load_tokenizer(context.inputs["tokenizer"])
     corpus = context.inputs["corpus"]
-    domains = sorted({row["domain"] for row in iter_rows(corpus, ["domain"])})
+    domains = domains_of(corpus)
     if not domains:
         raise DataError(f"the corpus `{corpus}` holds no text", hint="add documents to `collect.sources`")
-    shards = {name: _encode_split(context, tokenizer, corpus, name, domains) for name in ("train", "heldout")}
+    jobs = list(_jobs(context, domains, tokenizer.digest))
+    entries = _encode(context, jobs)
+    shards = {name: [entries[job.label] for job in jobs if job.payload.split == name] for name in _SPLITS}
     write_index(context.output, shards, tokenizer=tokenizer.digest, vocabulary=tokenizer.size, domains=domains)
     for mark in context.output.glob(_ANY_MARK):
         mark.unlink()
     summary = {
-        name: {key: total(entries, key) for key in ("tokens", "documents", "bytes")} for name, entries in shards.items()
+        name: {key: total(listed, key) for key in ("tokens", "documents", "bytes")} for name, listed in shards.items()
     }
     summary["by_domain"] = _by_domain(TokenData(context.output))
     say(f"  {summary['train']['tokens']:,} training tokens, {summary['heldout']['tokens']:,} held out")
@@ -88,59 +99,95 @@ def _by_domain(data: TokenData) -> dict[str, int]:
     return {domain: int(train.spans(domain)[1].sum()) for domain in train.domains}
 
 
-def _encode_split(
-    context: StageContext, tokenizer: Tokenizer, corpus: Path, split: str, domains: list[str]
-) -> list[dict[str, Any]]:
-    entries = []
-    numbers = {name: number for number, name in enumerate(domains)}
-    progress = ProgressLine(f"encode {split}", sum(1 for _ in iter_rows(corpus, ["split"], split=split)))
-    done = 0
-    for index, documents in enumerate(_cut(iter_rows(corpus, _COLUMNS, split=split))):
-        context.stop.check("the shards encoded so far")
-        stem = context.output / f"{split}-{index:05d}"
-        done += len(documents)
-        entry_path = context.work / _DONE.format(stem.name)
-        if not _is_written(stem, entry_path):
-            entry = _encode_shard(tokenizer, documents, numbers, stem)
-            with storage.publish_file(entry_path) as path:
-                storage.write_json(path, entry)
-        entries.append(storage.read_json(entry_path))
-        progress.update(done)
-    progress.close()
-    return entries
+class _Begin(NamedTuple):
+    """Where a shard's documents begin, and how many there are."""
+
+    place: Place
+    row: int  # of that row group, among those of the split
+    documents: int
 
 
-def _is_written(stem: Path, mark: Path) -> bool:
-    """Whether a shard is marked and its files are here: a mark may outlive the directory that it speaks of."""
-    kinds = storage.read_json(mark)["digests"] if mark.exists() else {}
-    return bool(kinds) and all(stem.with_name(f"{stem.name}.{kind}.npy").is_file() for kind in kinds)
+class _Payload(NamedTuple):
+    """One shard to encode; crosses to another process or machine."""
+
+    corpus: str
+    tokenizer: str
+    split: str
+    begin: _Begin
+    domains: tuple[str, ...]
+    stem: str  # whole path of its files, but for their kind
 
 
-def _encode_shard(tokenizer: Tokenizer, rows: list[Row], numbers: dict[str, int], stem: Path) -> dict[str, Any]:
+def _jobs(context: StageContext, domains: list[str], tokenizer: str) -> Iterator[Job]:
+    """A job for each shard; its key names all that the shard depends on beside the corpus, which the stage's does."""
+    places = {name: str(context.inputs[name].resolve()) for name in ("corpus", "tokenizer")}
+    for split in _SPLITS:
+        for index, begin in enumerate(_cut(context.inputs["corpus"], split)):
+            name = f"{split}-{index:05d}"
+            stem = str(context.output.resolve() / name)
+            payload = _Payload(**places, split=split, begin=begin, domains=tuple(domains), stem=stem)
+            yield Job(storage.digest_json([_VERSION, tokenizer, domains, name, begin])[:32], name, payload)
+
+
+def _cut(corpus: Path, split: str) -> Iterator[_Begin]:
+    """Shards, as long as their documents and characters stay within the limits; a longer text stands alone."""
+    begin: _Begin | None = None
+    characters = 0
+    for place, rows in iter_groups(corpus, ["text"], split=split):
+        for number, row in enumerate(rows):
+            size = len(row["text"])
+            if begin is not None and (begin.documents >= _SHARD_DOCUMENTS or characters + size > _SHARD_CHARACTERS):
+                yield begin
+                begin, characters = None, 0
+            begin = begin or _Begin(place, number, 0)
+            begin = begin._replace(documents=begin.documents + 1)
+            characters += size
+    if begin is not None:
+        yield begin
+
+
+def _encode(context: StageContext, jobs: list[Job]) -> dict[str, dict[str, Any]]:
+    """The index entry of every shard, by its name."""
+    # Here one shard after the other, since encoding has threads of its own; on a cluster each is a task.
+    spread = context if context.engine == "ray" else dataclasses.replace(context, workers=1)
+    results = run_jobs(_encode_shard, jobs, context=spread, label="encode")
+    if _forget_lost(results.paths, context.output):
+        results = run_jobs(_encode_shard, jobs, context=spread, label="encode")
+    if results.failed:
+        name, failure = min(results.failed.items())
+        raise DataError(
+            f"{len(results.failed)} of {len(jobs)} token shards could not be written, such as `{name}`: {failure}",
+            kept="the shards that were written",
+            hint="see the cause; the same command writes those that are missing",
+        )
+    entries = [read_notes(path)[0] for path in results.paths]
+    return {entry["stem"]: entry for entry in entries}
+
+
+def _forget_lost(paths: list[Path], output: Path) -> bool:
+    """Remove the work files of shards that are gone, for they may outlive the output; whether there were any."""
+    lost = [path for path in paths if not all(file.is_file() for file in shard_files(output, read_notes(path)[0]))]
+    for path in lost:
+        path.unlink()
+    return bool(lost)
+
+
+def _encode_shard(payload: _Payload, path: Path) -> None:
+    """Write one shard's files, and beside them a work file with its entry for the index."""
+    tokenizer = load_tokenizer(Path(payload.tokenizer))
+    numbers = {name: number for number, name in enumerate(payload.domains)}
     writer = ShardWriter(vocabulary_size=tokenizer.size, end_of_text=tokenizer.end_of_text)
-    for batch in _groups(iter(rows), _BATCH_DOCUMENTS):
+    tally = Tally()
+    begin = payload.begin
+    groups = iter_groups(Path(payload.corpus), _COLUMNS, split=payload.split, begin=begin.place)
+    rows = itertools.chain.from_iterable(rows for _, rows in groups)
+    wanted = itertools.islice(rows, begin.row, begin.row + begin.documents)
+    while batch := list(itertools.islice(wanted, _BATCH_DOCUMENTS)):
         for row, ids in zip(batch, tokenizer.encode_arrays([row["text"] for row in batch]), strict=True):
             size = len(row["text"].encode())
             scores = TextScores(*(row[name] for name in TextScores._fields))
             writer.add(ids, domain=numbers[row["domain"]], num_bytes=size, document=row["id"], scores=scores)
-    return writer.save(stem)
-
-
-def _cut(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    """Rows by shard, as long as their number and characters stay within the limits; a longer text stands alone."""
-    shard: list[Row] = []
-    characters = 0
-    for row in rows:
-        size = len(row["text"])
-        if shard and (len(shard) >= _SHARD_DOCUMENTS or characters + size > _SHARD_CHARACTERS):
-            yield shard
-            shard, characters = [], 0
-        shard.append(row)
-        characters += size
-    if shard:
-        yield shard
-
-
-def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    while group := list(itertools.islice(rows, size)):
-        yield group
+            tally.seen(len(row["text"]))
+    entry = writer.save(Path(payload.stem))
+    with work_file(path, _NOTHING, tally, notes=[entry]):
+        pass  # all that it says stands in its footer

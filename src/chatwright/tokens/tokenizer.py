@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HfTokenizer
 
@@ -20,6 +20,7 @@ from chatwright.foundation import storage
 from chatwright.foundation.config import Config
 from chatwright.foundation.errors import DataError, RefusedError
 from chatwright.tokens.fast import fast_encoder
+from chatwright.tokens.mixture import weight_problems
 from chatwright.tokens.quick_merges import learn_merges
 
 END_OF_TEXT = "<|endoftext|>"
@@ -54,11 +55,22 @@ class TokenizerConfig(Config):
     # otherwise than Hugging Face's, so the vocabularies differ a little.
     trainer: Literal["huggingface", "rustbpe"] = "huggingface"
     max_training_bytes: int = Field(default=100 << 20, ge=1)  # of the corpus; of a larger one an even sample
+    # Shares of the sample, by domain. None: those of `pretrain.mixture`, if there is one; {}: as large as they are.
+    weights: dict[str, float] | None = None
 
     def problems(self) -> Iterator[str]:
         """No setting without effect."""
         if self.trainer != "huggingface" and self.kind != "bpe":
             yield f'`trainer` has no effect with `kind = "{self.kind}"`'
+        if self.weights and self.kind == "bytes":
+            yield '`weights` has no effect with `kind = "bytes"`, which learns nothing'
+        if self.weights:
+            yield from weight_problems("weights", self.weights)
+
+    @model_serializer(mode="wrap")
+    def _said(self, told: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without weights that are absent, so that what was learned before there were any is not learned again."""
+        return {name: value for name, value in told(self).items() if name != "weights" or value is not None}
 
 
 class TokenSpan(NamedTuple):
