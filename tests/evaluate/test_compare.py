@@ -13,7 +13,7 @@ from chatwright.model.directory import LoadedModel
 def test_models_are_compared_on_texts_answers_and_tasks(tmp_path, tiny_model, make_network, tiny_tokenizer):
     other = ChatModel(LoadedModel(make_network(seed=5, std=0.02), tiny_tokenizer, {}, "other"), name="other")
     (tmp_path / "texts").mkdir()
-    for number in range(4):
+    for number in range(6):
         (tmp_path / "texts" / f"{number}.txt").write_text(f"The ferry number {number} leaves at nine. " * 5)
     (tmp_path / "chats.jsonl").write_text(
         "".join(json.dumps({"question": f"{n}?", "answer": ["At nine.", "At 9."][: n + 1]}) + "\n" for n in range(3))
@@ -32,6 +32,16 @@ def test_models_are_compared_on_texts_answers_and_tasks(tmp_path, tiny_model, ma
     assert all(set(sample["answers"]) == {"one", "two"} for sample in told["answers"]["side_by_side"])
     assert set(told["tasks"]["task"]) == {"one", "two"}
     assert json.dumps(record)
+
+
+def test_of_one_text_and_one_answer_no_significance_is_told(tmp_path, tiny_model, make_network, tiny_tokenizer):
+    other = ChatModel(LoadedModel(make_network(seed=5), tiny_tokenizer, {}, "other"), name="other")
+    (tmp_path / "text.txt").write_text("The ferry leaves at nine. " * 5)
+    (tmp_path / "chats.jsonl").write_text('{"question": "When?", "answer": "At nine."}\n')
+    models = [Compared("one", tiny_model, tmp_path), Compared("two", other, tmp_path)]
+    told = compare(models, CompareOn(tmp_path / "text.txt", tmp_path / "chats.jsonl", (), 4))["result"]
+    assert (told["texts"]["two"]["p_value"], told["texts"]["two"]["difference_95"]) == (None, None)
+    assert told["answers"]["two"]["p_values"] == {"bleu": None, "chrf": None, "ter": None, "exact": 1.0}
 
 
 def test_the_sign_test_is_exact():

@@ -9,7 +9,7 @@ import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatwright.evaluate.metrics import paired_bootstrap, rouge_l, same, text_scores
+from chatwright.evaluate.metrics import paired_bootstrap, rouge_l, same, text_scores, token_f1
 from chatwright.foundation.errors import UsageError
 
 ANSWERS = ["The ferry leaves at nine.", "Children ride for free, of course", "There is no boat on Sunday", "Yes."]
@@ -54,6 +54,22 @@ def test_rouge_l_is_the_package_s(answer, reference):
     assert rouge_l(answer, reference) == pytest.approx(scorer.score(reference, answer)["rougeL"].fmeasure)
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference", "shared"),
+    [
+        ("\u0926\u093f\u0928", "\u0926\u093e\u0928", 0.0),  # Hindi: a day, a gift
+        ("cafe\u0301 open", "caf\u00e9 open", 1.0),
+        ("\u6211\u559c\u6b22\u732b\u3002", "\u6211\u559c\u6b22\u72d7", 0.75),  # Chinese: I like cats, dogs
+        ("\u732b\u304c\u597d\u304d", "\u72ac\u304c\u597d\u304d", 0.75),  # Japanese, the same
+        ("\u0e41\u0e21\u0e27\u0e14\u0e35", "\u0e41\u0e21\u0e27\u0e21\u0e35", 0.75),  # Thai, a vowel upon its letter
+        ("It's 5 o'clock \u2764\ufe0f in_time!", "it s 5 O clock in time", 1.0),
+    ],
+)
+def test_words_are_those_of_their_script(answer, reference, shared):
+    assert token_f1(answer, reference) == pytest.approx(shared)
+    assert rouge_l(answer, reference) == pytest.approx(shared)
+
+
 def test_equal_is_equal_but_for_space_and_two_ways_to_write_a_letter():
     assert same(" caf\u00e9  open\n", "cafe\u0301 open")
     assert not same("Yes", "yes")
@@ -69,6 +85,14 @@ def test_the_paired_bootstrap_finds_a_better_system_and_no_difference_where_none
     assert found["bleu"]["good"].p_value < 0.05
     assert found["bleu"]["again"].p_value > 0.5
     assert found["bleu"]["good"].score > found["bleu"]["bad"].score
+
+
+@pytest.mark.parametrize(("count", "p_value"), [(2, 0.5), (1, None)])
+def test_the_bootstrap_of_very_few_answers_says_no_more_than_their_signs(count, p_value):
+    right = [f"the ferry number {n} leaves the harbour today" for n in range(count)]
+    systems = {"bad": ["no idea about it"] * count, "good": right}
+    found = paired_bootstrap(systems, [[text] for text in right], resamples=200)
+    assert [found[metric]["good"].p_value for metric in ("bleu", "chrf", "ter")] == [p_value] * 3
 
 
 def test_what_cannot_be_scored_is_refused():

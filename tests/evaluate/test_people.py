@@ -110,6 +110,15 @@ def test_choices_become_strengths_with_ties_and_a_whitewash_gets_a_prior():
     assert whitewash["models"]["a"]["strength"] > 0
 
 
+def test_a_win_and_a_tie_lean_on_the_prior_and_settle_nothing():
+    entries = [pair_entry("Ada", f"{number}", ("a", "b"), choice) for number, choice in enumerate(("first", "tie"))]
+    summary = summarise(entries)
+    assert summary["user"]["strengths"]["prior"] > 0
+    told = as_text(summary)
+    assert "not settled" in told
+    assert "leans on a weak prior" in told
+
+
 def test_automatic_scores_are_set_beside_people_s():
     entries = []
     for number in range(12):

@@ -118,6 +118,11 @@ def test_a_difference_between_models_is_found_and_none_is_not():
         loss_difference(first, better[:-1])
 
 
+def test_two_documents_prove_no_difference_however_large():
+    first, better = ([loss_of(number, nats=nats) for number in range(2)] for nats in (100, 50))
+    assert loss_difference(first, better).p_value == 0.5
+
+
 def test_the_hardest_passage_is_where_the_surprise_stands(tiny_model):
     losses = text_losses(tiny_model, TEXTS, windows=Windows.of(tiny_model))
     planted = losses[0]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from chatwright.evaluate.resampling import percentiles, resampled_sums, share_interval
+from chatwright.evaluate.resampling import least_p_value, percentiles, resampled_sums, share_interval
 
 
 def test_sums_are_those_of_items_drawn_one_draw_after_the_other(monkeypatch):
@@ -38,3 +38,7 @@ def test_the_interval_of_a_share_holds_the_true_share_as_often_as_it_says():
         held += ((low <= shares) & (shares <= high)) * chance
     assert held.mean() == pytest.approx(0.95, abs=0.01)
     assert held.min() > 0.83
+
+
+def test_no_paired_comparison_says_more_than_the_signs_of_its_items():
+    assert [least_p_value(number) for number in (1, 2, 6, 5_000)] == [1.0, 0.5, 1 / 32, 0.0]

@@ -71,7 +71,7 @@ def test_the_fit_solves_davidson_s_equations():
 
 def test_a_model_that_won_everything_needs_a_prior():
     met = Comparisons(first=np.array([0, 0, 1]), second=np.array([1, 2, 2]), cluster=np.arange(3), num_models=3)
-    with pytest.raises(UsageError, match="won or lost every comparison"):
+    with pytest.raises(UsageError, match="never won or never lost"):
         fit(met, np.array([FIRST] * 3))
     fitted = fit(met, np.array([FIRST] * 3), prior=0.1)
     assert np.isfinite(fitted.theta).all()
@@ -84,6 +84,38 @@ def test_a_few_unanimous_choices_settle_nothing(count):
     met = Comparisons(first=zeros, second=zeros + 1, cluster=np.arange(count), num_models=2)
     ((estimate, error),) = fit(met, np.array([FIRST] * count), prior=0.1).difference(0, 1)
     assert estimate - 1.96 * error < 0 < estimate
+
+
+def test_a_win_and_a_tie_bound_no_strength():
+    """The winner's strength and the ties' grow together for ever: Davidson's condition is of wins."""
+    zeros = np.zeros(2, dtype=int)
+    met = Comparisons(first=zeros, second=zeros + 1, cluster=np.arange(2), num_models=2)
+    with pytest.raises(UsageError, match="never won or never lost"):
+        fit(met, np.array([FIRST, TIE]))
+    ((estimate, _),) = fit(met, np.array([FIRST, TIE]), prior=0.1).difference(0, 1)
+    assert 0 < estimate < 5
+
+
+def test_items_that_are_judged_alike_leave_an_interval_of_something():
+    """Two of three raters prefer the first on either item: what is left of each item is nothing, and so is a sandwich."""
+    zeros = np.zeros(6, dtype=int)
+    met = Comparisons(first=zeros, second=zeros + 1, cluster=np.repeat([0, 1], 3), num_models=2)
+    fitted = fit(met, np.array([FIRST, FIRST, SECOND] * 2))
+    assert fitted.difference(0, 1)[0] == pytest.approx([np.log(2), np.sqrt(1 / 4 + 1 / 2)], abs=1e-6)
+    ((low, high), _) = fitted.intervals()[0]
+    assert low < 0 < high
+
+
+def test_intervals_of_few_items_are_student_s():
+    def reach(items, **options):
+        zeros = np.zeros(2 * items, dtype=int)
+        met = Comparisons(first=zeros, second=zeros + 1, cluster=np.repeat(np.arange(items), 2), num_models=2)
+        return fit(met, np.array([FIRST, SECOND] * items), **options).reach
+
+    assert [reach(items) for items in (2, 11, 1000)] == pytest.approx([12.706, 2.228, 1.962], abs=1e-3)
+    assert reach(2, by_item=False) == pytest.approx(1.96, abs=1e-3)
+    with pytest.raises(UsageError, match="two items"):
+        reach(1, prior=0.1)
 
 
 def test_ties_alone_bound_nothing():

@@ -307,6 +307,34 @@ def test_many_answers_to_few_questions_do_not_narrow_the_interval():
     assert bootstrap(results[:5], 5, confidence=0.95, draws=4000).low == found.low
 
 
+def few_questions(kind, questions, answers):
+    """Held-out feedback: `answers` pairs, or as many good and bad thumbs, on each of some questions."""
+    rows = [((Message("user", f"Question {n}?"),), f"It is the {m}. of them.", f"No, {m}.") for n in range(questions) for m in range(answers)]  # fmt: skip
+    if kind == "pairs":
+        return Preferences([Pair(messages=asked, chosen=one, rejected=other) for asked, one, other in rows], [])
+    told = [(asked, text, is_good) for asked, *both in rows for text, is_good in zip(both, (True, False), strict=True)]
+    return Preferences([], [Verdict(messages=asked, answer=text, is_good=good) for asked, text, good in told])
+
+
+@pytest.mark.parametrize("kind", ["pairs", "thumbs"])
+def test_much_feedback_on_too_few_questions_tells_nothing(make_network, tiny_tokenizer, kind):
+    new, old = (ChatModel(LoadedModel(make_network(seed=seed), tiny_tokenizer, {}, ""), name="tiny") for seed in (1, 2))
+    config = PromotionConfig(draws=200)
+    assert judging.won(new, old, few_questions(kind, 5, 6), config=config) is None
+    assert judging.won(new, old, few_questions(kind, 6, 6), config=config).questions == 6
+    gathered = Gathered(Preferences([], []), few_questions(kind, 5, 6), Preferences([], []), {})
+    (check, *_) = judge(Measured(*[figures(2.0, None)] * 3, None, None, None), gathered, config)
+    assert not check.passed
+    assert "on 5 questions are held out" in check.told
+    assert "20 comparisons on 6 questions are needed" in check.told
+
+
+@pytest.mark.parametrize(("confidence", "questions"), [(0.6, 3), (0.95, 6), (0.99, 8)])
+def test_so_many_questions_are_needed_that_all_of_them_alike_are_no_chance(confidence, questions):
+    assert judging.least_questions(PromotionConfig(confidence=confidence)) == questions
+    assert 2 / 2**questions <= 1 - confidence < 2 / 2 ** (questions - 1)
+
+
 def test_weights_count_in_the_share():
     results = [judging._Outcome(0, 0, 3.0, 1.0), judging._Outcome(1, 1, 1.0, 0.0)]
     assert bootstrap(results, 2, confidence=0.95, draws=200).share == 0.75
@@ -369,7 +397,7 @@ def test_what_earlier_rounds_made_likelier_is_followed_in_the_new_model(make_net
         [Pair(messages=(Message("user", asked),), chosen=told, rejected="No.") for asked, told in texts[:12]],
         [Verdict(messages=(Message("user", asked),), answer=told, is_good=True) for asked, told in texts[12:]],
     )
-    config = PromotionConfig(least_heldout=2, draws=200)
+    config = PromotionConfig(least_heldout=2, draws=200, confidence=0.6)
     first, old = moved(0), moved(1)
     found = {times: judging.taught(moved(times), old, first, part, config=config) for times in (-1, 0, 1)}
     assert 2 <= found[1].comparisons < 24

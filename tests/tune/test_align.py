@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from chatwright.feedback.conversations import Message
 from chatwright.feedback.store import Answer, FeedbackStore, Rating
 from chatwright.foundation.config import validate
+from chatwright.foundation.devices import Placement
 from chatwright.foundation.errors import ConfigError, DataError, StoppedError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag
@@ -24,6 +25,7 @@ from chatwright.tune.preferences import align
 from chatwright.tune.preferences.objectives import PairObjective, PolicyObjective, Strengths, VerdictObjective
 from chatwright.tune.preferences.policy import GroupRules, RolloutSource
 from chatwright.tune.preferences.rewards import RewardConfig, Scorer
+from chatwright.tune.preferences.scoring import answer_scores
 from chatwright.tune.preferences.settings import AlignConfig
 from chatwright.tune.preferences.source import (
     EncodedPair,
@@ -37,6 +39,7 @@ from chatwright.tune.preferences.source import (
 )
 from chatwright.tune.reference import Learner
 from chatwright.tune.rollouts import Answered, WritingRules, write_answers
+from chatwright.tune.tasks import one_a_row
 
 QUESTIONS = ("When?", "Where to?", "How far is it to the harbour?", "Which ferry?")
 ANSWERS = (
@@ -61,10 +64,9 @@ def pairs(encoder):
     ]
 
 
-def new_learner(make_network, *, method="lora", dropout=0.0):
-    return Learner(
-        make_network(), method=method, lora=LoraConfig(rank=2, dropout=dropout), seed=1, keeps_reference=True
-    )
+def new_learner(make_network, *, method="lora", dropout=0.0, placement=None):
+    lora = LoraConfig(rank=2, dropout=dropout)
+    return Learner(make_network(), method=method, lora=lora, seed=1, keeps_reference=True, placement=placement)
 
 
 def moved(learner):
@@ -112,6 +114,19 @@ def test_an_answer_after_earlier_turns_is_its_own_turn_alone_where_the_template_
     assert answered.prompt == thoughtful.prompt(talk)
 
 
+def test_an_answer_with_a_thought_of_its_own_is_encoded_whole_where_the_template_knows_thoughts(
+    encoder, tiny_tokenizer
+):
+    thoughtful = copy.copy(encoder)
+    thoughtful.form = QWEN3
+    text = "<think>\nhm, 2+2\n</think>\n\nFour."
+    answered = encode_answer(ASKED[0], text, thoughtful)
+    assert tiny_tokenizer.decode(answered.answer) == text
+    whole = thoughtful.conversation([*ASKED[0], Message("assistant", text)]).ids
+    assert [*answered.prompt, *answered.answer] == whole[: len(answered.prompt) + len(answered.answer)]
+    assert answered.prompt == thoughtful.prompt(ASKED[0], thinking=True)
+
+
 @pytest.mark.parametrize("method", ["lora", "all"])
 def test_before_training_policy_and_reference_are_one_and_a_pair_costs_log_two(make_network, pairs, method):
     learner = new_learner(make_network, method=method)
@@ -155,6 +170,42 @@ def test_verdicts_share_the_reference_point_of_the_whole_step_however_they_are_s
     parts = gradient(learner, objective, verdict_source(pairs, learner, micro_rows=1).step(0))
     assert parts[0].item() == pytest.approx(whole[0].item(), rel=1e-4)
     assert float((parts[1] - whole[1]).norm() / whole[1].norm()) < 1e-3
+
+
+def test_the_reference_point_is_taken_from_answers_to_other_questions_however_few_a_step_has(make_network, pairs):
+    learner = moved(new_learner(make_network))
+    answers = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
+    verdicts = [EncodedVerdict(answered, True, 1.0) for answered in answers]
+    order = StepOrder(rows=1, micro_rows=1, seed=3, fingerprint="x")
+    source = VerdictSource(verdicts, reference_sums=torch.zeros(8), learner=learner, order=order)
+    found = {}
+    for step in range(8):
+        (batch,) = source.step(step)
+        place = next(n for n, one in enumerate(answers) if as_sample(one).inputs == batch.ids_BT[0].tolist())
+        found[place] = batch.extras["baseline"].item()
+    others = (2, 2, 4, 4, 6, 6, 0, 0)
+    turned = [Answered(one.prompt, answers[other].answer) for one, other in zip(answers, others, strict=True)]
+    with learner.policy() as network:
+        now = sums_of(network, turned, rows=1)
+    with learner.reference() as network:
+        before = sums_of(network, turned, rows=1)
+    wanted = (now - before).clamp(min=0)
+    assert [found[place] for place in range(8)] == pytest.approx(wanted.tolist(), abs=1e-4)
+    assert wanted.max() > 0.1
+
+
+@pytest.mark.parametrize("method", ["lora", "all"])
+def test_policy_and_reference_are_computed_in_the_precision_of_training(make_network, pairs, method):
+    placement = Placement(torch.device("cpu"), "bfloat16", 1, "for this test")
+    learner = new_learner(make_network, method=method, placement=placement)
+    answers = [pairs[2].chosen]
+    batch = one_a_row([as_sample(answers[0])])
+    with placement.autocast(), torch.no_grad():
+        trained = answer_scores(learner.network, batch.ids_BT, batch.targets_BT).sums_B
+    for given in (learner.reference, learner.policy):
+        with given() as network:
+            assert torch.equal(sums_of(network, answers, rows=1), trained)
+    assert not torch.equal(sums_of(learner.network, answers, rows=1), trained)
 
 
 def writing(encoder, tiny_tokenizer, *, temperature=1.0, max_tokens=6):
@@ -334,6 +385,13 @@ def test_a_stage_stopped_and_called_again_gives_the_bits_of_an_unbroken_one(mate
     )
 
 
+def test_a_model_that_has_not_moved_has_gained_nothing_in_low_precision_either(material, tmp_path):
+    fields = {"precision": "bfloat16", "optimizer": {"learning_rate": 1e-12}, "epochs": 0.25}
+    report = align.run(context(material, tmp_path / "out", **fields))
+    evaluation = report["evaluation"]
+    assert (evaluation["chosen_gain_nats"], evaluation["rejected_gain_nats"]) == (0.0, 0.0)
+
+
 def test_low_rank_updates_are_merged_and_kept_beside_the_model(material, tmp_path):
     report = align.run(context(material, tmp_path / "out", method="lora", lora={"rank": 2}, epochs=3.0))
     assert (tmp_path / "out" / "adapter" / "adapter.safetensors").is_file()
@@ -367,6 +425,13 @@ def test_test_questions_are_taken_out_of_what_is_learned(material, tmp_path):
     )
     assert report["rows"] == 15
     assert report["dropped"]["a test prompt"] == 1
+
+
+def test_thumbs_on_one_question_alone_are_refused(material, tmp_path):
+    rows = [{"prompt": "Which ferry?", "completion": f"Number {number}.", "label": number > 2} for number in range(6)]
+    (tmp_path / "thumbs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match="on one question"):
+        align.run(context(material, tmp_path / "out", objective="kto", data=str(tmp_path / "thumbs.jsonl")))
 
 
 def test_thumbs_alone_cannot_teach_a_loss_of_pairs(material, tmp_path):

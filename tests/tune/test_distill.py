@@ -8,11 +8,14 @@ import torch
 from safetensors.torch import load_file
 from token_folder import TEXTS, write_tokens
 
+from chatwright.feedback.conversations import read_conversations
 from chatwright.foundation.config import validate
 from chatwright.foundation.errors import ConfigError, DataError, RefusedError, StoppedError, UsageError
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag
+from chatwright.foundation.streams import seed_for
 from chatwright.model.directory import load_model, save_model
+from chatwright.model.prompts import ChatEncoder
 from chatwright.tokens.shards import TokenData
 from chatwright.train.batches import IGNORED
 from chatwright.train.objectives import next_token
@@ -24,6 +27,7 @@ from chatwright.tune.distill.objective import KeptTeacher, OnlineTeacher
 from chatwright.tune.distill.settings import DistillConfig, shape_of
 from chatwright.tune.distill.source import LessonSource, Plan, Windows
 from chatwright.tune.distill.teacher import KeptShares, keep_shares
+from chatwright.tune.rollouts import WritingRules, write_answers
 from chatwright.tune.tasks import one_a_row
 
 SHAPE = {"width": 16, "layers": 1, "heads": 2, "key_heads": 2, "head_width": 8, "mlp_width": 24, "context_length": 32}
@@ -124,10 +128,22 @@ def test_the_teacher_is_asked_once_and_its_scores_are_refused_for_others(make_ne
         KeptShares(tmp_path / "teacher", facts={"teacher": "a"})
 
 
+def ending(network, tokenizer):
+    """The network, likely to end its turn: one number is the same in all states, and the end's score follows from it."""
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.mul_(0.1)
+        network.model.embed_tokens.weight[:, 0] = 1.0
+        network.model.embed_tokens.weight[ChatEncoder(tokenizer).end, 0] = 3.5
+    return network
+
+
 @pytest.fixture(scope="module")
 def material(tmp_path_factory, make_network, tiny_tokenizer, word_tokenizer):
     folder = tmp_path_factory.mktemp("material")
-    save_model(folder / "teacher", make_network(seed=2), tiny_tokenizer, lineage={"stage": "pretrain"})
+    save_model(folder / "teacher", ending(make_network(seed=2), tiny_tokenizer), tiny_tokenizer, lineage={})
+    save_model(folder / "endless", make_network(seed=2), tiny_tokenizer, lineage={})
     other = make_network(seed=3, std=0.1, vocabulary_size=word_tokenizer.size)
     save_model(folder / "foreign", other, word_tokenizer, lineage={"stage": "pretrain"})
     write_tokens(folder / "tokens", tiny_tokenizer)
@@ -178,6 +194,36 @@ def test_each_way_makes_a_student_and_a_stop_changes_no_bit(material, tmp_path, 
     assert load_model(tmp_path / "straight" / "model").lineage["teacher"] == load_model(material / "teacher").digest
     assert (tmp_path / "straight" / "teacher").is_dir() == (by == "kept")
     assert (tmp_path / "straight" / "texts.jsonl").is_file() == (by == "text")
+
+
+def test_the_teacher_s_answers_that_were_cut_off_are_left_out_and_told(material, tmp_path, capsys):
+    fields = {"data": str(material / "chats.jsonl"), "by": "text", "max_answer_tokens": 6, "steps": 1}
+    stage.run(context(material, tmp_path / "out", with_tokens=False, **fields))
+    kept = [json.loads(line)["messages"] for line in (tmp_path / "out" / "texts.jsonl").read_text().splitlines()]
+    teacher = load_model(material / "teacher")
+    encoder = ChatEncoder(teacher.tokenizer)
+    prompts = [encoder.prompt(item.messages[:-1]) for item in read_conversations(material / "chats.jsonl")]
+    rules = WritingRules(6, 1.0, encoder.stop_ids())
+    written = write_answers(teacher.network, prompts, rules, seed=seed_for(3, "teacher", 0))
+    whole = [teacher.tokenizer.decode(row.answer).strip() for row in written if row.answer[-1] in rules.stop_ids]
+    assert [messages[-1]["content"] for messages in kept] == [text for text in whole if text]
+    assert len(kept) < len(whole) < len(written) == 6
+    assert f"{len(whole) - len(kept)} were empty and {6 - len(whole)} cut off at 6 tokens" in capsys.readouterr().err
+
+
+def test_a_teacher_that_ends_no_answer_has_nothing_to_be_learned(material, tmp_path):
+    fields = {"data": str(material / "chats.jsonl"), "by": "text", "max_answer_tokens": 6}
+    with pytest.raises(DataError, match="6 cut off at 6 tokens") as caught:
+        stage.run(context(material, tmp_path / "out", teacher=str(material / "endless"), **fields))
+    assert "max_answer_tokens" in caught.value.hint
+
+
+def test_what_a_student_writes_must_find_room_in_its_teacher_s_context_too(material, tmp_path):
+    question = "When does the ferry leave for the harbour? " * 3
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"question": question, "answer": "At nine."}) + "\n")
+    fields = {"data": str(tmp_path / "chats.jsonl"), "by": "own", **WAYS["own"]}
+    with pytest.raises(DataError, match="1 of 1 questions leave no room"):
+        stage.run(context(material, tmp_path / "out", student={**SHAPE, "context_length": 256}, **fields))
 
 
 def test_a_student_with_other_tokens_is_refused_by_name_unless_the_teacher_writes(material, tmp_path):

@@ -1,6 +1,7 @@
 """Fine-tuning whole: what it changes and what it must not, gain and forgetting, and settings that keep their defaults."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -206,12 +207,15 @@ def test_with_method_all_every_parameter_is_trained_and_no_adapter_left(material
     assert all(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_turns_left_out_for_want_of_context_are_counted_aloud(material, tmp_path, capsys):
+def test_turns_left_out_for_want_of_context_are_counted_aloud_and_memory_and_files_are_told(material, tmp_path, capsys):
     turns = [{"role": role, "content": "a word of it " * 2} for _ in range(4) for role in ("user", "assistant")]
     data = tmp_path / "long.jsonl"
     data.write_text(json.dumps({"messages": turns}) + "\n")
     finetune.run(context(material, tmp_path / "finetune", data=str(data), epochs=1.0, replay_share=0.0))
-    assert "1 of them exceed the context: their oldest" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 of them exceed the context: their oldest" in said
+    assert re.search(r"memory, about: \d+\.\d GB \(\d+\.\d\d of frozen weights, ", said)
+    assert re.search(r"files: model \d+\.\d MB, ", said)
 
 
 def test_a_recipe_that_sets_one_key_keeps_the_other_defaults_of_a_fine_tune():

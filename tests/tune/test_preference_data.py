@@ -265,6 +265,18 @@ def test_test_prompts_cancelled_answers_and_equal_texts_are_dropped_with_their_r
     assert normalised(" Where   to?! ") == "where to"
 
 
+def test_of_an_answer_that_was_cut_off_only_edits_are_learned():
+    edited = {"thumb": -1, "better_answer": "At nine.", "rater": "x"}
+    found = harvested(
+        entry("a", "The ferry leaves at", finish="length", ratings=[edited], choices=[{"against": "b", "choice": "won"}]),
+        entry("b", "No.", choices=[{"against": "a", "choice": "lost"}]),
+        entry("c", "Here, and", asked="Where?", finish="length", ratings=[{"thumb": 1}]),
+    )  # fmt: skip
+    assert sides(found) == [("At nine.", "The ferry leaves at", 1.0, "edit")]
+    assert found.preferences.verdicts == []
+    assert found.dropped == {"the answer was cut off": 2}
+
+
 def test_the_store_itself_gives_what_the_rules_need(tmp_path):
     with contextlib.closing(FeedbackStore(tmp_path / "feedback.db")) as store:
         for name, text in (("a", "No."), ("b", "At nine.")):

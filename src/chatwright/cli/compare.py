@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chatwright.foundation.console import say
+from chatwright.foundation.console import out, say
 
 if TYPE_CHECKING:
     from chatwright.evaluate.compare import CompareOn
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
         on = _or_of_the_run(CompareOn(texts, answers, own_tasks, max_tokens, beams), models[0])
         record = compare_models(loaded, on)
         say(f"record: {keep(record, folder)}")
-        typer.echo(json.dumps(record, indent=2) if as_json else _as_text(record["result"]))
+        out(json.dumps(record, indent=2) if as_json else _as_text(record["result"]))
 
 
 def _or_of_the_run(on: "CompareOn", first: Path) -> "CompareOn":
@@ -66,10 +66,11 @@ def _name(path: Path, models: list[Path]) -> str:
 def _as_text(result: dict[str, Any]) -> str:
     lines: list[str] = []
     for name, told in result.get("texts", {}).items():
-        low, high = told["difference_95"]
+        ends = told["difference_95"]
+        sure = "" if ends is None else f" ({ends[0]:+.4f} to {ends[1]:+.4f})"
         lines.append(
             f"{name}: {told['domains']['all']['bits_per_byte']:.4f} bits per byte, difference "
-            f"{told['difference']:+.4f} ({low:+.4f} to {high:+.4f}){_p(told['p_value'])}"
+            f"{told['difference']:+.4f}{sure}{_p(told['p_value'])}"
         )
     for name, told in result.get("answers", {}).items():
         if name != "side_by_side":

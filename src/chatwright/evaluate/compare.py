@@ -84,7 +84,7 @@ def _on_texts(models: Sequence[Compared], path: Path, *, split: str | None) -> t
         told[name] = {
             "domains": by_domain(measured),
             "difference": round(found.difference, 6),
-            "difference_95": [round(found.interval.low, 6), round(found.interval.high, 6)],
+            "difference_95": found.interval.rounded(6) if len(first) > 1 else None,  # one text cannot be resampled
             "p_value": None if name == models[0].name or len(first) < 2 else round(found.p_value, 5),
         }
     return told, texts.digest

@@ -3,6 +3,7 @@
 Not for asking a model: whoever calls brings the answers. Every figure takes several references.
 """
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,15 @@ import numpy as np
 import sacrebleu
 from sacrebleu.significance import PairedTest
 
-from chatwright.evaluate.resampling import RESAMPLES, percentiles, resampled_sums
+from chatwright.evaluate.resampling import RESAMPLES, least_p_value, percentiles, resampled_sums
 from chatwright.foundation.errors import UsageError
 from chatwright.foundation.streams import seed_for
+
+# Han, kana and Thai are written without spaces: each letter is a word there, as MLQA has it for Chinese (Lewis et al.
+# 2020). A letter takes the marks that follow it along; a mark upon no letter is part of none.
+_UNSPACED = "\u0e00-\u0e7f\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
+_UNSPACED += "\U00020000-\U000323af"
+_WORD = re.compile(rf"[{_UNSPACED}][^\w\s]*|(?:(?![{_UNSPACED}])\w[^\w\s]*)+")
 
 
 def _metrics(references: Sequence[Sequence[str | None]] | None = None) -> dict[str, Any]:
@@ -102,7 +109,7 @@ class SystemScore(NamedTuple):
     score: float
     mean: float  # of the resampled scores
     half_width: float  # of their 95 % interval
-    p_value: float | None  # against the first system; None for the first itself
+    p_value: float | None  # against the first system; None for the first itself, and of a single answer
 
 
 def paired_bootstrap(
@@ -133,10 +140,14 @@ def paired_bootstrap(
 
 
 def _p_value(result: Any, name: str, named: Sequence[tuple[str, list[str]]]) -> float | None:
-    """The test's own, but 1 for a system that says the very same: the test counts draws above a difference of zero."""
-    if result.p_value is None:
+    """The test's own, but not below what so few answers can show, and 1 for a system that says the very same.
+
+    The test counts draws above a difference of zero.
+    """
+    said, first = dict(named)[name], named[0][1]
+    if result.p_value is None or len(first) < 2:
         return None
-    return 1.0 if dict(named)[name] == named[0][1] else float(result.p_value)
+    return 1.0 if said == first else max(float(result.p_value), least_p_value(len(first)))
 
 
 def same(answer: str, reference: str) -> bool:
@@ -149,7 +160,10 @@ def _plain(text: str) -> str:
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """Overlap of words, as in SQuAD (Rajpurkar et al. 2016): lower-cased, split at all but letters and digits."""
+    """Overlap of words, as in SQuAD (Rajpurkar et al. 2016): lower-cased, split at all but letters and digits.
+
+    Marks belong to the letter that they stand upon, as in Hindi; where no spaces are written, each letter is a word.
+    """
     mine, theirs = Counter(_words(answer)), Counter(_words(reference))
     shared = sum((mine & theirs).values())
     return _f1(shared, sum(mine.values()), sum(theirs.values()))
@@ -178,7 +192,12 @@ def _f1(shared: int, mine: int, theirs: int) -> float:
 
 
 def _words(text: str) -> list[str]:
-    return "".join(c.lower() if c.isalnum() else " " for c in text).split()
+    kept = "".join(c.lower() if _is_of_a_word(c) else " " for c in unicodedata.normalize("NFC", text))
+    return _WORD.findall(kept)
+
+
+def _is_of_a_word(character: str) -> bool:
+    return character.isalnum() or unicodedata.category(character).startswith("M")
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -21,7 +21,7 @@ Entry = dict[str, Any]
 _OUTCOMES = {"first": FIRST, "second": SECOND, "tie": TIE, "both_bad": TIE}
 _MIN_SHARED = 5  # ratings in common below which a rater cannot be set beside the others
 _FAR_OFF = 1.0  # points of a scale from the others' mean, on average
-_WEAK_PRIOR = 0.1  # where a model won or lost everything
+_WEAK_PRIOR = 0.1  # where a model never won or never lost
 _DIFFERENCE = 0.3  # points of a scale that a study should be able to find
 
 
@@ -138,8 +138,8 @@ def _differences_of(models: Sequence[str], fitted: Strengths) -> dict[str, dict[
         estimate, error = fitted.difference(one, other)[0]
         differences[f"{models[one]} - {models[other]}"] = {
             "difference": round(float(estimate), 4),
-            "low": round(float(estimate - agreement.Z95 * error), 4),
-            "high": round(float(estimate + agreement.Z95 * error), 4),
+            "low": round(float(estimate - fitted.reach * error), 4),
+            "high": round(float(estimate + fitted.reach * error), 4),
             "win_rate": round(float(1 / (1 + np.exp(-estimate))), 4),
         }
     return differences
@@ -313,7 +313,7 @@ def _pairs_told(told: dict[str, Any]) -> list[str]:
     if strengths.get("ties"):
         lines.append(f"ties: {strengths['ties']} of {strengths['choices']}, of them both bad: {strengths['both_bad']}")
     if strengths.get("prior"):
-        lines.append("a model won or lost everything: its strength leans on a weak prior")
+        lines.append("a model never won or never lost against the others: its strength leans on a weak prior")
     return lines
 
 

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatwright.evaluate.likelihood import Row, score_rows
-from chatwright.evaluate.resampling import RESAMPLES, Interval, percentiles, resampled_sums
+from chatwright.evaluate.resampling import RESAMPLES, Interval, least_p_value, percentiles, resampled_sums
 from chatwright.evaluate.texts import Text
 from chatwright.foundation.errors import UsageError
 from chatwright.foundation.streams import seed_for
 from chatwright.model.chat import ChatModel
 from chatwright.tokens.tokenizer import StreamDecoder, Tokenizer
+from chatwright.train.heldout import domain_shown
 
 _BITS = 1 / math.log(2)
 _TOGETHER = 512  # documents tokenized and scored at once, so that memory does not grow with their number
@@ -123,7 +124,7 @@ def by_domain(losses: Sequence[TextLoss], *, seed: int = 1, resamples: int = RES
     """
     groups: dict[str, list[TextLoss]] = {"all": list(losses)}
     for loss in losses:
-        groups.setdefault(loss.domain if loss.domain != "all" else "all (domain)", []).append(loss)
+        groups.setdefault(domain_shown(loss.domain), []).append(loss)
     return {
         name: _figures(members, seed=seed_for(seed, f"bootstrap {name}"), resamples=resamples)
         for name, members in groups.items()
@@ -178,7 +179,8 @@ class LossDifference(NamedTuple):
 
     difference: float
     interval: Interval
-    p_value: float  # two-sided, by bootstrap: how often the resampled difference has the other sign, twice
+    p_value: float  # two-sided, by bootstrap: how often the resampled difference has the other sign, twice; not below
+    # what so few documents can show
 
 
 def loss_difference(
@@ -197,7 +199,7 @@ def loss_difference(
     above, below = resampled_sums(columns, seed=seed_for(seed, "difference"), resamples=resamples).T
     drawn = above / below
     beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    p_value = min(1.0, 2 * (beyond + 1) / (resamples + 1))
+    p_value = min(1.0, max(2 * (beyond + 1) / (resamples + 1), least_p_value(len(gain))))
     return LossDifference(float(gain.sum() / one.num_bytes.sum()), percentiles(drawn), p_value)
 
 

@@ -55,6 +55,14 @@ def percentiles(drawn: NDArray[np.float64]) -> Interval:
     return Interval(float(low), float(high))
 
 
+def least_p_value(number: int) -> float:
+    """The least two-sided p that a paired comparison on `number` items can have: one of the signs' 2^n and its mirror.
+
+    A bootstrap of few items draws the same ones again and promises more (compare Fisher's test by sign flips).
+    """
+    return min(1.0, 2.0 ** (1 - number))
+
+
 def share_interval(hits: int, number: int) -> Interval:
     """Of a share of `number` items, at least one, by Wilson's score (1927): it holds near 0 and 1 and of few items."""
     share, square = hits / number, Z95**2 / number

@@ -1,6 +1,7 @@
 """The stage `evaluate`: every model of the run on the same held-out documents and test questions."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from chatwright.data.document import Document, iter_documents
 from chatwright.evaluate.answers import Answered, ask, references_by_label, score, stated_label
 from chatwright.evaluate.baselines import ByteTrigram, xz_bits_per_byte
 from chatwright.evaluate.perplexity import Totals, Windows, ratio_intervals, text_losses, worst_spans
-from chatwright.evaluate.records import FOLDER, keep, new_record
+from chatwright.evaluate.records import FOLDER, history, keep, new_record
 from chatwright.evaluate.texts import Text
 from chatwright.feedback.conversations import Conversation, read_conversations
 from chatwright.foundation import storage
@@ -23,10 +24,10 @@ from chatwright.foundation.streams import seed_for
 from chatwright.model.chat import ChatModel, load
 from chatwright.model.generation import Sampling
 from chatwright.tokens.shards import TokenData
-from chatwright.train.heldout import DocumentLoss, by_domain, document_losses
+from chatwright.train.heldout import DocumentLoss, by_domain, document_losses, domain_shown
 
 SCORES = "scores.json"
-_MODELS = ("pretrain", "finetune")
+_DOCUMENTS = ("tokens", "corpus")  # of the inputs; every other one is a stage that made a model
 
 
 class EvaluateConfig(Config):
@@ -62,8 +63,8 @@ def run(context: StageContext) -> dict[str, Any]:
     references = references_by_label(read_conversations(Path(labelled))) if labelled and tests else {}
     scores: dict[str, Any] = {"models": {}}
     samples: dict[str, Any] = {}
-    for name in _MODELS:
-        if name not in context.inputs:
+    for name in context.inputs:
+        if name in _DOCUMENTS:
             continue
         context.stop.check("the stages before evaluation")
         model = load(context.inputs[name] / "model", device=placement.device)
@@ -81,19 +82,24 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 def keep_records(directory: Path) -> None:
-    """Add what the published stage measured to the run's history, a record a model.
+    """Add what the published stage measured to the run's history, a record a model; what is there is not added again.
 
     The stage's directory is replaced when it is done again; records stay, so that scores are lines over time.
 
     Args:
         directory: the stage's, in its run.
     """
-    facts = storage.read_manifest(directory).facts
+    facts, folder = storage.read_manifest(directory).facts, directory.parent / FOLDER
+    finished = float(facts.get("finished", 0.0))  # earlier versions did not note it
+    since = [one for one in history(folder) if one["kind"] == "run" and one["created"] >= finished]
+    there = {(one["model"]["path"], one["model"]["digest"]) for one in since}
     settings = facts["config"]["evaluate"]
     answers = settings["answers"]
-    digests = {name: entry["content"] for name, entry in facts["inputs"].items() if name not in _MODELS}
+    digests = {name: entry["content"] for name, entry in facts["inputs"].items() if name in _DOCUMENTS}
     digests |= {"answers": storage.digest_file(Path(answers))} if answers else {}
     for name, figures in storage.read_json(directory / SCORES)["models"].items():
+        if (f"{name}/model", figures["digest"]) in there:
+            continue
         model = {"name": f"{directory.resolve().parent.name}-{name}", "path": f"{name}/model"}
         record = new_record(
             "run",
@@ -101,8 +107,9 @@ def keep_records(directory: Path) -> None:
             data={"path": answers or "held-out documents", "digest": storage.digest_json(digests), "inputs": digests},
             settings=settings,
             result={key: figures[key] for key in ("heldout", "answers") if key in figures},
+            clock=lambda: finished or time.time(),
         )
-        keep(record, directory.parent / FOLDER)
+        keep(record, folder)
 
 
 def _evaluate_model(
@@ -154,8 +161,9 @@ def _with_intervals(losses: Sequence[DocumentLoss], *, seed: int) -> dict[str, d
     """Figures by domain, each domain of several documents with its 95 % intervals."""
     figures = by_domain(losses)
     for name in figures:
-        members = [(loss.nats, loss.num_bytes, loss.tokens) for loss in losses if name in ("all", loss.domain)]
-        totals = Totals(*np.asarray(members, dtype=np.float64).T)
+        members = [loss for loss in losses if name in ("all", domain_shown(loss.domain))]
+        sums = [(loss.nats, loss.num_bytes, loss.tokens) for loss in members]
+        totals = Totals(*np.asarray(sums, dtype=np.float64).T)
         figures[name] |= ratio_intervals(totals, seed=seed_for(seed, f"bootstrap {name}"))
     return figures
 
@@ -218,20 +226,23 @@ def _continue(model: ChatModel, prompt: str, config: EvaluateConfig, seed: int) 
     return {"prompt": prompt, "continuation": model.generate(prompt, sampling)}
 
 
+def _beginning(corpus: Path, num_bytes: int) -> Iterator[str]:
+    """The first bytes of the training text; the document that they end in is cut there, before a whole character."""
+    left = num_bytes
+    for document in iter_documents(corpus, split="train"):
+        data = document.text.encode()
+        yield data[:left].decode(errors="ignore")
+        left -= len(data)
+        if left <= 0:
+            return
+
+
 def _baselines(corpus: Path, config: EvaluateConfig) -> dict[str, Any]:
     heldout = [document.text for document in iter_documents(corpus, split="heldout")]
     if not heldout:
         return {}
 
-    def training() -> Any:
-        used = 0
-        for document in iter_documents(corpus, split="train"):
-            used += len(document.text.encode())
-            if used > config.baseline_bytes:
-                return
-            yield document.text
-
-    trigram = round(ByteTrigram().learn(training()).bits_per_byte(heldout), 5)
+    trigram = round(ByteTrigram().learn(_beginning(corpus, config.baseline_bytes)).bits_per_byte(heldout), 5)
     compressed = round(xz_bits_per_byte(heldout), 5)
     say(f"  no neural network: byte trigrams {trigram:.3f}, xz -9e {compressed:.3f} bits per byte")
     return {"byte_trigram": trigram, "xz_9e": compressed}

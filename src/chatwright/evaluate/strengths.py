@@ -2,7 +2,7 @@
 
 Davidson (1970), "On extending the Bradley-Terry model to accommodate ties": with strengths p and a tie parameter v,
 first : second : tie as p_i : p_j : v * sqrt(p_i * p_j). In logarithms that is a multinomial logit, fitted by Newton.
-Legend: S samples fitted at once, N judgements, P kinds of pair, M models, D parameters, O outcomes (3).
+Legend: S samples fitted at once, N judgements, P kinds of pair, M models, D parameters, O outcomes (3), C contrasts.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chatwright.evaluate.agreement import Z95
+from chatwright.evaluate.agreement import Z95, t_quantile
 from chatwright.foundation.errors import UsageError
 
 FIRST, SECOND, TIE = 0, 1, 2
@@ -38,18 +38,32 @@ class Strengths:
 
     theta: Floats  # (S, M)
     covariance: Floats  # (S, M, M)
+    by_information: Floats  # (S, M, M) the covariance if judgements were independent
     tie: Floats  # (S,) Davidson's v; 0 where no tie was met
+    reach: float  # standard errors either way of a 95 % interval
 
     def intervals(self) -> Floats:
-        """(S, M, 2): 95 % Wald intervals."""
-        half = Z95 * np.sqrt(np.maximum(0.0, np.einsum("smm->sm", self.covariance)))
+        """(S, M, 2): 95 % intervals."""
+        half = self.reach * np.sqrt(self._variance(np.eye(self.theta.shape[1])))
         return np.stack([self.theta - half, self.theta + half], axis=-1)
 
     def difference(self, one: int, other: int) -> Floats:
         """(S, 2): estimate and standard error of the strength of `one` less that of `other`."""
-        c = self.covariance
-        variance = c[:, one, one] + c[:, other, other] - 2 * c[:, one, other]
-        return np.stack([self.theta[:, one] - self.theta[:, other], np.sqrt(np.maximum(0.0, variance))], axis=-1)
+        contrast = np.eye(self.theta.shape[1])[one] - np.eye(self.theta.shape[1])[other]
+        error = np.sqrt(self._variance(contrast[None]))[:, 0]
+        return np.stack([self.theta[:, one] - self.theta[:, other], error], axis=-1)
+
+    def _variance(self, contrasts_CM: Floats) -> Floats:
+        """(S, C): of each contrast the larger one, by items or by the information.
+
+        Few items may by chance be alike: what is left of each cancels, and by them the interval would be of nothing.
+        """
+        by_item, plain = (
+            np.einsum("cm,smn,cn->sc", contrasts_CM, wide, contrasts_CM)
+            for wide in (self.covariance, self.by_information)
+        )
+        larger: Floats = np.maximum(by_item, plain)
+        return larger
 
 
 def fit(met: Comparisons, outcomes: NDArray[np.integer], *, prior: float = 0.0, by_item: bool = True) -> Strengths:
@@ -60,15 +74,17 @@ def fit(met: Comparisons, outcomes: NDArray[np.integer], *, prior: float = 0.0, 
         outcomes: (S, N) or (N,): FIRST, SECOND or TIE.
         prior: precision of a normal prior around equal strengths; 0 for none. It keeps strengths finite where one
             model won everything.
-        by_item: intervals by the sandwich over items (Liang and Zeger 1986); otherwise, and always with a prior, by the
-            information alone: where one model won everything no item differs from what was expected, and a sandwich
-            of nothing would be an interval of nothing.
+        by_item: variances by the sandwich over items (Liang and Zeger 1986), at least those of the information, and
+            Student's t over items; otherwise the information's and the normal's. With a prior the sandwich is left
+            out: where one model won everything no item differs from what was expected.
 
     Raises:
-        UsageError: without a prior, some model won or lost everything, so that its strength has no bound.
+        UsageError: intervals over items are asked for of fewer than two; or, without a prior, some model never won or
+            never lost against the others, so that its strength may have no bound.
     """
     drawn = np.atleast_2d(np.asarray(outcomes, dtype=np.int64))
     with_ties = bool((drawn == TIE).any())
+    reach = _reach_over_items(met) if by_item else Z95
     if prior == 0.0:
         _require_connected(met, drawn)
     pairs, kind = np.unique(np.stack([met.first, met.second]), axis=1, return_inverse=True)
@@ -85,9 +101,17 @@ def fit(met: Comparisons, outcomes: NDArray[np.integer], *, prior: float = 0.0, 
         meat = _meat(design, beta, drawn, kind, met.cluster, with_ties=with_ties)
         covariance = inverse @ meat @ inverse
     size = met.num_models - 1
-    wide = np.einsum("md,sde,ne->smn", basis, covariance[:, :size, :size], basis)
+    wide, plain = (np.einsum("md,sde,ne->smn", basis, found[:, :size, :size], basis) for found in (covariance, inverse))
     tie = np.exp(beta[:, size]) if with_ties else np.zeros(len(drawn))
-    return Strengths(theta=beta[:, :size] @ basis.T, covariance=wide, tie=tie)
+    theta = beta[:, :size] @ basis.T
+    return Strengths(theta=theta, covariance=wide, by_information=plain, tie=tie, reach=reach)
+
+
+def _reach_over_items(met: Comparisons) -> float:
+    items = len(np.unique(met.cluster))
+    if items < 2:
+        raise UsageError("intervals over items need two items or more")
+    return t_quantile(0.975, items - 1)
 
 
 def _basis(num_models: int) -> Floats:
@@ -146,8 +170,6 @@ def _meat(design: Floats, beta: Floats, drawn: Ints, kind: Ints, cluster: Ints, 
     scores = design[kind[None, :], drawn] - expected[:, kind]
     _, number = np.unique(cluster, return_inverse=True)
     groups = int(number.max()) + 1
-    if groups < 2:
-        raise UsageError("intervals over items need two items or more")
     summed = np.zeros((groups, len(drawn), design.shape[2]))
     np.add.at(summed, number.reshape(-1), scores.transpose(1, 0, 2))
     meat: Floats = np.einsum("csd,cse->sde", summed, summed) * groups / (groups - 1)
@@ -155,20 +177,24 @@ def _meat(design: Floats, beta: Floats, drawn: Ints, kind: Ints, cluster: Ints, 
 
 
 def _require_connected(met: Comparisons, drawn: Ints) -> None:
-    """Every model must be reachable from every other over wins and ties (Ford 1957), and not by ties alone."""
+    """Every model must be reachable from every other over wins (Ford 1957).
+
+    Ties do not count (Davidson 1970, section 3): of a win and a tie the likelihood grows for ever, with the winner's
+    strength and the ties' together. Where wins alone do not bound a strength ties might; that is not looked into.
+    """
     for sample in drawn:
         if (sample == TIE).all():
             raise UsageError("every comparison is a tie, so that nothing bounds how alike the models are")
         reach = np.eye(met.num_models, dtype=bool)
-        won = sample != SECOND
-        lost = sample != FIRST
+        won = sample == FIRST
+        lost = sample == SECOND
         reach[met.first[won], met.second[won]] = True
         reach[met.second[lost], met.first[lost]] = True
         for _ in range(met.num_models):
             reach = (reach.astype(np.int64) @ reach.astype(np.int64)) > 0
         if not reach.all():
             raise UsageError(
-                "some model won or lost every comparison, so its strength has no bound",
+                "some model never won or never lost against the others, so its strength has no bound",
                 hint="collect more comparisons, or give a prior",
             )
 

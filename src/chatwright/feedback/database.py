@@ -3,6 +3,7 @@
 A migration is one transaction, and a copy of a SQLite file is made before it. Not for queries.
 """
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -48,11 +49,6 @@ def open_database(place: str | Path) -> Engine:
     return engine
 
 
-def without_password(place: str) -> str:
-    """A store's place as it may be shown and kept."""
-    return sql.make_url(place).render_as_string(hide_password=True) if "://" in place else place
-
-
 def require_store(place: str) -> None:
     """A store that is to be read must be there: opening it would make an empty one.
 
@@ -82,7 +78,9 @@ def open_engine(place: str | Path) -> Engine:
     Raises:
         UsageError: a URL that SQLAlchemy does not know, or a database in memory.
     """
-    url = place if isinstance(place, str) and "://" in place else f"sqlite:///{Path(place).absolute()}"
+    is_url = isinstance(place, str) and "://" in place
+    # Not joined: a folder's name may hold `?` or `%`, which a URL would take for its own.
+    url = place if is_url else sql.URL.create("sqlite", database=str(Path(place).absolute()))
     try:
         engine = sql.create_engine(url, pool_pre_ping=True)
     except (sql.exc.ArgumentError, ModuleNotFoundError) as error:
@@ -108,6 +106,7 @@ def _set_up_sqlite(engine: Engine) -> None:
             "journal_mode = WAL",
             "synchronous = FULL",
             "foreign_keys = ON",
+            "secure_delete = ON",  # what is deleted is overwritten
         ):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -121,6 +120,22 @@ def _set_up_sqlite(engine: Engine) -> None:
 def reading(engine: Engine) -> Connection:
     """A connection that only reads, and so waits for no writer."""
     return engine.connect().execution_options(chatwright_reads_only=True)
+
+
+def overwrite_deleted(engine: Engine) -> None:
+    """After people took back what was theirs: nothing of it stays in SQLite's log, or in copies of before migrations.
+
+    Where another program reads meanwhile, the log goes when the last one closes the database.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    path = Path(str(engine.url.database))
+    copy = re.compile(rf"\.?{re.escape(path.name)}\.schema-\d+(\.partial)?")
+    for beside in path.parent.iterdir():
+        if copy.fullmatch(beside.name):
+            beside.unlink(missing_ok=True)
+    with closing(engine.raw_connection()) as raw:  # a transaction, as `begun` makes it, cannot hold a checkpoint
+        raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def _prepare_schema(connection: Connection) -> int:

@@ -80,7 +80,12 @@ class Watch:
         return Ranks().any(since >= self._config.patience, next(self._module.parameters()).device)
 
     def _average(self, step: int) -> None:
-        """Add these weights to the mean, once: a resume meets some steps again."""
+        """Add these weights to the mean, once: a resume meets some steps again.
+
+        The first rank does it alone: the others would read a directory while it is being replaced.
+        """
+        if not Ranks().is_first:
+            return
         place = self._directory / _MEAN
         now = _numbers(self._module)
         if not (place / storage.MANIFEST).is_file():

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from chatwright.foundation.devices import Placement
 from chatwright.foundation.streams import seed_for
 from chatwright.model.adapter import Adapter, LoraConfig
 from chatwright.model.network import Network
@@ -24,10 +25,22 @@ class Learner:
         lora: size and place of the updates.
         seed: of the updates' first values.
         keeps_reference: whether the network as it was is needed later; with `all` it is a copy.
+        placement: whose precision scores are computed in, as in training: in another, the policy would seem to have
+            left its reference before the first step. Absent: float32.
     """
 
-    def __init__(self, network: Network, *, method: Method, lora: LoraConfig, seed: int, keeps_reference: bool):
+    def __init__(
+        self,
+        network: Network,
+        *,
+        method: Method,
+        lora: LoraConfig,
+        seed: int,
+        keeps_reference: bool,
+        placement: Placement | None = None,
+    ):
         self.network = network
+        self._placement = placement
         self._adapter: Adapter | None = None
         self._handles: list[Any] = []
         self._copy: Network | None = None
@@ -52,8 +65,8 @@ class Learner:
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[Network]:
-        """The network as it was, without gradients."""
-        with torch.no_grad():
+        """The network as it was, without gradients, in the precision of training."""
+        with torch.no_grad(), self._autocast():
             if self._adapter is not None:
                 with self._adapter.switched_off():
                     yield self.network
@@ -63,16 +76,14 @@ class Learner:
 
     @contextlib.contextmanager
     def policy(self) -> Iterator[Network]:
-        """The network as it is, without gradients or dropout; the loop sets the mode of training itself."""
-        self.network.eval()
-        self.trained.eval()
-        with torch.no_grad():
-            yield self.network
+        """The network as it is, without gradients or dropout, in the precision of training."""
+        with self._at_rest() as network, self._autocast():
+            yield network
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[Network]:
         """The policy for those who take its weights and not its modules: the updates stand in the weights."""
-        with self.policy() as network:
+        with self._at_rest() as network:
             if self._adapter is None:
                 yield network
                 return
@@ -81,6 +92,17 @@ class Learner:
             merged.load_state_dict(network.state_dict())
             self._adapter.merge(merged)
             yield merged.eval()
+
+    @contextlib.contextmanager
+    def _at_rest(self) -> Iterator[Network]:
+        """Without gradients or dropout; the loop sets the mode of training itself."""
+        self.network.eval()
+        self.trained.eval()
+        with torch.no_grad():
+            yield self.network
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self._placement is None else self._placement.autocast()
 
     def finish(self) -> None:
         """Take the updates into the weights."""

@@ -6,6 +6,7 @@ of wins has a percentile interval by bootstrap over questions (Efron and Tibshir
 one question are not independent.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -101,11 +102,11 @@ def tasks_of(recipe: Recipe, config: PromotionConfig) -> Tasks:
 
 
 def won(new: ChatModel, old: ChatModel, part: Preferences, *, config: PromotionConfig) -> Share | None:
-    """The share of feedback that the new model won; None where there is less than `least_heldout`."""
+    """The share of feedback that the new model won; None where it is too little to tell."""
     outcomes, questions = _of_pairs(new, old, part)
-    if len(outcomes) < config.least_heldout:
+    if not _suffices(outcomes, config):
         outcomes, questions = _of_verdicts(new, old, part)
-    if len(outcomes) < config.least_heldout:
+    if not _suffices(outcomes, config):
         return None
     return bootstrap(outcomes, questions, confidence=config.confidence, draws=config.draws)
 
@@ -116,7 +117,7 @@ def taught(
     """Of the preferred answers that earlier rounds made likelier than in the first model, the share that still is.
 
     Comparisons within a pair miss a model that has left both answers behind for a third, which a poisoned round can
-    teach (`docs/log.md`). None where less than `least_heldout` answers have become likelier.
+    teach (`docs/log.md`). None where too few answers have become likelier to tell.
     """
     chosen = [(pair.messages, pair.chosen) for pair in part.pairs]
     chosen += [(verdict.messages, verdict.answer) for verdict in part.verdicts if verdict.is_good]
@@ -127,9 +128,23 @@ def taught(
         if scores is not None and scores[1] > scores[2]:
             number = _number(messages[-1].content, seen)
             outcomes.append(_Outcome(number, number, weight, _outcome(scores[0] - scores[2])))
-    if len(outcomes) < config.least_heldout:
+    if not _suffices(outcomes, config):
         return None
     return bootstrap(outcomes, len(seen), confidence=config.confidence, draws=config.draws)
+
+
+def least_questions(config: PromotionConfig) -> int:
+    """Questions below which no share can be told from one half, even if each of them is won.
+
+    By the sign test, two-sided: all of n alike have a chance of 2 in 2^n. The bootstrap does not know it: of one
+    question it draws the same again and again, and has an interval of nothing.
+    """
+    return math.ceil(math.log2(2 / (1 - config.confidence)))
+
+
+def _suffices(outcomes: Sequence[_Outcome], config: PromotionConfig) -> bool:
+    questions = {number for one in outcomes for number in (one.first, one.second)}
+    return len(outcomes) >= config.least_heldout and len(questions) >= least_questions(config)
 
 
 def _gains(new: ChatModel, old: ChatModel, answers: Sequence[tuple[tuple[Message, ...], str]]) -> list[float | None]:
@@ -250,7 +265,7 @@ def measure_both(
 
 def judge(found: Measured, gathered: Gathered, config: PromotionConfig) -> list[Check]:
     """The conditions, all of which a new model must meet."""
-    checks = [_wins(found.heldout, gathered)]
+    checks = [_wins(found.heldout, gathered, config)]
     if config.keeps_earlier:
         checks += [_keeps(found.earlier, config), _still_taught(found.taught, config)]
     for name, before, bound in (
@@ -274,11 +289,15 @@ def judge(found: Measured, gathered: Gathered, config: PromotionConfig) -> list[
     return checks
 
 
-def _wins(share: Share | None, gathered: Gathered) -> Check:
+def _wins(share: Share | None, gathered: Gathered, config: PromotionConfig) -> Check:
     name = "wins on held-out feedback"
     if share is None:
         part = gathered.heldout
-        told = f"{len(part.pairs)} pairs and {len(part.verdicts)} thumbs are held out: too few to tell"
+        questions = len({normalised(messages[-1].content) for messages in part.conversations()})
+        told = (
+            f"{len(part.pairs)} pairs and {len(part.verdicts)} thumbs on {questions} questions are held out: too few "
+            f"to tell; {config.least_heldout} comparisons on {least_questions(config)} questions are needed"
+        )
         return Check(name, passed=False, told=told)
     told = f"won {_shown(share)}; the interval must lie above 50 %"
     return Check(name, share.low > 0.5, told + ("" if share.low > 0.5 else _why_not(share)))

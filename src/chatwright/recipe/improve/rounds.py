@@ -19,6 +19,7 @@ from chatwright.feedback.store import FeedbackStore
 from chatwright.foundation import storage
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import DataError, UsageError
+from chatwright.foundation.masking import without_secrets
 from chatwright.foundation.stage import StageContext
 from chatwright.foundation.stopping import StopFlag, stop_requested
 from chatwright.foundation.streams import seed_for
@@ -379,7 +380,7 @@ def _publish(at: _Place, made: Path, report: dict[str, Any]) -> Path:
         "version": _VERSION,
         "run": at.recipe.name,
         "inputs": _lineage(at)["inputs"],
-        "config": at.recipe.improve.model_dump(mode="json"),
+        "config": without_secrets(at.recipe.improve.model_dump(mode="json")),
         "seed": at.seed,
         "seconds": report["seconds"],
         "summary": {key: report[key] for key in ("round", "verdict", "feedback", "learning", "checks")},

@@ -134,7 +134,8 @@ def _lesson(context: StageContext, teacher: LoadedModel, pupil: _Pupil, data: To
     student = pupil.learner.network
     if config.by == "own":
         prompts = [ChatEncoder(pupil.tokenizer).prompt(item.messages[:-1]) for item in _conversations(config)]
-        _require_room(prompts, student, config)
+        lengths = [network.config.context_length for network in (student, teacher.network)]  # both read the answers
+        _require_room(prompts, min(lengths), config)
         rules = _writing(config, pupil.tokenizer)
         plan = _plan(context, teacher, storage.digest_json(prompts))
         return _Lesson(
@@ -193,23 +194,41 @@ def _conversations(config: DistillConfig) -> list[Conversation]:
 
 
 def _written(context: StageContext, teacher: LoadedModel, asked: Sequence[Conversation]) -> list[Conversation]:
-    """Sequence-level distillation (Kim and Rush 2016): the teacher's answers in place of the file's, written once."""
+    """Sequence-level distillation (Kim and Rush 2016): the teacher's answers in place of the file's, written once.
+
+    An answer that was cut off is left out: learned, it would teach to end there.
+    """
     config: DistillConfig = context.config
     path = context.output / TEXTS
     if not path.is_file():
-        encoder, answers = ChatEncoder(teacher.tokenizer), []
+        encoder = ChatEncoder(teacher.tokenizer)
+        answers: list[str | None] = []  # None: cut off
         prompts = [encoder.prompt(item.messages[:-1]) for item in asked]
-        _require_room(prompts, teacher.network, config)
+        _require_room(prompts, teacher.network.config.context_length, config)
         rules = _writing(config, teacher.tokenizer)
         for start in range(0, len(prompts), _WRITTEN_AT_ONCE):
             context.stop.check("nothing of the teacher's texts")
             part = prompts[start : start + _WRITTEN_AT_ONCE]
             found = write_answers(teacher.network, part, rules, seed=seed_for(context.seed, "teacher", start))
-            answers += [teacher.tokenizer.decode(row.answer).strip() for row in found]
+            for row in found:
+                is_whole = row.answer[-1] in rules.stop_ids
+                answers.append(teacher.tokenizer.decode(row.answer).strip() if is_whole else None)
+        _tell_of(answers, config)
         with storage.publish_file(path) as scratch:
             scratch.write_text("".join(_line(item, text) for item, text in zip(asked, answers, strict=True) if text))
-        say(f"  the teacher wrote {len(answers):,} answers; {answers.count(''):,} were empty and are left out")
     return read_conversations(path)
+
+
+def _tell_of(answers: Sequence[str | None], config: DistillConfig) -> None:
+    """Say how many are left out, and why; none that is left is an error."""
+    empty, cut_off = answers.count(""), answers.count(None)
+    left_out = f"{empty:,} were empty and {cut_off:,} cut off at {config.max_answer_tokens} tokens"
+    if empty + cut_off == len(answers):
+        raise DataError(
+            f"none of the teacher's {len(answers):,} answers can be learned: {left_out}",
+            hint="raise `distill.max_answer_tokens`, or take a teacher that ends its answers",
+        )
+    say(f"  the teacher wrote {len(answers):,} answers; {left_out}: they are left out")
 
 
 def _line(item: Conversation, answer: str) -> str:
@@ -222,8 +241,8 @@ def _writing(config: DistillConfig, tokenizer: Tokenizer) -> WritingRules:
     return WritingRules(config.max_answer_tokens, config.answer_temperature, stops)
 
 
-def _require_room(prompts: Sequence[Sequence[int]], network: Network, config: DistillConfig) -> None:
-    room = network.config.context_length - config.max_answer_tokens
+def _require_room(prompts: Sequence[Sequence[int]], context_length: int, config: DistillConfig) -> None:
+    room = context_length - config.max_answer_tokens
     long = sum(len(prompt) > room for prompt in prompts)
     if long:
         raise DataError(

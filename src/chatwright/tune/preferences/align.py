@@ -61,7 +61,14 @@ def run(context: StageContext) -> dict[str, Any]:
 
     with Ranks().first_ahead():
         before = kept(context.output / BEFORE, bits)
-    learner = Learner(network, method=config.method, lora=config.lora, seed=context.seed, keeps_reference=True)
+    learner = Learner(
+        network,
+        method=config.method,
+        lora=config.lora,
+        seed=context.seed,
+        keeps_reference=True,
+        placement=placement,
+    )
     _introduce(material, learner, config)
     lesson = _lesson(config, material, learner, base, encoder, seed=context.seed)
     trainer = _trainer(context, placement, learner, lesson, material.size)

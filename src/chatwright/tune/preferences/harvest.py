@@ -10,7 +10,8 @@ The rules, in the order in which they act:
 5. Each vote weighs `user_weight` or `expert_weight`. A pair, or an answer's thumb, stands if at least `agreement` of
    the weight is on one side; its own weight is what remains of it after the other side is taken off.
 6. Pairs of equal text, of answers that were cancelled, whose last question is among the test prompts, or that follow an
-   empty turn or two turns of one side are dropped.
+   empty turn or two turns of one side are dropped. Of an answer that was cut off at its longest only edits are taken:
+   learned as it stands, it would teach to end there.
 7. Before all of that: answers to, and opinions of, people who do not agree to being learned from are dropped.
 Not for reading a database (feedback/store.py) or writing files (pairs.py).
 """
@@ -28,6 +29,7 @@ from chatwright.foundation.config import Config
 from chatwright.tune.preferences.pairs import Pair, Preferences, Verdict, in_turn
 
 _EXPERT = "expert"
+_CUT_OFF = "the answer was cut off"
 
 
 class HarvestConfig(Config):
@@ -69,17 +71,23 @@ def harvest(entries: Iterable[dict[str, Any]], config: HarvestConfig, *, test_pr
         test_prompts: normalised last questions (`normalised`) that must not be learned.
     """
     dropped: Counter[str] = Counter()
-    answers = {}
+    answers: dict[str, dict[str, Any]] = {}
+    cut_off: dict[str, dict[str, Any]] = {}
     for entry in entries:
         reason = _unusable(entry, test_prompts)
         if reason is None:
             answers[str(entry["id"])] = _agreed(entry, dropped)
-        elif any(entry.get(kind) for kind in ("ratings", "scores", "choices")):
+            continue
+        if reason == _CUT_OFF:
+            cut_off[str(entry["id"])] = _agreed(entry, dropped)
+        if any(entry.get(kind) for kind in ("ratings", "scores", "choices")):
             dropped[reason] += 1
     votes: dict[_Key, list[_Vote]] = defaultdict(list)
     thumbs: dict[tuple[tuple[Message, ...], str], list[_Vote]] = defaultdict(list)
     for key, vote in itertools.chain(
-        _from_choices(answers, config, dropped), _from_edits(answers, config, dropped), _from_ratings(answers, config)
+        _from_choices(answers, config, dropped),
+        _from_edits(answers | cut_off, config, dropped),
+        _from_ratings(answers, config),
     ):
         _cast(votes, key, vote, dropped)
     for entry in answers.values():
@@ -137,7 +145,9 @@ def _unusable(entry: dict[str, Any], test_prompts: frozenset[str]) -> str | None
         return "a test prompt"
     if entry.get("finish") == "cancelled":
         return "the answer was cancelled"
-    return None if str(entry.get("answer", "")).strip() else "an empty answer"
+    if not str(entry.get("answer", "")).strip():
+        return "an empty answer"
+    return _CUT_OFF if entry.get("finish") == "length" else None
 
 
 def _unsound_turns(messages: Sequence[Message]) -> str | None:

@@ -50,7 +50,7 @@ def prepare(config: AlignConfig, encoder: ChatEncoder, *, context_length: int, o
     """Read and encode; a store's preferences are kept in `output` with their card.
 
     Raises:
-        DataError: files are unsound, or nothing is left to learn.
+        DataError: files are unsound, nothing is left to learn, or `kto` has one question alone.
     """
     dropped: Counter[str] = Counter()
     room = context_length - config.max_answer_tokens
@@ -63,6 +63,12 @@ def prepare(config: AlignConfig, encoder: ChatEncoder, *, context_length: int, o
             f'no preference is left to learn with `objective = "{config.objective}"`',
             cause="; ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items())) or None,
             hint="give more data; `kto` learns from single thumbs, the others from pairs",
+        )
+    if config.objective == "kto" and len({tuple(verdict.answered.prompt) for verdict in material.verdicts}) < 2:
+        raise DataError(
+            "all thumbs that are left to learn are on one question",
+            cause="`kto` measures gains against answers to other questions: against its own, nothing would gain",
+            hint="collect thumbs on more questions, or learn from pairs with another `objective`",
         )
     prompts = list(dict.fromkeys(tuple(prompt) for prompt in material.heldout_prompts if len(prompt) <= room))
     return material._replace(

@@ -3,6 +3,7 @@
 Legend: B rows, T positions, P pairs, N answers.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -42,12 +43,14 @@ def encode_answer(messages: Sequence[Message], answer: str, encoder: ChatEncoder
     """What the model reads, and what it should or should not say, with the end of its turn.
 
     The answer's ids are those of its own turn alone: some templates write earlier turns otherwise in a prompt than in a
-    conversation that is trained on.
+    conversation that is trained on. An answer with a thought of its own is one to a prompt that leaves room for it; any
+    other follows the empty thought, where the template has one.
     """
-    asked = messages[-1:]
+    asked, thinking = messages[-1:], "</think>" in answer
     alone = encoder.conversation([*asked, Message("assistant", answer)]).ids
     end = len(alone) - alone[::-1].index(encoder.end)
-    return Answered(encoder.prompt(messages), alone[len(encoder.prompt(asked)) : end])
+    begin = len(encoder.prompt(asked, thinking=thinking))
+    return Answered(encoder.prompt(messages, thinking=thinking), alone[begin:end])
 
 
 def as_sample(answered: Answered) -> Sample:
@@ -120,7 +123,7 @@ class VerdictSource:
     """Single verdicts of a step, with the reference point of the whole step, so that accumulation stays exact.
 
     Args:
-        verdicts: what to learn.
+        verdicts: what to learn, of two questions or more.
         reference_sums: log-probabilities under the reference, (N,).
         learner: gives policy and reference for the reference point.
         order: how they are spread over steps.
@@ -143,23 +146,34 @@ class VerdictSource:
     def step(self, number: int) -> list[MicroBatch]:
         """The verdicts of a step."""
         chosen = rows_of_step(len(self._verdicts), number, self._order)
-        baseline = self._baseline([self._verdicts[index].answered for index in chosen])
+        baseline = self._baseline(chosen)
         chosen.sort(key=lambda index: _width(self._verdicts[index].answered))
         starts = range(0, len(chosen), self._order.micro_rows)
         return [self._batch(chosen[start : start + self._order.micro_rows], baseline) for start in starts]
 
-    def _baseline(self, answers: Sequence[Answered]) -> Tensor:
-        """Each question with the answer of the next one, cut to the context."""
+    def _baseline(self, chosen: Sequence[int]) -> Tensor:
+        """Each question with the answer to the next other one, cut to the context."""
         context = self._learner.network.config.context_length
-        turned = [
-            Answered(asked.prompt, answered.answer[: context - len(asked.prompt)])
-            for asked, answered in zip(answers, [*answers[1:], answers[0]], strict=True)
-        ]
+        turned = []
+        for place, index in enumerate(chosen):
+            prompt = self._verdicts[index].answered.prompt
+            answer = self._to_another(prompt, [*chosen[place + 1 :], *chosen[:place]], after=index)
+            turned.append(Answered(prompt, answer[: context - len(prompt)]))
         with self._learner.policy() as network:
             now_N = sums_of(network, turned, rows=self._order.micro_rows)
         with self._learner.reference() as network:
             before_N = sums_of(network, turned, rows=self._order.micro_rows)
         return kto_baseline(now_N - before_N)
+
+    def _to_another(self, prompt: Sequence[int], following: Sequence[int], *, after: int) -> list[int]:
+        """The next answer that another question got, in this step or else of all.
+
+        An answer to the same question is what is learned, or its like: against itself no gain would count.
+        """
+        size = len(self._verdicts)
+        places = itertools.chain(following, ((after + step) % size for step in range(1, size)))
+        answers = (self._verdicts[place].answered for place in places)
+        return next(answered.answer for answered in answers if answered.prompt != prompt)
 
     def _batch(self, indices: Sequence[int], baseline: Tensor) -> MicroBatch:
         verdicts = [self._verdicts[index] for index in indices]
