@@ -1,11 +1,14 @@
 """`chatwright plan` as people call it: times with units, and mistakes told before anything is measured."""
 
 import pytest
+from test_plan import TWO_CORES, corpus
 from typer.testing import CliRunner
 
 from chatwright.cli.main import app
-from chatwright.cli.plan import seconds_of
+from chatwright.cli.plan import _told, seconds_of
 from chatwright.foundation.errors import ExitCode, UsageError
+from chatwright.recipe.plan import Budget, Rung, choose
+from chatwright.recipe.plan import machine as machines
 from chatwright.recipe.recipe import load_recipe
 
 
@@ -98,3 +101,42 @@ def test_options_that_cannot_go_together_are_told_before_anything_is_measured(ca
     assert told.returncode == ExitCode.USAGE
     assert said in told.stderr
     assert "measuring" not in told.stderr
+
+
+def test_a_file_that_is_there_is_refused_before_anything_is_measured(clone):
+    (clone / "mine.toml").write_text("mine")
+    done = CliRunner().invoke(app, ["plan", "--documents", "books", "--write", "mine.toml"])
+    assert isinstance(done.exception, UsageError)
+    assert "is there already" in done.exception.what
+    assert "measuring" not in done.stderr
+    assert (clone / "mine.toml").read_text() == "mine"
+
+
+def test_a_device_of_this_machine_is_refused_beside_machines_that_are_not_here(clone):
+    done = CliRunner().invoke(app, ["plan", "--documents", "books", "--on", "h100", "--device", "cpu"])
+    assert isinstance(done.exception, UsageError)
+    assert "`--device`" in done.exception.what
+
+
+@pytest.mark.slow
+def test_the_device_that_was_asked_for_is_measured_and_stands_in_the_recipe(clone, monkeypatch):
+    monkeypatch.setattr(machines, "_PROBES", ((64, 2),))
+    arguments = ["plan", "--documents", "books", "--tokens", "1000000", "--device", "cpu", "--write", "planned.toml"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.exception
+    assert load_recipe(clone / "planned.toml").pretrain.device == "cpu"
+
+
+def test_the_rungs_of_a_ladder_stand_in_the_json():
+    plan = choose(TWO_CORES, corpus(10**9), Budget(seconds=600))
+    shape = plan.chosen.shape
+    (rung,) = _told(plan, None, None, (Rung(shape, 50, 8, 2.125),))["ladder"]
+    assert rung == {
+        "parameters": shape.num_parameters(),
+        "width": shape.width,
+        "layers": shape.layers,
+        "steps": 50,
+        "tokens": 50 * 8 * shape.context_length,
+        "bits_per_byte": 2.125,
+    }
+    assert "ladder" not in _told(plan, None, None, ())

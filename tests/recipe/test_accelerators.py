@@ -70,6 +70,7 @@ def test_a_model_that_no_device_holds_whole_is_planned_in_shards_over_a_fleet(tm
     assert "# shards:    over all 64 devices" in as_recipe(plan)
     settings = load_recipe(tmp_path / "planned.toml").pretrain
     assert (settings.parallel, settings.micro_rows) == ("fsdp", plan.chosen.micro_rows)
+    assert settings.sample_prompts == []  # each token of a sample gathers every shard
 
 
 def test_a_model_that_each_device_holds_whole_is_planned_without_shards():
@@ -103,6 +104,7 @@ def test_a_shell_reads_the_scripts(name, tmp_path):
         path.write_text(text)
         assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
         assert f"--nproc-per-node {fleet.per_node}" in text
+        assert "--max-restarts 3 " in text  # torchrun starts nothing again unless it is told to
         assert "-m chatwright run 'a recipe.toml'" in text
 
 
@@ -110,7 +112,26 @@ def test_a_slurm_job_leaves_its_workers_the_time_to_save_that_the_signal_gives()
     text = slurm_script(fleet_of("h100x8"), "planned.toml", hours=5)
     before, _, after = text.partition("export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110\n")
     assert "--signal=TERM@120\n" in before
-    assert "srun torchrun" in after
+    assert "\nsrun " in after
+
+
+@pytest.mark.parametrize("name", ["h100x8", "h100x32"])
+def test_a_slurm_job_of_whole_machines_takes_all_their_processors_and_memory(name):
+    text = slurm_script(fleet_of(name), "planned.toml", hours=5)
+    asked, _, command = text.partition("set -euo pipefail\n")
+    assert "#SBATCH --exclusive\n#SBATCH --mem=0\n" in asked
+    assert "srun --cpu-bind=none " in command
+    assert "cpus-per-task" not in text
+
+
+@pytest.mark.parametrize(("name", "cores"), [("h100", 8), ("l4x4", 32)])
+def test_a_slurm_job_of_a_part_of_a_machine_asks_both_commands_for_its_processors(name, cores):
+    text = slurm_script(fleet_of(name), "planned.toml", hours=5)
+    asked, _, command = text.partition("set -euo pipefail\n")
+    assert f"#SBATCH --cpus-per-task={cores}\n" in asked
+    assert f"srun --cpus-per-task={cores} --cpu-bind=none " in command
+    for whole in ("--exclusive", "--mem"):
+        assert whole not in text
 
 
 @pytest.mark.parametrize(("name", "device"), [("h100x8", "H100:8"), ("a100x4", "A100-80GB:4"), ("l40s", "L40S:1")])
@@ -120,6 +141,7 @@ def test_a_sky_task_asks_for_the_machine_and_runs_the_recipe_on_it(name, device,
     command = text.split("run: |\n", 1)[1]
     (tmp_path / "run.sh").write_text(command)
     assert subprocess.run(["bash", "-n", tmp_path / "run.sh"], check=False).returncode == 0
+    assert "--max-restarts 3 " in command
     assert command.rstrip().endswith("-m chatwright run 'jobs/a recipe.toml'")
 
 

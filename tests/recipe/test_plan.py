@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import os
+import tomllib
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from chatwright.model.network import Network
 from chatwright.recipe.plan import Budget, advise, as_json, as_recipe, choose, cost, effective_tokens, size_of_documents
 from chatwright.recipe.plan import corpus as corpora
 from chatwright.recipe.plan import machine as machines
-from chatwright.recipe.plan.choose import measure_every, num_measurements
+from chatwright.recipe.plan.choose import measure_every, num_measurements, save_every
 from chatwright.recipe.plan.corpus import CorpusSize, size_of_run
 from chatwright.recipe.plan.machine import Machine, StepRate, free_memory, rate_at, resident_bytes
 from chatwright.recipe.plan.scaling import PUBLISHED
@@ -157,6 +158,31 @@ def test_a_planned_training_is_measured_as_often_as_its_loop_does(steps):
     assert num_measurements(steps) == by_loop <= 7
 
 
+def pretraining_of(plan):
+    return tomllib.loads(as_recipe(plan))["pretrain"]
+
+
+@pytest.mark.parametrize("budget", [Budget(seconds=12 * 3600), Budget(tokens=10**9)])
+def test_a_crash_of_a_long_planned_training_loses_ten_minutes_at_most(budget):
+    plan = choose(TWO_CORES, corpus(10**9), budget)
+    section = pretraining_of(plan)
+    every, seconds = section["checkpoint_every"], plan.chosen.step_seconds
+    assert every * seconds <= 600 < (every + 1) * seconds
+    assert section["evaluate_every"] == measure_every(section["steps"]) > every
+
+
+def test_a_short_planned_training_saves_where_it_measures_and_one_of_endless_steps_at_each():
+    short = choose(TWO_CORES, corpus(10**9), Budget(seconds=600))
+    assert pretraining_of(short)["checkpoint_every"] == pretraining_of(short)["evaluate_every"]
+    assert save_every(short.chosen._replace(step_seconds=3600.0)) == 1
+
+
+def test_a_planned_recipe_names_the_device_that_was_asked_for_and_no_other():
+    assert "device" not in pretraining_of(choose(TWO_CORES, corpus(), Budget(seconds=600)))
+    asked = choose(TWO_CORES._replace(asked="cpu"), corpus(), Budget(seconds=600))
+    assert pretraining_of(asked)["device"] == "cpu"
+
+
 def test_measurements_are_predicted_apart_and_cost_a_third_of_training_on_as_many_tokens():
     size = corpus(10**9)._replace(heldout_tokens=300_000)
     chosen = choose(TWO_CORES, size, Budget(seconds=3600)).chosen
@@ -269,8 +295,9 @@ def test_an_empty_folder_is_told(tmp_path):
         size_of_documents(tmp_path, vocabulary_size=400)
 
 
-def test_a_plan_from_a_run_goes_on_with_it_whatever_its_seed_and_folder(tmp_path):
-    settings = [f"runs={tmp_path / 'elsewhere'}", "seed=7"]
+@pytest.mark.parametrize("mixture", [[], ["pretrain.mixture.weights.documents=1.0"]])
+def test_a_plan_from_a_run_goes_on_with_it_whatever_its_seed_and_folder(tmp_path, mixture):
+    settings = [f"runs={tmp_path / 'elsewhere'}", "seed=7", *mixture]
     recipe = load_recipe(write_recipe(tmp_path / "made"), settings)
     run_recipe(recipe, until="tokenize")
     size = size_of_run(recipe.run_dir)
@@ -294,14 +321,31 @@ def test_a_run_that_begins_from_a_model_is_not_planned_from(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "flops", "path"),
-    [(10**10, 1e19, "pretrain"), (10**8, 1e18, "continue"), (10**6, 1e19, "finetune"), (10**10, 1e14, "finetune")],
+    ("tokens", "flops", "memory", "path"),
+    [
+        (10**10, 1e19, 64e9, "pretrain"),
+        (10**8, 1e18, 64e9, "continue"),
+        (10**8, 1e18, 8e9, "finetune"),  # too little for the moments of a base that is trained whole
+        (10**6, 1e19, 64e9, "finetune"),
+        (10**10, 1e14, 64e9, "finetune"),
+    ],
 )
-def test_the_path_follows_from_text_and_compute_and_says_why(tokens, flops, path):
-    advice = advise(corpus_tokens=tokens, flops=flops)
+def test_the_path_follows_from_text_compute_and_memory_and_says_why(tokens, flops, memory, path):
+    advice = advise(corpus_tokens=tokens, flops=flops, seconds=600, memory_bytes=memory)
     assert advice.path == path
     assert f"{tokens:,} tokens" in advice.reasons[0]
-    assert len(advice.reasons) == 3
+    assert len(advice.reasons) == (4 if path == "finetune" else 3)
+
+
+def test_fine_tuning_is_advised_with_what_it_takes_of_this_budget_and_of_this_memory():
+    """Three passes over the example are about 4e15 operations and want 8 GB, says docs/guides/finetune-qwen3.md."""
+    small = advise(corpus_tokens=10**6, flops=4e15 / 3 / 30, seconds=600, memory_bytes=4e9).reasons
+    assert "`chatwright finetune MODEL DATA`" in small[2]
+    assert "about 30 times this training, 5 h 0" in small[3]
+    assert "about 8 GB of memory; 4.0 GB are free here, too little" in small[3]
+    large = advise(corpus_tokens=10**6, flops=4e15 / 3 * 10, seconds=600, memory_bytes=64e9).reasons
+    assert "about 10.1% of this training, 1 min 00 s" in large[3]
+    assert "too little" not in large[3]
 
 
 def test_files_that_a_container_has_read_leave_their_memory_free(tmp_path, monkeypatch):

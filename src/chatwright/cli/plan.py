@@ -41,7 +41,7 @@ def plan(  # noqa: PLR0917 - the library calls it by keyword
 
     _require_one_goal(target, budget, tokens=tokens, spend=spend, fit=fit)
     fleet = None if on is None else planning.fleet_of(on)
-    _require_sense(documents, run, fleet=fleet, fit=fit, scripts=scripts, write=write)
+    _require_sense(documents, run, fleet=fleet, device=device, fit=fit, scripts=scripts, write=write)
     spent = _budget(budget, tokens, money=spend, price=price, devices=_devices(fleet))
     counted = None if run is None else planning.size_of_run(run)
     if fleet is None:
@@ -54,13 +54,14 @@ def plan(  # noqa: PLR0917 - the library calls it by keyword
     )
     if fleet is not None and fleet.nodes == 1 and scripts is not None and write is not None:
         corpus = _sent_along(corpus, write)
-    law = _fitted(run, machine, corpus, spent) if fit and run is not None else planning.PUBLISHED
+    rungs = _climbed(run, machine, corpus, spent) if fit and run is not None else ()
+    law: planning.Law = planning.fit(rungs, corpus_tokens=corpus.tokens) if rungs else planning.PUBLISHED
     timer = planning.step_timer(machine) if fleet is None else None
     if target is None:
         made = planning.choose(machine, corpus, spent, law=law, timer=timer)
     else:
         made = planning.plan_for(target, machine, corpus, law=law, timer=timer)
-    result = _told(made, fleet, price)
+    result = _told(made, fleet, price, rungs)
     _show(result, write=write, as_json=as_json)
     if fleet is not None and scripts is not None and write is not None:
         _write_scripts(scripts, fleet, write, result)
@@ -70,19 +71,28 @@ def _devices(fleet: Any) -> int:
     return 1 if fleet is None else int(fleet.num_devices)
 
 
-def _told(made: Any, fleet: Any, price: float | None) -> dict[str, Any]:
-    """The plan as JSON, with its cost and what it means for a fleet."""
+def _told(made: Any, fleet: Any, price: float | None, rungs: tuple[Any, ...]) -> dict[str, Any]:
+    """The plan as JSON, with its cost, the ladder that its law was fitted to and what it means for a fleet."""
     from chatwright.recipe.plan import as_json
 
     result: dict[str, Any] = as_json(made)
     result["cost"] = _cost(result, price, _devices(fleet))
+    if rungs:
+        result["ladder"] = [rung.to_json() for rung in rungs]
     if fleet is not None:
         result["fleet"] = _fleet(fleet, result, made)
     return result
 
 
 def _require_sense(
-    documents: Path | None, run: Path | None, *, fleet: Any, fit: bool, scripts: Path | None, write: Path | None
+    documents: Path | None,
+    run: Path | None,
+    *,
+    fleet: Any,
+    device: str,
+    fit: bool,
+    scripts: Path | None,
+    write: Path | None,
 ) -> None:
     """Options that cannot go together are told before anything is measured."""
     if (documents is None) == (run is None):
@@ -97,6 +107,16 @@ def _require_sense(
         raise UsageError("`--scripts` has no effect without `--on`")
     if scripts is not None and write is None:
         raise UsageError("`--scripts` call a recipe: name its file by `--write FILE`")
+    if fleet is not None and device != "auto":
+        raise UsageError("`--device` is of this machine and has no effect with `--on`", hint="leave one of the two out")
+    if write is not None:
+        _require_new(write)
+
+
+def _require_new(write: Path) -> None:
+    """Told before hours of measuring, and again when it is written."""
+    if write.exists():
+        raise UsageError(f"`{write}` is there already", kept="everything in it", hint="name another file")
 
 
 def _require_one_goal(
@@ -118,16 +138,17 @@ def _require_one_goal(
         )
 
 
-def _fitted(run: Path, machine: Any, corpus: Any, budget: Any) -> Any:
-    """A law of this corpus, from a ladder of small trainings."""
+def _climbed(run: Path, machine: Any, corpus: Any, budget: Any) -> tuple[Any, ...]:
+    """A ladder of small trainings on this corpus, less those of it that were done before."""
     from chatwright.recipe import plan as planning
 
     if budget.seconds is None:
         raise UsageError("`--fit` needs a time: its ladder is a share of it", hint="give `--budget`, not `--tokens`")
     say("training a ladder of small models")
     found = planning.affordable(machine, corpus, budget)
-    train = planning.trainer_on(run, precision=machine.precision, threads=machine.threads)
-    return planning.fit(planning.climb(found, budget.seconds, train), corpus_tokens=corpus.tokens)
+    place = {"precision": machine.precision, "device": machine.kind}
+    train = planning.trainer_on(run, threads=machine.threads, **place)
+    return planning.climb(found, budget.seconds, train, kept=planning.kept_rungs(run, **place))
 
 
 def _cost(result: dict[str, Any], price: float | None, devices: int) -> float | None:
@@ -205,8 +226,7 @@ def _write_scripts(folder: Path, fleet: Any, recipe: Path, result: dict[str, Any
 
 def _show(result: dict[str, Any], *, write: Path | None, as_json: bool) -> None:
     if write is not None:
-        if write.exists():
-            raise UsageError(f"`{write}` is there already", kept="everything in it", hint="name another file")
+        _require_new(write)
         with storage.publish_file(write) as scratch:
             scratch.write_text(result["recipe"], encoding="utf-8")
         _tell_choice(result)

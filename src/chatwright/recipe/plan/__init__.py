@@ -9,12 +9,13 @@ from chatwright.recipe.plan.accelerators import (
     slurm_script,
     torchrun_script,
 )
-from chatwright.recipe.plan.choose import Budget, Candidate, Plan, affordable, choose, step_timer, vocabulary_for
+from chatwright.recipe.plan.choose import affordable, choose, step_timer, vocabulary_for
 from chatwright.recipe.plan.corpus import CorpusSize, size_of_documents, size_of_run
 from chatwright.recipe.plan.fitting import FittedLaw, fit
-from chatwright.recipe.plan.ladder import Rung, climb, trainer_on
+from chatwright.recipe.plan.ladder import Rung, climb, kept_rungs, trainer_on
 from chatwright.recipe.plan.machine import Machine, StepRate, measure_machine
 from chatwright.recipe.plan.path import Advice, advise
+from chatwright.recipe.plan.proposal import Budget, Candidate, Plan
 from chatwright.recipe.plan.render import as_json, as_recipe
 from chatwright.recipe.plan.scaling import PUBLISHED, Law, LossLaw, effective_tokens
 from chatwright.recipe.plan.shapes import learning_rate_for
@@ -44,6 +45,7 @@ __all__ = [
     "effective_tokens",
     "fit",
     "fleet_of",
+    "kept_rungs",
     "learning_rate_for",
     "machine_of",
     "measure_machine",

@@ -17,7 +17,9 @@ _PER_NODE = 8
 _MOST_DEVICES = 4096
 FREE_SHARE = 0.94  # of the memory, after the driver's context and libraries
 _PROBE_TOKENS = 65_536
+_RESTARTS = 3  # of all ranks from the newest checkpoint when one dies, before a person has to look
 _SIGNAL_S = 120  # before a Slurm job's end it is told to stop
+_CORES_PER_DEVICE = 8  # asked of Slurm for a part of a machine: they feed the device, and prepare the data
 # Share of the peak that a training reaches, by width: our assumption, low for small matrices. Large models reach
 # 0.38 to 0.46 of it (Chowdhery et al. 2022, PaLM, table 3: 0.462; Dubey et al. 2024, Llama 3, table 4: 0.38 to 0.43).
 _UTILISATION = ((256, 2, 0.08), (768, 12, 0.25), (2048, 20, 0.38))
@@ -121,30 +123,42 @@ def _rate(width: int, layers: int, flops_per_second: float) -> StepRate:
 def torchrun_script(fleet: Fleet, recipe: str) -> str:
     """A shell script for one machine, or for each of several by hand."""
     if fleet.nodes == 1:
-        command = f"torchrun --standalone --nproc-per-node {fleet.per_node} -m chatwright run {recipe}"
+        places = f"--standalone --nproc-per-node {fleet.per_node}"
+        command = f"torchrun {places} --max-restarts {_RESTARTS} -m chatwright run {recipe}"
         return f"#!/bin/sh\n# Run it again to go on after a stop.\nset -eu\n{command}\n"
     return (
         "#!/bin/sh\n"
         f"# On each of the {fleet.nodes} machines; HEAD is the first one's address; they share the folder `runs`.\n"
         "set -eu\n"
         f"torchrun --nnodes {fleet.nodes} --nproc-per-node {fleet.per_node} --rdzv-backend c10d \\\n"
-        f'    --rdzv-id chatwright --rdzv-endpoint "${{HEAD:?}}:29500" -m chatwright run {recipe}\n'
+        f'    --rdzv-id chatwright --rdzv-endpoint "${{HEAD:?}}:29500" --max-restarts {_RESTARTS} \\\n'
+        f"    -m chatwright run {recipe}\n"
     )
 
 
 def slurm_script(fleet: Fleet, recipe: str, *, hours: int) -> str:
-    """A Slurm batch script; the signal before the end lets the run save, and the same job goes on from there."""
+    """A Slurm batch script; the signal before the end lets the run save, and the same job goes on from there.
+
+    Slurm gives a task one processor unless asked for more. Whole machines are taken with all that they have; of a part
+    of one a share is asked for, of both commands: since Slurm 22.05 srun no longer takes it from sbatch.
+    """
+    whole = fleet.per_node == _PER_NODE
+    cores = fleet.per_node * _CORES_PER_DEVICE
+    share = "#SBATCH --exclusive\n#SBATCH --mem=0\n" if whole else f"#SBATCH --cpus-per-task={cores}\n"
+    task = "--cpu-bind=none" if whole else f"--cpus-per-task={cores} --cpu-bind=none"
     return (
         "#!/bin/bash\n"
         f"#SBATCH --job-name=chatwright\n#SBATCH --nodes={fleet.nodes}\n#SBATCH --ntasks-per-node=1\n"
-        f"#SBATCH --gpus-per-node={fleet.per_node}\n#SBATCH --time={hours}:00:00\n#SBATCH --signal=TERM@{_SIGNAL_S}\n"
-        "#SBATCH --requeue\n"
+        f"#SBATCH --gpus-per-node={fleet.per_node}\n{share}#SBATCH --time={hours}:00:00\n"
+        f"#SBATCH --signal=TERM@{_SIGNAL_S}\n#SBATCH --requeue\n"
         "set -euo pipefail\n"
         "# torchrun kills its workers so many seconds after the signal, 30 unless told otherwise: time to save.\n"
         f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={_SIGNAL_S - 10}\n"
         'HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\n'
-        f"srun torchrun --nnodes {fleet.nodes} --nproc-per-node {fleet.per_node} --rdzv-backend c10d \\\n"
-        f'    --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$HEAD:29500" -m chatwright run {recipe}\n'
+        f"srun {task} \\\n"
+        f"    torchrun --nnodes {fleet.nodes} --nproc-per-node {fleet.per_node} --rdzv-backend c10d \\\n"
+        f'    --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$HEAD:29500" --max-restarts {_RESTARTS} \\\n'
+        f"    -m chatwright run {recipe}\n"
     )
 
 
@@ -166,6 +180,6 @@ def sky_task(fleet: Fleet, recipe: str) -> str:
         "# less what `.skyignore` names, or `.gitignore` where there is none. The same call goes on after a stop.\n"
         f"name: chatwright\nresources:\n  accelerators: {device}:{fleet.per_node}\nnum_nodes: 1\n"
         "workdir: .\nsetup: |\n  python3 -m pip install .\nrun: |\n"
-        "  torchrun --standalone --nproc-per-node $SKYPILOT_NUM_GPUS_PER_NODE \\\n"
+        f"  torchrun --standalone --nproc-per-node $SKYPILOT_NUM_GPUS_PER_NODE --max-restarts {_RESTARTS} \\\n"
         f"    -m chatwright run {recipe}\n"
     )

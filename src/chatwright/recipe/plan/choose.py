@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 from chatwright.foundation.console import say
 from chatwright.foundation.devices import place
@@ -11,77 +10,18 @@ from chatwright.model.config import ModelConfig
 from chatwright.recipe.plan import cost, shapes
 from chatwright.recipe.plan.corpus import CorpusSize
 from chatwright.recipe.plan.machine import Machine, time_step
+from chatwright.recipe.plan.proposal import Budget, Candidate, Plan
+from chatwright.recipe.plan.room import fitted, memory_of, room_of
 from chatwright.recipe.plan.scaling import PUBLISHED, Law, effective_tokens
-from chatwright.recipe.plan.sharded import in_shards
-from chatwright.train.footprint import static_bytes
-from chatwright.train.sharding import ParallelName
 
 _FEWEST_STEPS = 50
 _MICRO_TOKENS = {"cpu": 4096, "cuda": 65_536}  # at once; more gains nothing
 _MEASUREMENTS = 6  # at most, after the one before the first step
+_MOST_LOST_S = 600.0  # of training, by a crash
 _TIMED_PARTS = 2
 _TIMED_STEPS = 5
 _TRUSTED = 1.25  # a chosen step may differ from the probes' by this before they are corrected
 _NOISE = 0.1  # of predicted time, either way: what a machine of one's own varies by
-
-
-class Budget(NamedTuple):
-    """Exactly one of the two is what limits the training."""
-
-    seconds: float | None = None
-    tokens: int | None = None
-
-
-class Candidate(NamedTuple):
-    """One way to spend the budget."""
-
-    shape: ModelConfig
-    steps: int
-    batch_rows: int
-    micro_rows: int
-    training_seconds: float
-    measuring_seconds: float  # on held-out text
-    score: float  # the law's, for ranking only
-    step_seconds: float
-    parallel: ParallelName = "ddp"  # what each device holds: everything, or a shard
-
-    @property
-    def seconds(self) -> float:
-        """Of the stage, less what it takes to begin and to write."""
-        return self.training_seconds + self.measuring_seconds
-
-    @property
-    def parameters(self) -> int:
-        """Of the model."""
-        return self.shape.num_parameters()
-
-    @property
-    def tokens(self) -> int:
-        """Trained on."""
-        return self.steps * self.batch_rows * self.shape.context_length
-
-
-class Plan(NamedTuple):
-    """What is proposed, why, and what is expected."""
-
-    chosen: Candidate
-    half: Candidate | None  # the same budget on half the parameters
-    double: Candidate | None
-    memory: cost.Memory
-    machine: Machine
-    corpus: CorpusSize
-    law: Law
-    loss: float | None  # in the law's unit; None where the law was not fitted to such sizes
-    loss_interval: tuple[float, float] | None  # nine of ten; None where the law has no bands
-    epochs: float
-    repeats_worth: float  # effective over trained tokens; 1 where nothing repeats
-    warnings: tuple[str, ...]
-
-    @property
-    def watts(self) -> float | None:
-        """What the machine drew while it was measured; None where that cannot be read."""
-        return self.machine.watts
-
 
 StepTimer = Callable[[Candidate], float]
 
@@ -89,7 +29,7 @@ StepTimer = Callable[[Candidate], float]
 def choose(
     machine: Machine, corpus: CorpusSize, budget: Budget, *, law: Law = PUBLISHED, timer: StepTimer | None = None
 ) -> Plan:
-    """Choose shape, batch and length for a budget.
+    """Choose shape, batch and length for a budget, and set half and double the size beside them.
 
     Args:
         machine: as measured.
@@ -101,32 +41,54 @@ def choose(
     Raises:
         UsageError: nothing fits the budget or the memory.
     """
-    found = affordable(machine, corpus, budget, law)
-    chosen = _best_that_fits(found, machine)
+    return with_alternatives(choose_one(machine, corpus, budget, law=law, timer=timer), budget)
+
+
+def choose_one(
+    machine: Machine, corpus: CorpusSize, budget: Budget, *, law: Law = PUBLISHED, timer: StepTimer | None = None
+) -> Plan:
+    """The same with nothing beside the choice, for whoever tries many budgets."""
+    chosen = _best_that_fits(affordable(machine, corpus, budget, law), machine)
     if timer is not None:
         step_seconds = timer(chosen)
         if (slower := times_slower(chosen, step_seconds)) is not None:
             machine = machine.slowed(slower)
-            found = affordable(machine, corpus, budget, law)
-            chosen = _best_that_fits(found, machine)
+            chosen = _best_that_fits(affordable(machine, corpus, budget, law), machine)
             step_seconds = timer(chosen)
-        chosen = _corrected(chosen, step_seconds, machine, corpus, budget)
-    needed = effective_tokens(chosen.tokens, corpus.tokens)
-    expected = law.loss(chosen.parameters, needed) if law.covers(chosen.parameters, needed) else None
+        chosen = _scored(_corrected(chosen, step_seconds, machine, corpus, budget), corpus, law)
     return Plan(
         chosen=chosen,
-        half=_nearest(found, chosen.parameters / 2, chosen),
-        double=_nearest(found, chosen.parameters * 2, chosen),
-        memory=_memory(chosen, machine),
+        half=None,
+        double=None,
+        too_large=(),
+        memory=memory_of(chosen, machine),
         machine=machine,
         corpus=corpus,
         law=law,
-        loss=expected,
-        loss_interval=None if expected is None else law.interval(chosen.parameters, needed),
-        epochs=chosen.tokens / max(1, corpus.tokens),
-        repeats_worth=needed / chosen.tokens,
-        warnings=tuple(_warnings(chosen, corpus, needed)),
+        warnings=tuple(_warnings(chosen, corpus)),
     )
+
+
+def with_alternatives(plan: Plan, budget: Budget) -> Plan:
+    """The plan with half and double the size of its choice beside it, in the same budget and as memory holds them.
+
+    Their steps were not timed: they take what the probes said, times what the chosen step took of that.
+    """
+    machine, chosen = plan.machine, plan.chosen
+    found = affordable(machine, plan.corpus, budget, plan.law)
+    sizes = {"half": chosen.parameters / 2, "double": chosen.parameters * 2}
+    near = {name: _nearest(found, size, chosen) for name, size in sizes.items()}
+    held = {name: None if one is None else fitted(one, machine) for name, one in near.items()}
+    times = chosen.step_seconds / _probed_seconds(chosen, machine)
+
+    def paced(one: Candidate | None) -> Candidate | None:
+        if one is None:
+            return None
+        made = _timed(one, times * one.step_seconds, _measured_tokens(machine, plan.corpus), budget)
+        return _scored(made, plan.corpus, plan.law) if made.steps >= _FEWEST_STEPS else None
+
+    too_large = tuple(name for name, one in near.items() if one is not None and held[name] is None)
+    return plan._replace(half=paced(held["half"]), double=paced(held["double"]), too_large=too_large)
 
 
 def times_slower(candidate: Candidate, step_seconds: float) -> float | None:
@@ -139,8 +101,15 @@ def times_slower(candidate: Candidate, step_seconds: float) -> float | None:
 
 
 def at_pace(plan: Plan, step_seconds: float) -> Plan:
-    """The same training, and the time it takes where its step takes so long."""
-    return plan._replace(chosen=_paced(plan.chosen, step_seconds, _measured_tokens(plan.machine, plan.corpus)))
+    """The same trainings, and the time they take where the chosen one's step takes so long."""
+    times = step_seconds / plan.chosen.step_seconds
+    measured = _measured_tokens(plan.machine, plan.corpus)
+
+    def paced(one: Candidate | None) -> Candidate | None:
+        return None if one is None else _paced(one, times * one.step_seconds, measured)
+
+    chosen = _paced(plan.chosen, step_seconds, measured)
+    return plan._replace(chosen=chosen, half=paced(plan.half), double=paced(plan.double))
 
 
 def affordable(machine: Machine, corpus: CorpusSize, budget: Budget, law: Law = PUBLISHED) -> list[Candidate]:
@@ -177,43 +146,14 @@ def step_timer(machine: Machine) -> StepTimer:
 
 def _best_that_fits(found: list[Candidate], machine: Machine) -> Candidate:
     """The law's best of those that a device holds: whole, or in shards over all devices where there are several."""
-    room = cost.MEMORY_SHARE * machine.memory_bytes
-    ways: tuple[tuple[ParallelName, int], ...] = (("ddp", 1), ("fsdp", machine.num_devices))
     for one in sorted(found, key=lambda one: one.score):
-        for parallel, shards in ways[: 1 if machine.num_devices == 1 else 2]:
-            if machine.process_bytes + static_bytes(one.shape) / shards > room:
-                continue
-            fewer = _within_room(one._replace(parallel=parallel), machine, room)
-            if fewer is not None:
-                return fewer
+        held = fitted(one, machine)
+        if held is not None:
+            return held
     raise UsageError(
-        f"no model fits the budget and {room / 1e9:.1f} GB of memory",
+        f"no model fits the budget and {room_of(machine) / 1e9:.1f} GB of memory",
         hint=f"allow more time: at least {_FEWEST_STEPS} steps of the smallest model must fit",
     )
-
-
-def _within_room(one: Candidate, machine: Machine, room: float) -> Candidate | None:
-    """With as many rows at once as fit; those that a row's activations rule out are not counted one by one."""
-    least = _whole(one._replace(micro_rows=1), machine)
-    if one.parallel != "ddp":  # counting shards takes seconds
-        least = least._replace(weights=static_bytes(one.shape) // machine.num_devices, gradients=0, moments=0)
-    if least.total > room:
-        return None
-    single = _memory(one._replace(micro_rows=1), machine)
-    if single.total > room:
-        return None
-    base = single.process + single.weights + single.moments
-    held = {name: getattr(single, name) for name in ("weights", "gradients", "moments", "gathered")}
-    for rows in _divisors_down(one.micro_rows):
-        fewer = one._replace(micro_rows=rows)
-        if base + rows * single.activations <= room and _whole(fewer, machine)._replace(**held).total <= room:
-            return fewer
-    return one._replace(micro_rows=1)
-
-
-def _divisors_down(rows: int) -> list[int]:
-    """Rows at once and fewer, the batch always a multiple: gradients are accumulated, the result stays."""
-    return [fewer for fewer in range(rows, 0, -1) if rows % fewer == 0]
 
 
 def _dividing(rows: int, most: int) -> int:
@@ -245,11 +185,19 @@ def _spend(shape: ModelConfig, machine: Machine, corpus: CorpusSize, budget: Bud
     share = batch_rows // machine.num_devices
     micro_rows = _dividing(share, max(1, _MICRO_TOKENS[machine.kind] // shape.context_length))
     made = Candidate(shape, 0, batch_rows, micro_rows, 0.0, 0.0, 0.0, 0.0)
-    step_seconds = cost.step_flops(shape, batch_rows * shape.context_length) / machine.flops_per_second(shape.width)
-    made = _timed(made, step_seconds, _measured_tokens(machine, corpus), budget)
-    if made.steps < _FEWEST_STEPS:
-        return None
-    return made._replace(score=law.loss(made.parameters, effective_tokens(made.tokens, corpus.tokens)))
+    made = _timed(made, _probed_seconds(made, machine), _measured_tokens(machine, corpus), budget)
+    return _scored(made, corpus, law) if made.steps >= _FEWEST_STEPS else None
+
+
+def _probed_seconds(candidate: Candidate, machine: Machine) -> float:
+    """Of a step, as the probes of other sizes say."""
+    flops = cost.step_flops(candidate.shape, candidate.step_tokens)
+    return flops / machine.flops_per_second(candidate.shape.width)
+
+
+def _scored(candidate: Candidate, corpus: CorpusSize, law: Law) -> Candidate:
+    """Ranked by the law, for the steps that it has."""
+    return candidate._replace(score=law.loss(candidate.parameters, effective_tokens(candidate.tokens, corpus.tokens)))
 
 
 def _measured_tokens(machine: Machine, corpus: CorpusSize) -> int:
@@ -260,7 +208,7 @@ def _measured_tokens(machine: Machine, corpus: CorpusSize) -> int:
 def _timed(candidate: Candidate, step_seconds: float, measured: int, budget: Budget) -> Candidate:
     """Steps for the budget, time for measurements on held-out text left aside."""
     if budget.seconds is None:
-        steps = math.ceil((budget.tokens or 0) / _step_tokens(candidate))
+        steps = math.ceil((budget.tokens or 0) / candidate.step_tokens)
     else:
         measuring = (1 + _MEASUREMENTS) * _measurement_seconds(candidate, step_seconds, measured)
         steps = int((budget.seconds - measuring) / step_seconds)
@@ -274,19 +222,20 @@ def _paced(candidate: Candidate, step_seconds: float, measured: int) -> Candidat
     return candidate._replace(step_seconds=step_seconds, training_seconds=training, measuring_seconds=measuring)
 
 
-def _step_tokens(candidate: Candidate) -> int:
-    return candidate.batch_rows * candidate.shape.context_length
-
-
 def _measurement_seconds(candidate: Candidate, step_seconds: float, measured: int) -> float:
     """Of one measurement over so many tokens: forward only, a third of the network's part of a step."""
     forward = measured * candidate.shape.flops_per_token() / 3
-    return forward / cost.step_flops(candidate.shape, _step_tokens(candidate)) * step_seconds
+    return forward / cost.step_flops(candidate.shape, candidate.step_tokens) * step_seconds
 
 
 def measure_every(steps: int) -> int:
-    """Steps between two measurements of a planned training, and between two checkpoints."""
+    """Steps between two measurements of a planned training."""
     return max(1, -(-steps // _MEASUREMENTS))
+
+
+def save_every(candidate: Candidate) -> int:
+    """Steps between two checkpoints: at each measurement, or sooner where that would lose more than a crash may."""
+    return max(1, min(measure_every(candidate.steps), int(_MOST_LOST_S / candidate.step_seconds)))
 
 
 def num_measurements(steps: int) -> int:
@@ -306,34 +255,16 @@ def _corrected(
     return corrected
 
 
-def _memory(candidate: Candidate, machine: Machine) -> cost.Memory:
-    """Of one device."""
-    whole = _whole(candidate, machine)
-    if candidate.parallel == "ddp":
-        return whole
-    return in_shards(whole, candidate.shape, num_devices=machine.num_devices, precision=machine.precision)
-
-
-def _whole(candidate: Candidate, machine: Machine) -> cost.Memory:
-    """Of a device that holds the whole model."""
-    return cost.memory(
-        candidate.shape,
-        micro_rows=candidate.micro_rows,
-        precision=machine.precision,
-        process=machine.process_bytes,
-    )
-
-
 def _nearest(found: list[Candidate], parameters: float, chosen: Candidate) -> Candidate | None:
-    """The candidate of about so many parameters, within a quarter; the law's best of those."""
+    """The candidate nearest to so many parameters, within a quarter of them."""
     near = [one for one in found if 0.75 <= one.parameters / parameters <= 1.33 and one.shape != chosen.shape]
     return min(near, key=lambda one: abs(math.log(one.parameters / parameters)), default=None)
 
 
-def _warnings(chosen: Candidate, corpus: CorpusSize, needed: float) -> list[str]:
+def _warnings(chosen: Candidate, corpus: CorpusSize) -> list[str]:
     warnings = []
     epochs = chosen.tokens / max(1, corpus.tokens)
-    lost = 1 - needed / chosen.tokens
+    lost = 1 - effective_tokens(chosen.tokens, corpus.tokens) / chosen.tokens
     if epochs > 4:
         warnings.append(
             f"the corpus is read {epochs:.1f} times: {lost:.0%} of the training is worth nothing "

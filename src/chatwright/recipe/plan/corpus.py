@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ _RUNS = str(Recipe.model_fields["runs"].default)
 _SAMPLE_S = 12.0  # reading stops after so long; the rest is judged by its bytes
 _SAMPLE_CHARACTERS = 4_000_000
 _LEARN_BYTES = 1_500_000  # of the sample, for a tokenizer of its own
+_MEASURED = 50  # texts of the sample, or up to twice as many, that the tokenizer is measured on
 _HELDOUT_TOKENS = int(PretrainConfig.model_fields["heldout_tokens"].default)  # of each domain; plans do not change it
 _KEPT_SHARE = 0.9  # of the text, after cleaning and with 5 % held out: cautious
 
@@ -66,6 +66,9 @@ def size_of_run(run_dir: Path) -> CorpusSize:
             hint="name `--documents DIR`, or a run without `[base]`",
         )
     sections = _where_and_how(recipe, run_dir) | {name: recipe[name] for name in _SECTIONS if name in recipe}
+    learned = storage.read_manifest(run_dir / "tokenizer").facts["config"]
+    if learned.get("weights"):  # the planned recipe has no mixture that they would follow
+        sections["tokenizer"] = {**sections["tokenizer"], "weights": learned["weights"]}
     name = str(recipe.get("name", "run"))
     if (run_dir / "pretrain").is_dir():  # what was trained stays; without it the run goes on with the planned recipe
         name = f"{name[:55]}-planned"
@@ -111,11 +114,13 @@ def size_of_documents(folder: Path, *, vocabulary_size: int) -> CorpusSize:
     text_bytes = sum(len(text.encode()) for text in texts)
     if not text_bytes:
         raise DataError(f"no text in `{folder}`", hint="txt, md, rst, html, epub, pdf, jsonl and parquet are read")
+    learned, measured_on = _halves(texts, is_whole=read_bytes >= whole)
     tokenizer = train_tokenizer(
-        (text[:_LEARN_BYTES] for text in texts),
+        (text[:_LEARN_BYTES] for text in learned),
         TokenizerConfig(vocabulary_size=vocabulary_size, max_training_bytes=_LEARN_BYTES),
     )
-    measured = measure_compression(tokenizer, (text[:200_000] for text in itertools.islice(texts, 50)))
+    spread = measured_on[:: max(1, len(measured_on) // _MEASURED)]  # the first ones may all be of one book
+    measured = measure_compression(tokenizer, (text[:200_000] for text in spread))
     total_text = text_bytes * whole / max(1, read_bytes)
     share = f"{read_bytes / max(1, whole):.0%}"
     return CorpusSize(
@@ -131,6 +136,25 @@ def size_of_documents(folder: Path, *, vocabulary_size: int) -> CorpusSize:
             "tokenizer": {"vocabulary_size": vocabulary_size},
         },
     )
+
+
+class _Halves(NamedTuple):
+    learned: list[str]
+    measured_on: list[str]
+
+
+def _halves(texts: list[str], *, is_whole: bool) -> _Halves:
+    """Every other text to learn a tokenizer from, the rest to measure it on: what it has seen it packs too tightly.
+
+    Of a single text the two halves. Few documents, all of them read, are what the run's own tokenizer will have seen.
+    """
+    if is_whole and sum(len(text.encode()) for text in texts) <= _LEARN_BYTES:
+        return _Halves(texts, texts)
+    found = [text for text in texts if text]
+    if len(found) == 1:
+        middle = len(found[0]) // 2
+        found = [found[0][:middle], found[0][middle:]]
+    return _Halves(found[::2], found[1::2])
 
 
 class Portable(NamedTuple):

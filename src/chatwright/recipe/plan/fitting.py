@@ -1,13 +1,14 @@
 """A loss law of this corpus, fitted to the rungs of a ladder, with bands for what it predicts. Formulas only.
 
 L(N, D) = E + (A N^(-alpha / g) + B D^(-beta / g))^g, in bits per byte of held-out text. With g = 1 it is the sum of
-Hoffmann et al. 2022, with E = 0 and g = beta the law of Kaplan et al. 2020 (equation 1.5). Short runs of small models
-lie between: the more both have read, the further they part, which a sum denies (`docs/log.md`). A handful of short
-runs does not decide five constants, so none is chosen: over a grid of floors and exponents the rest is linear and
+Hoffmann et al. 2022, with E = 0 and g = beta the law of Kaplan et al. 2020 (equation 1.5); the smaller g, the sooner a
+small model stops to gain from reading on, which a sum denies and short runs show (`docs/log.md`). A handful of short
+runs does not decide six constants, so none is chosen: over a grid of floors, exponents and g the rest is linear and
 solved exactly, each point of the grid is weighed by how well it explains the rungs and how likely it was before, and a
-prediction is the weighed mean with its spread (Bayesian linear regression; Bishop 2006, section 3.3).
+prediction is the weighed mean with its spread (Bayesian linear regression; Bishop 2006, sections 3.3 and 3.4).
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from chatwright.recipe.plan.ladder import Rung
 from chatwright.recipe.plan.scaling import effective_tokens
 
 _Array = npt.NDArray[np.float64]
-_TOGETHER = 0.5  # g
+_TOGETHER = np.array([1.0, 0.7, 0.5, 0.35, 0.25])  # g
 _FLOORS = np.linspace(0.3, 1.5, 13)
 _EXPONENTS = np.linspace(0.1, 1.0, 10)
 # Before anything was trained: floors from what English text keeps (Shannon 1951: 0.6 to 1.3 bits a letter), exponents
@@ -41,6 +42,7 @@ class FittedLaw:
     """Predicts bits per byte of held-out text on this corpus, for models within reach of the ladder's."""
 
     floors: _Array  # of the points of the grid
+    together: _Array  # g of the points
     exponents: _Array  # points by (alpha / g, beta / g)
     means: _Array  # points by (A, B), for sizes and tokens over their references
     spreads: _Array  # points by 2 by 2: covariance of the means
@@ -69,13 +71,14 @@ class FittedLaw:
         features = self._features(parameters, tokens)
         each = self._each(features)
         middle = float(self.weights @ each)
-        within = np.einsum("pk,pkl,pl->p", features, self.spreads, features) * _slope(each - self.floors) ** 2
+        slopes = _slope(each - self.floors, self.together)
+        within = np.einsum("pk,pkl,pl->p", features, self.spreads, features) * slopes**2
         variance = float(self.weights @ (within + (each - middle) ** 2)) + (self.noise * middle) ** 2
         return middle - _BAND * math.sqrt(variance), middle + _BAND * math.sqrt(variance)
 
     def _each(self, features: _Array) -> _Array:
         """What each point expects."""
-        return np.asarray(self.floors + np.einsum("pk,pk->p", self.means, features) ** _TOGETHER)
+        return np.asarray(self.floors + np.einsum("pk,pk->p", self.means, features) ** self.together)
 
     def covers(self, parameters: float, tokens: float) -> bool:
         """Whether the prediction reaches no further than a few times past the ladder."""
@@ -88,9 +91,9 @@ class FittedLaw:
         return np.stack([by_size, by_tokens], axis=1)
 
 
-def _slope(above: _Array) -> _Array:
+def _slope(above: _Array, together: _Array | float) -> _Array:
     """How much a loss moves with the sum inside, where it lies so far above its floor."""
-    return np.asarray(_TOGETHER * np.maximum(above, _LEAST) ** (1 - 1 / _TOGETHER))
+    return np.asarray(together * np.maximum(above, _LEAST) ** (1 - 1 / together))
 
 
 def fit(rungs: Sequence[Rung], *, corpus_tokens: int) -> FittedLaw:
@@ -106,7 +109,7 @@ def fit(rungs: Sequence[Rung], *, corpus_tokens: int) -> FittedLaw:
     bits = np.array([rung.bits_per_byte for rung in rungs])
     reference = (float(np.exp(np.log(sizes).mean())), float(np.exp(np.log(tokens).mean())))
     floors = [floor for floor in _FLOORS if floor < bits.min() - _LEAST] or [bits.min() / 2]  # a text easier than any
-    grid = np.array([(floor, alpha, beta) for floor in floors for alpha in _EXPONENTS for beta in _EXPONENTS])
+    grid = np.array(list(itertools.product(floors, _EXPONENTS, _EXPONENTS, _TOGETHER)))
     noise = _NOISE
     for _ in range(2):  # the second time with the noise that the first one's residuals show
         points = [_solve(point, sizes / reference[0], tokens / reference[1], bits, noise) for point in grid]
@@ -116,7 +119,8 @@ def fit(rungs: Sequence[Rung], *, corpus_tokens: int) -> FittedLaw:
     weights = np.exp(scores - scores.max())
     return FittedLaw(
         floors=grid[:, 0],
-        exponents=grid[:, 1:] / _TOGETHER,
+        together=grid[:, 3],
+        exponents=grid[:, 1:3] / grid[:, 3:],
         means=np.array([point.mean for point in points]),
         spreads=np.array([point.spread for point in points]),
         weights=weights / weights.sum(),
@@ -143,19 +147,20 @@ def _solve(point: _Array, sizes: _Array, tokens: _Array, bits: _Array, noise: fl
 
     The sum inside is linear in both; a rung's noise there is that of its bits over the slope between the two.
     """
-    floor, alpha, beta = point
+    floor, alpha, beta, together = point
     above = bits - floor
-    inside = above ** (1 / _TOGETHER)
-    features = np.stack([sizes ** (-alpha / _TOGETHER), tokens ** (-beta / _TOGETHER)], axis=1)
-    precision = np.eye(2) / _SCALE_SPREAD ** (2 / _TOGETHER)
-    trust = np.diag((_slope(above) / (noise * bits)) ** 2)
+    inside = above ** (1 / together)
+    features = np.stack([sizes ** (-alpha / together), tokens ** (-beta / together)], axis=1)
+    precision = np.eye(2) / _SCALE_SPREAD ** (2 / together)
+    trust = np.diag((_slope(above, together) / (noise * bits)) ** 2)
     inverse = precision + features.T @ trust @ features
     spread = np.linalg.inv(inverse)
     # Neither more parameters nor more tokens make a model worse.
     mean = np.maximum(0.0, spread @ (features.T @ trust @ inside))
-    residuals = above - (features @ mean) ** _TOGETHER
+    residuals = above - (features @ mean) ** together
     misses = residuals / (noise * bits)
-    evidence = -0.5 * (misses @ misses + mean @ precision @ mean + np.linalg.slogdet(inverse)[1])
+    room = np.linalg.slogdet(inverse)[1] - np.linalg.slogdet(precision)[1]  # what the rungs left of the prior's
+    evidence = -0.5 * (misses @ misses + mean @ precision @ mean + room)
     away = (np.array([alpha - _SIZE_POWER_MEAN, beta - _TOKENS_POWER_MEAN])) / _POWER_SPREAD
     distance = away @ away + ((floor - _FLOOR_MEAN) / _FLOOR_SPREAD) ** 2
     return _Point(mean=mean, spread=spread, residuals=residuals, score=float(evidence - 0.5 * distance))

@@ -63,6 +63,7 @@ class Machine(NamedTuple):
     seconds: float  # that the measurement took
     num_devices: int = 1  # devices; rates are those of all together, memory that of one
     watts: float | None = None  # drawn during the probes, or a table's most; None: not known
+    asked: str = "auto"  # the device that was asked for, which a planned recipe then names
 
     def flops_per_second(self, width: int) -> float:
         """Training operations a second at a width, between the probes on a line over the width's logarithm."""
@@ -113,6 +114,7 @@ def measure_machine(*, device: str = "auto", threads: int = 0) -> Machine:
         rates=rates,
         seconds=round(time.monotonic() - began, 2),
         watts=watts,
+        asked=device,
     )
 
 

@@ -5,10 +5,11 @@ from typing import Any
 import tomli_w
 
 from chatwright.foundation.console import duration
-from chatwright.recipe.plan import cost
-from chatwright.recipe.plan.choose import Candidate, Plan, measure_every, time_interval
+from chatwright.recipe.plan.choose import measure_every, save_every, time_interval
 from chatwright.recipe.plan.cost import step_flops
 from chatwright.recipe.plan.path import Advice, advise
+from chatwright.recipe.plan.proposal import Candidate, Outlook, Plan
+from chatwright.recipe.plan.room import room_of
 from chatwright.recipe.plan.shapes import learning_rate_for
 from chatwright.train.footprint import static_bytes
 
@@ -18,19 +19,21 @@ def as_json(plan: Plan) -> dict[str, Any]:
     low, high = time_interval(plan.chosen.seconds)
     machine = plan.machine._asdict() | {"rates": [rate._asdict() for rate in plan.machine.rates]}
     return {
-        "chosen": _candidate(plan.chosen),
+        "chosen": _candidate(plan.chosen, plan),
         "alternatives": {
-            name: _candidate(one) for name, one in (("half", plan.half), ("double", plan.double)) if one is not None
+            name: _candidate(one, plan)
+            for name, one in (("half", plan.half), ("double", plan.double))
+            if one is not None
         },
+        "too_large": list(plan.too_large),
         "predicted": {
             "seconds": round(plan.chosen.seconds, 1),
             "training_seconds": round(plan.chosen.training_seconds, 1),
             "measuring_seconds": round(plan.chosen.measuring_seconds, 1),
             "seconds_interval": [round(low, 1), round(high, 1)],
             "memory_bytes": plan.memory._asdict() | {"total": plan.memory.total},
-            "loss": None if plan.loss is None else round(plan.loss, 4),
+            **_outlook(plan.chosen, plan),
             "loss_unit": plan.law.unit,
-            "loss_interval": None if plan.loss_interval is None else [round(end, 4) for end in plan.loss_interval],
             "joules": None if plan.watts is None else round(plan.watts * plan.chosen.seconds),
             "epochs": round(plan.epochs, 3),
             "repeats_worth": round(plan.repeats_worth, 4),
@@ -44,7 +47,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _candidate(one: Candidate) -> dict[str, Any]:
+def _candidate(one: Candidate, plan: Plan) -> dict[str, Any]:
     return {
         "parameters": one.parameters,
         "tokens": one.tokens,
@@ -57,14 +60,22 @@ def _candidate(one: Candidate) -> dict[str, Any]:
         "training_seconds": round(one.training_seconds, 1),
         "measuring_seconds": round(one.measuring_seconds, 1),
         "law_score": round(one.score, 4),
+        **_outlook(one, plan),
         "model": one.shape.model_dump(mode="json", exclude_none=True),
+    }
+
+
+def _outlook(one: Candidate, plan: Plan) -> dict[str, Any]:
+    expected = plan.outlook(one)
+    return {
+        "loss": None if expected.loss is None else round(expected.loss, 4),
+        "loss_interval": None if expected.interval is None else [round(end, 4) for end in expected.interval],
     }
 
 
 def as_recipe(plan: Plan) -> str:
     """TOML that `chatwright run` takes; what was measured and expected stands above, as comments."""
     shape, chosen = plan.chosen.shape, plan.chosen
-    every = measure_every(chosen.steps)
     model_keys = ("width", "layers", "heads", "key_heads", "head_width", "mlp_width", "context_length")
     recipe: dict[str, Any] = {
         "name": plan.corpus.name,
@@ -76,9 +87,11 @@ def as_recipe(plan: Plan) -> str:
             "batch_rows": chosen.batch_rows,
             "micro_rows": chosen.micro_rows,
             **({} if chosen.parallel == "ddp" else {"parallel": chosen.parallel}),
+            **({} if plan.machine.asked == "auto" else {"device": plan.machine.asked}),
             "precision": plan.machine.precision,
-            "evaluate_every": every,
-            "checkpoint_every": every,
+            "evaluate_every": measure_every(chosen.steps),
+            "checkpoint_every": save_every(chosen),
+            **({"sample_prompts": ["The", "It was"]} if chosen.parallel == "ddp" else {}),  # slow where it is in shards
             "optimizer": {"learning_rate": learning_rate_for(shape.width), "muon_learning_rate": 0.02},
         },
         "evaluate": {"prompts": ["The", "It was"]},
@@ -89,7 +102,7 @@ def as_recipe(plan: Plan) -> str:
 
 def _explanation(plan: Plan) -> list[str]:
     low, high = time_interval(plan.chosen.seconds)
-    machine, corpus = plan.machine, plan.corpus
+    machine, corpus, advice = plan.machine, plan.corpus, _advice(plan)
     pace = ", ".join(f"width {rate.width}: {rate.flops_per_second / 1e9:.0f} GFLOP/s" for rate in machine.rates)
     # A machine of the table was never seen: no training step of it was timed, and it has no processor to count on.
     how, threads = (
@@ -110,9 +123,10 @@ def _explanation(plan: Plan) -> list[str]:
         f"           {_energy_sentence(plan)}",
         *_sharding(plan),
         *(f"warning:   {warning}" for warning in plan.warnings),
-        *(_alternative(name, one) for name, one in (("half", plan.half), ("double", plan.double)) if one is not None),
-        f"path:      {_advice(plan).path}",
-        *(f"           {reason}" for reason in _advice(plan).reasons),
+        *_beside("half", plan.half, plan),
+        *_beside("double", plan.double, plan),
+        f"path:      {advice.path}",
+        *(f"           {reason}" for reason in advice.reasons),
         f"sizes by:  {plan.law.source}",
         "batch by:  0.2920 C^0.3271 tokens a step (Bi et al. 2024); rates: this project's, by the root of the width",
         "",
@@ -123,7 +137,7 @@ def _sharding(plan: Plan) -> list[str]:
     """Why the model lies in shards, where it does."""
     if plan.chosen.parallel == "ddp":
         return []
-    whole, room = static_bytes(plan.chosen.shape) / 1e9, cost.MEMORY_SHARE * plan.machine.memory_bytes / 1e9
+    whole, room = static_bytes(plan.chosen.shape) / 1e9, room_of(plan.machine) / 1e9
     return [
         f"shards:    over all {plan.machine.num_devices} devices (`pretrain.parallel`): weights, gradients and moments "
         f"take {whole:,.0f} GB,",
@@ -132,19 +146,29 @@ def _sharding(plan: Plan) -> list[str]:
 
 
 def _advice(plan: Plan) -> Advice:
-    tokens = plan.chosen.batch_rows * plan.chosen.shape.context_length
-    return advise(corpus_tokens=plan.corpus.tokens, flops=plan.chosen.steps * step_flops(plan.chosen.shape, tokens))
+    chosen = plan.chosen
+    return advise(
+        corpus_tokens=plan.corpus.tokens,
+        flops=chosen.steps * step_flops(chosen.shape, chosen.step_tokens),
+        seconds=chosen.training_seconds,
+        memory_bytes=plan.machine.memory_bytes,
+    )
 
 
 def _loss_sentence(plan: Plan) -> str:
-    if plan.loss is not None and plan.loss_interval is not None:
-        low, high = plan.loss_interval
-        return f"{plan.loss:.3f} {plan.law.unit} held out, nine times of ten between {low:.3f} and {high:.3f}"
-    if plan.loss is not None:
-        return f"about {plan.loss:.2f} {plan.law.unit} on text like the law's"
-    return (
+    return _loss_told(plan.outlook(plan.chosen), plan.law.unit) or (
         "loss not predicted: the law was not made for such sizes, it only ranks them; `--fit` fits one to this corpus"
     )
+
+
+def _loss_told(expected: Outlook, unit: str) -> str | None:
+    """The loss with its band where the law has one; None where nothing is predicted."""
+    if expected.loss is None:
+        return None
+    if expected.interval is None:
+        return f"about {expected.loss:.2f} {unit} on text like the law's"
+    low, high = expected.interval
+    return f"{expected.loss:.3f} {unit} held out, nine times of ten between {low:.3f} and {high:.3f}"
 
 
 def _energy_sentence(plan: Plan) -> str:
@@ -159,9 +183,17 @@ def _energy_sentence(plan: Plan) -> str:
     return f"about {used:.3g} kWh if it draws throughout the {plan.watts:.0f} W read while small models were timed"
 
 
-def _alternative(name: str, one: Candidate) -> str:
-    shape = one.shape
-    return (
-        f"{name}:".ljust(11) + f"{one.parameters:,} parameters (width {shape.width}, {shape.layers} layers), "
-        f"{one.steps:,} steps, {one.tokens:,} tokens in the same budget"
-    )
+def _beside(name: str, one: Candidate | None, plan: Plan) -> list[str]:
+    """Another size, and what it takes and promises in the same budget; or that no device holds it."""
+    title = f"{name}:".ljust(11)
+    if name in plan.too_large:
+        return [f"{title}does not fit in {room_of(plan.machine) / 1e9:.1f} GB, all that a plan takes of the memory"]
+    if one is None:
+        return []
+    low, high = time_interval(one.seconds)
+    return [
+        f"{title}{one.parameters:,} parameters (width {one.shape.width}, {one.shape.layers} layers), "
+        f"{one.steps:,} steps, {one.tokens:,} tokens in the same budget,",
+        f"           {duration(low)} to {duration(high)}; "
+        f"{_loss_told(plan.outlook(one), plan.law.unit) or 'loss not predicted'}",
+    ]

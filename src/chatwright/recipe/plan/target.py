@@ -5,9 +5,10 @@ from collections.abc import Callable
 from functools import partial
 
 from chatwright.foundation.errors import UsageError
-from chatwright.recipe.plan.choose import Budget, Plan, StepTimer, at_pace, choose, times_slower
+from chatwright.recipe.plan.choose import StepTimer, at_pace, choose_one, times_slower, with_alternatives
 from chatwright.recipe.plan.corpus import CorpusSize
 from chatwright.recipe.plan.machine import Machine
+from chatwright.recipe.plan.proposal import Budget, Plan
 from chatwright.recipe.plan.scaling import Law
 
 _SHORTEST_S, _LONGEST_S = 30.0, 365 * 86_400.0
@@ -35,14 +36,18 @@ def plan_for(target: float, machine: Machine, corpus: CorpusSize, *, law: Law, t
     Raises:
         UsageError: no budget that the law may speak of reaches it; the best it may promise is told.
     """
-    plan = _search(target, law, corpus, partial(choose, machine, corpus, law=law))
+    plan = _search(target, law, corpus, partial(choose_one, machine, corpus, law=law))
     if timer is None:
-        return plan
+        return _with_alternatives(plan)
     step_seconds = timer(plan.chosen)
     if (slower := times_slower(plan.chosen, step_seconds)) is not None:
-        plan = _search(target, law, corpus, partial(choose, machine.slowed(slower), corpus, law=law))
+        plan = _search(target, law, corpus, partial(choose_one, machine.slowed(slower), corpus, law=law))
         step_seconds = timer(plan.chosen)
-    return at_pace(plan, step_seconds)
+    return at_pace(_with_alternatives(plan), step_seconds)
+
+
+def _with_alternatives(plan: Plan) -> Plan:
+    return with_alternatives(plan, Budget(seconds=plan.chosen.seconds))
 
 
 def _search(target: float, law: Law, corpus: CorpusSize, plan_of: Callable[[Budget], Plan]) -> Plan:
