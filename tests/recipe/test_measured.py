@@ -10,6 +10,7 @@ from chatwright.foundation import storage
 from chatwright.recipe.cards import write_cards
 from chatwright.recipe.report import write_comparison, write_report
 from chatwright.recipe.report.facts import key_figures, read_run
+from chatwright.recipe.report.figures import Bars, bars
 
 
 def words_of(page):
@@ -47,6 +48,41 @@ def run_dir(tmp_path_factory):
 )
 def test_the_report_shows_the_interval_of(run_dir, shown):
     assert shown in words_of(write_report(run_dir))
+
+
+def test_a_drawn_bar_has_its_interval_as_a_line_and_in_words(run_dir):
+    page = write_report(run_dir).read_text(encoding="utf-8")
+    (sure,) = re.findall(r'<span class="fill sure" style="([^"]*)" title="([^"]*)"><i class="whisker"></i>1.950<', page)
+    style, title = sure
+    assert "--low:0.7217;--high:0.7775" in style  # of the longest bar, the trigrams' 2.6
+    assert title == "1.95, 95% interval 1.8765 to 2.0215"
+    assert "fine-tuned model 1.950, 95% interval 1.877 to 2.022; base model 1.900" in page  # the picture in words
+    assert "The thin lines are 95% intervals" in page
+
+
+def test_a_line_reaches_no_further_than_the_longest_bar_may():
+    drawn = bars("k", [Bars("", ["a", "b"], [1.0, 2.0], None, [None, (1.5, 4.0)])], caption="c", description="d")
+    assert re.findall(r"--(?:share|low|high):[0-9.]+", drawn) == [
+        "--share:0.2500",
+        "--share:0.5000",
+        "--low:0.3750",
+        "--high:1.0000",
+    ]
+
+
+def test_the_table_of_evaluations_shows_intervals(tmp_path):
+    run_dir = write_run(tmp_path / "sample")
+    for name, result in storage.read_json(run_dir / "evaluate" / "scores.json")["models"].items():
+        keep(new_record("run", model={"name": name}, data={"path": "x"}, settings={}, result=result), run_dir / FOLDER)
+    page = words_of(write_report(run_dir))
+    for shown in (
+        "bits per byte 1.95 (1.877 to 2.022)",
+        "right 0.75 (0.6277 to 0.8422)",
+        "bleu 61.25 (50.05 to 70.15)",
+    ):
+        assert shown in page, shown
+    assert "bits per byte 1.9, " in page  # the base's has none
+    assert "digests. In brackets: 95% intervals." in page
 
 
 def test_the_card_shows_intervals(run_dir):
@@ -120,7 +156,9 @@ def test_runs_that_were_evaluated_before_there_were_intervals_are_shown_without(
                 strip(inner)
 
     rewrite(run_dir / "evaluate", "scores.json", strip)
-    page = words_of(write_report(run_dir))
+    path = write_report(run_dir)
+    page = words_of(path)
     assert "1.950" in page
     assert "In brackets" not in page
     assert "95% interval" not in page
+    assert "whisker" not in path.read_text(encoding="utf-8").split("</style>")[1]

@@ -429,9 +429,9 @@ def test_texts_written_during_training_are_shown_at_steps_spread_over_it(tmp_pat
     run_dir = write_run(tmp_path)
     for step in range(0, 101, 10):
         event = {
-            "event": "samples",
+            "event": "evaluation",
             "step": step,
-            "samples": [{"prompt": "Once", "continuation": f"at {step} {HOSTILE}"}],
+            "samples": [{"prompt": "Once", "text": f"at {step} {HOSTILE}"}],
         }
         storage.append_line(run_dir / "pretrain" / "metrics.jsonl", event)
     page = Page(write_report(run_dir).read_text(encoding="utf-8"))

@@ -50,8 +50,25 @@ def test_the_table_is_plain_text_where_there_is_no_terminal(result):
 def test_the_table_names_stages_figures_and_the_report(result):
     shown = as_table(result)
     assert "finetune  done       9 s   600 MB" in shown
-    assert "right answers, fine-tuned model  75.0%" in shown
+    assert "figure                           value (95% interval)    measured" in shown
+    assert "bits per byte, base model        1.900                   held-out documents" in shown
+    assert "bits per byte, fine-tuned model  1.950 (1.877 to 2.022)  held-out documents" in shown
+    assert "right answers, fine-tuned model  75.0% (62.8 to 84.2)    60 test questions" in shown
+    assert "BLEU, fine-tuned model           61.2 (50.0 to 70.2)     chrF 70.5 (60.2 to 80.3)" in shown
     assert shown.splitlines()[-1] == f"report: {result['report']}"
+
+
+def test_every_figure_has_a_line_of_its_own(result):
+    """Nothing is so long that it is broken."""
+    below = as_table(result).split("\nfigure ")[1].splitlines()[1:-2]
+    assert [line for line in below if line.startswith(" ")] == []
+
+
+def test_the_column_is_named_after_intervals_only_where_there_are_some(tmp_path):
+    run_dir = write_run(tmp_path, stages=("documents", "corpus", "tokenizer", "tokens", "pretrain"))
+    shown = as_table(summarise(run_dir, []))
+    assert "bits per byte, base model  2.000" in shown
+    assert "interval" not in shown
 
 
 def test_what_was_not_measured_is_absent(tmp_path):

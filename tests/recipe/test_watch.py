@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from chatwright.foundation import storage
 from chatwright.foundation.errors import UsageError
 from chatwright.foundation.usage import UsageMeter
 from chatwright.recipe import runner, watch
+from chatwright.recipe.improve import unfinished
 from chatwright.recipe.report.look import asset
 from chatwright.recipe.watch_page import look, serve_watch
 from chatwright.serve.settings import settings_for
@@ -23,8 +25,8 @@ from chatwright.train.metrics import MetricsLog, Window
 
 
 @pytest.fixture
-def going(tmp_path):
-    """A run whose pretraining is at step 40 of 100, a second for ten steps."""
+def stopped(tmp_path):
+    """A run whose pretraining is at step 40 of 100, a second for ten steps; nothing works on it."""
     work = tmp_path / "run" / runner._WORK / "pretrain-0123456789abcdef"
     work.mkdir(parents=True)
     (tmp_path / "run" / "recipe.toml").write_text('name = "run"\n[pretrain]\nsteps = 100\n')
@@ -34,6 +36,13 @@ def going(tmp_path):
         event = {"event": "step", "step": step, "seconds": step / 10, "loss": 8 - step / 10, "norm": 1.0}
         storage.append_line(work / watch.METRICS, event | {"tokens_per_second": 1000.0 + step})
     return tmp_path / "run"
+
+
+@pytest.fixture
+def going(stopped):
+    """The same while something works on it."""
+    with storage.exclusive(stopped):
+        yield stopped
 
 
 def shown(run_dir):
@@ -50,6 +59,68 @@ def test_a_training_that_goes_on_says_how_far_how_fast_and_how_long_still(going)
     assert json.loads(watch.as_json(going))["tokens_per_second"] == 1040.0
     assert progress.seconds_left == pytest.approx(6.0)
     assert progress.heldout == {"all": [4.0], "books": [3.0]}
+
+
+def test_a_training_that_nothing_works_on_is_told_as_stopped_with_no_time_left(stopped):
+    state = "stopped at step 40; the same command goes on"
+    text = shown(stopped)
+    assert state in text
+    assert " left" not in text
+    told = json.loads(watch.as_json(stopped))
+    assert (told["state"], told["done"], told["held"], told["seconds_left"]) == (state, False, False, None)
+    page = look(stopped, UsageMeter())
+    assert (page["state"], page["held"], page["left"]) == (state, False, None)
+
+
+def log_of(directory, *steps, total):
+    log = MetricsLog(directory, is_writer=True)
+    log.begin_anew(steps=total)
+    for step in steps:
+        log.write({"event": "step", "step": step, "seconds": step / 10, "loss": 1.0})
+    return directory / watch.METRICS
+
+
+@pytest.mark.parametrize("training", ["edits", "align"])
+def test_a_round_of_improvement_is_watched_while_it_learns_and_afterwards(tmp_path, training):
+    run_dir = write_run(tmp_path / "sample")
+    for path in run_dir.glob(f"*/{watch.METRICS}"):
+        os.utime(path, (1, 1))
+    work = unfinished.work_of(run_dir, 2) / training
+    work.mkdir(parents=True)
+    metrics = log_of(work, 10, 20, total=50)
+    with storage.exclusive(run_dir):
+        assert f"round-0002/{training}, going on" in shown(run_dir)
+        assert "20 of 50" in shown(run_dir)
+        assert "3 s left" in shown(run_dir)
+        storage.write_json(work / "report.json", {})  # the training is done, its model is judged
+        assert f"round-0002/{training}, done; the run goes on" in shown(run_dir)
+    with storage.publish(run_dir / "round-0002", {"summary": {"learning": {"steps": 20}}}) as scratch:
+        (scratch / watch.METRICS).write_bytes(metrics.read_bytes())
+    shutil.rmtree(work.parent)
+    assert "sample: round-0002, done ─" in shown(run_dir)
+    assert "20 of 20" in shown(run_dir)
+
+
+def looks_until(screen, text):
+    """Read the terminal until it shows this; without it, until it ends."""
+    assert any(text in line for line in screen), f"the watching ended before `{text}`"
+
+
+def test_the_terminal_follows_a_run_from_training_to_training_until_nothing_works_on_it(tmp_path):
+    run_dir = write_run(tmp_path / "sample", stages=("documents", "corpus", "tokenizer", "tokens", "pretrain"))
+    command = [sys.executable, "-m", "chatwright", "watch", str(run_dir), "--every", "0.2"]
+    as_terminal = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "140"}
+    with storage.exclusive(run_dir):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | as_terminal)
+        looks_until(process.stdout, "pretrain, done; the run goes on")
+        work = run_dir / runner._WORK / "finetune-0123456789abcdef"
+        work.mkdir(parents=True)
+        log_of(work, 10, total=50)
+        looks_until(process.stdout, "finetune, going on")
+    looks_until(process.stdout, "finetune, stopped at step 10; the same command goes on")
+    process.stdout.read()
+    process.stdout.close()
+    assert process.wait(60) == 0
 
 
 def test_the_picture_has_the_bar_the_curve_and_the_time_left(going):
@@ -87,11 +158,12 @@ def test_a_training_on_other_things_than_tokens_names_them_and_knows_how_long_st
     for step in (10, 20):
         window = Window(steps=10, targets=40, nats=20.0, norms=1.0, seconds=2.0, unit=unit)
         log.write({"event": "step", "step": step, "seconds": step / 5, **window.take()})
-    text = shown(tmp_path / "run")
+    with storage.exclusive(tmp_path / "run"):
+        text = shown(tmp_path / "run")
+        told = look(tmp_path / "run", UsageMeter())
     for part in ("20 of 100", "16 s left", f"0.500 mean over {unit}", f"20 {unit}/s"):
         assert part in text, part
     assert "token" not in text
-    told = look(tmp_path / "run", UsageMeter())
     assert (told["unit"], told["rate"], told["left"]) == (unit, 20.0, "16 s")
     assert told["figures"]["rate"]["y"] == f"{unit} a second"
     assert "token" not in told["figures"]["loss"]["y"]
@@ -192,6 +264,7 @@ def test_the_page_draws_a_training_as_it_goes_and_asks_nobody_else(going, width)
         assert page.text_content("#title") == "run: pretrain"
         assert "40" in page.text_content("#cards")
         assert "6 s left" in page.text_content("#cards")
+        assert page.text_content("#state") == "going on"
         event = {"event": "step", "step": 50, "seconds": 5.0, "loss": 3.0, "norm": 1.0, "tokens_per_second": 1050.0}
         storage.append_line(watch.find_training(going).path, event)
         page.locator("#cards strong").get_by_text("50", exact=True).wait_for()

@@ -60,7 +60,7 @@ def export_command(
         done = export_to_hugging_face(model, target, numbers=kind.value)
         write_cards_for(cards, done.path)
         if not cards:
-            say("  without a model card: it is not the model of a stage of a run")
+            say("  without a model card: it is not the model of a stage or a round of a run")
     else:
         kind = numbers or Numbers.F16
         target = out or place.with_name(f"{place.name}-{kind.value}.gguf")

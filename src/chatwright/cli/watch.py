@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from chatwright.foundation import storage
+
 _CURVE_COLUMNS = 60
 
 
@@ -23,7 +25,7 @@ def watch(  # noqa: PLR0917 - the library calls it by keyword
     port: Annotated[int, typer.Option(min=0, max=65535, help="of the page")] = 8002,
     as_json: Annotated[bool, typer.Option("--json", help="one look for machines")] = False,
 ) -> None:
-    """Curves, progress, rate and time left of a training while it goes. Ctrl-C ends the watching, not the training."""
+    """Curves, progress, rate and time left while a run is worked on. Ctrl-C ends the watching, not the training."""
     if page:
         from chatwright.recipe.watch_page import serve_watch
         from chatwright.serve.settings import settings_for
@@ -35,7 +37,7 @@ def watch(  # noqa: PLR0917 - the library calls it by keyword
 
     from chatwright.foundation.usage import UsageMeter
     from chatwright.recipe.watch import as_json as progress_as_json
-    from chatwright.recipe.watch import find_training, render
+    from chatwright.recipe.watch import render
 
     if as_json:
         typer.echo(progress_as_json(run_dir))
@@ -47,6 +49,7 @@ def watch(  # noqa: PLR0917 - the library calls it by keyword
         return
     meter = UsageMeter()
     with Live(render(run_dir, width=columns), console=console, auto_refresh=False) as live:
-        while not find_training(run_dir).is_done:
+        while storage.is_held(run_dir):
             time.sleep(every)
             live.update(render(run_dir, width=columns, usage=meter.look()), refresh=True)
+        live.update(render(run_dir, width=columns), refresh=True)  # as it was left

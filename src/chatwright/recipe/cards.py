@@ -3,16 +3,18 @@
 Nothing is measured here, and nothing is claimed that no stage wrote down: what is not known is said to be unknown.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from chatwright.data.document import UNKNOWN_LICENCE
 from chatwright.evaluate.records import run_of
 from chatwright.foundation import storage
-from chatwright.recipe import cards_hub
+from chatwright.recipe import cards_hub, cards_rounds
 from chatwright.recipe.cards_data import Data, data_card, read_data
+from chatwright.recipe.cards_material import read_material
 from chatwright.recipe.cards_text import head, joined, plain, table
-from chatwright.recipe.report.facts import RunFacts, StageFacts, manifest_paths, read_run
+from chatwright.recipe.report.facts import MODEL_NAMES, RunFacts, StageFacts
 from chatwright.recipe.report.improving import figures_of
 from chatwright.recipe.report.markup import count, decimal, percent, size, with_interval
 from chatwright.recipe.report.models import base_of, hub_id, name_of, shape_of
@@ -21,16 +23,12 @@ from chatwright.recipe.report.overview import NONE_HELD_OUT
 MODEL_CARD = "model-card.md"
 DATA_CARD = "data-card.md"
 README = "README.md"
-_TITLES = {
-    "pretrain": "base model",
-    "finetune": "fine-tuned model",
-    "align": "aligned model",
-    "distill": "distilled model",
-}
 
 
 def write_cards(run_dir: Path) -> list[Path]:
     """Write the cards of a run beside its stages: one for each model, and the data's where anything was read.
+
+    A promoted round's model has a card, too; the data's tells of all rounds.
 
     Returns:
         The files, models first.
@@ -39,29 +37,35 @@ def write_cards(run_dir: Path) -> list[Path]:
         UsageError: not a run.
         RefusedError: a manifest or a report is damaged.
     """
-    run = read_run(run_dir)
+    run, rounds = cards_rounds.read_run_and_rounds(run_dir)
     data = read_data(run)
-    cards = {f"{name}-{MODEL_CARD}": model_card(run, name, data) for name in _TITLES if name in run.stages}
-    if _has_data(run, data):
-        cards[DATA_CARD] = data_card(run, data)
+    cards = {f"{name}-{MODEL_CARD}": model_card(run, name, data) for name in MODEL_NAMES if name in run.stages}
+    for name in rounds:
+        learned = cards_rounds.up_to(run, rounds, name)
+        cards[f"{name}-{MODEL_CARD}"] = model_card(learned, name, _with_material(data, learned))
+    whole = dataclasses.replace(run, stages={**run.stages, **rounds})
+    data = _with_material(data, whole)
+    if _has_data(whole, data):
+        cards[DATA_CARD] = data_card(whole, data)
     return _write(cards, run_dir)
 
 
 def cards_for(model: Path) -> dict[str, str]:
     """The files that go with a model of a run where it is published: its card as `README.md`, and its data's card.
 
-    Empty for a model that is not the newest one of a stage of a run: nothing is told of it here.
+    Empty for a model that is neither the newest one of a stage of a run nor a round's: nothing is told of it here.
 
     Raises:
         RefusedError: a manifest or a report of the run is damaged.
     """
     run_dir = run_of(model)
     place = () if run_dir is None else model.resolve().relative_to(run_dir).parts
-    if run_dir is None or len(place) != 2 or place[0] not in _TITLES or place[1] != "model":
+    if run_dir is None or len(place) != 2 or not _makes_models(place[0]) or place[1] != "model":
         return {}
-    if run_dir / place[0] / storage.MANIFEST not in manifest_paths(run_dir):
+    if not all((run_dir / place[0] / name).exists() for name in (storage.MANIFEST, "model")):
         return {}
-    run = read_run(run_dir)
+    run, rounds = cards_rounds.read_run_and_rounds(run_dir)
+    run = cards_rounds.up_to(run, rounds, place[0])
     data = read_data(run)
     beside = {DATA_CARD: data_card(run, data)} if _has_data(run, data) else {}
     return {README: model_card(run, place[0], data), **beside}
@@ -79,6 +83,15 @@ def _write(cards: dict[str, str], directory: Path) -> list[Path]:
     return [directory / name for name in cards]
 
 
+def _makes_models(name: str) -> bool:
+    return name in MODEL_NAMES or cards_rounds.is_round(name)
+
+
+def _with_material(data: Data, run: RunFacts) -> Data:
+    """The same documents, and what the stages and rounds of `run` learned from beside them."""
+    return data._replace(material=read_material(run))
+
+
 def _has_data(run: RunFacts, data: Data) -> bool:
     return "corpus" in run.stages or bool(data.material)
 
@@ -87,31 +100,30 @@ def model_card(run: RunFacts, stage: str, data: Data) -> str:
     """The card of the model that a stage made, to become `README.md` where the model is published."""
     facts, scores = run.stages[stage], run.models.get(stage, {})
     base = base_of(run, stage)
-    licences = [group.label for group in data.licences]
+    licences = [group.label for group in data.documents.licences]
     licence = cards_hub.licence_of_model([*licences, *([cards_hub.licence_of_base(base)] if base else [])])
     values = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "language": cards_hub.languages(group.label for group in data.languages),
+        "language": cards_hub.languages(group.label for group in data.documents.languages),
         **licence,
         "base_model": hub_id(base) if base else None,  # one of the hub: any other name leads nowhere there
         "datasets": cards_hub.datasets(run),
         "tags": ["chatwright", *(["conversational"] if _is_chat(facts) else [])],
     }
-    rows = _score_rows(scores) or [(f"{one.name}: {one.meaning}", one.value) for one in figures_of(facts)]
+    rows = _score_rows(scores) or _figure_rows(facts)
     unmeasured = NONE_HELD_OUT if run.has_nothing_held_out else ""
     return joined(
         [
             head(values),
-            f"# {plain(run.name)}: {_TITLES[stage]}",
-            f"Made by chatwright {plain(facts.facts.get('versions', {}).get('chatwright'))}. "
-            "Figures are those of the run; what it did not measure is left out.",
+            f"# {plain(run.name)}: {_title(stage)}",
+            f"Made by {_maker(facts)}. Figures are those of the run; what it did not measure is left out.",
             "## The model",
             table(("what", "value"), _model_rows(run, facts)),
             "## Use\n\n" + _use(facts),
             "## Scores" if rows or unmeasured else "",
             table(("measure", "value"), rows),
-            _BRACKETS if any(_has_intervals(values) for values in _measured(scores)) else "",
+            _brackets(facts, scores),
             unmeasured,
             "## Training data\n\n" + _data_sentence(run, data),
             "## Licence\n\n" + _licence_sentence(licences, licence["license"]),
@@ -124,6 +136,27 @@ def model_card(run: RunFacts, stage: str, data: Data) -> str:
 _BRACKETS = "In brackets: 95% intervals, over documents and questions by bootstrap, of shares after Wilson."
 
 
+def _title(stage: str) -> str:
+    return MODEL_NAMES.get(stage) or f"model of improvement round {int(stage.rsplit('-', 1)[-1])}"
+
+
+def _maker(facts: StageFacts) -> str:
+    version = (facts.facts.get("versions") or {}).get("chatwright")  # rounds note none
+    return f"chatwright {plain(version)}" if version else "chatwright"
+
+
+def _figure_rows(facts: StageFacts) -> list[tuple[str, str]]:
+    if cards_rounds.is_round(facts.name):
+        return cards_rounds.score_rows(facts)
+    return [(f"{one.name}: {one.meaning}", one.value) for one in figures_of(facts)]
+
+
+def _brackets(facts: StageFacts, scores: dict[str, Any]) -> str:
+    if cards_rounds.is_round(facts.name):
+        return cards_rounds.brackets(facts)
+    return _BRACKETS if any(_has_intervals(values) for values in _measured(scores)) else ""
+
+
 def _measured(scores: dict[str, Any]) -> list[dict[str, Any]]:
     return [*(scores.get("heldout") or {}).values(), scores.get("answers") or {}]
 
@@ -133,8 +166,7 @@ def _has_intervals(values: dict[str, Any]) -> bool:
 
 
 def _is_chat(facts: StageFacts) -> bool:
-    """Whether the model has learned turns of a conversation; a student has where it was given conversations."""
-    return facts.name in ("finetune", "align") or (facts.name == "distill" and bool(facts.config.get("data")))
+    return facts.is_chat or cards_rounds.is_round(facts.name)
 
 
 def _model_rows(run: RunFacts, facts: StageFacts) -> list[tuple[str, str]]:

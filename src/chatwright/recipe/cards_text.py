@@ -26,6 +26,13 @@ def plain(value: Any) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
+def quoted(text: str) -> str:
+    """A card of ours as a part of another one: its title left out, its headings one step lower, no tag in it."""
+    lines = [line for line in text.strip().split("\n") if not line.startswith("# ")]
+    lowered = [f"#{line}" if line.startswith("#") else line for line in lines]
+    return "\n".join(lowered).replace("&", "&amp;").replace("<", "&lt;").strip()
+
+
 def joined(parts: Sequence[str]) -> str:
     """A card of its parts; empty ones are left out."""
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -55,6 +55,7 @@ batch_rows = 16          # windows of the context a step
 micro_rows = 16          # of them at once; lower it if memory is short, the result stays the same
 evaluate_every = 50
 checkpoint_every = 50    # a stop loses nothing, a crash at most these steps
+sample_prompts = ["The", "It is"]  # what it writes after them at each measurement stands in the report
 
 # ------------------------------------------------------------------------------------------------ conversations
 # To make an assistant of the model, put conversations beside this file and take the marks away. One a line:

@@ -3,6 +3,7 @@
 import io
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from chatwright.foundation.console import duration
-from chatwright.recipe.report.facts import key_figures, read_run
-from chatwright.recipe.report.markup import count, decimal, percent, short_count, size
+from chatwright.recipe.report.facts import MODEL_NAMES, has_intervals, key_figures, read_run
+from chatwright.recipe.report.markup import count, decimal, percent, short_count, size, with_interval
 from chatwright.recipe.report.page import REPORT
 from chatwright.recipe.runner import StageOutcome
 
 _WIDTH = 100  # columns where there is no terminal
-_NAMES = {"pretrain": "base model", "finetune": "fine-tuned model"}
 
 
 def summarise(run_dir: Path, outcomes: Sequence[StageOutcome]) -> dict[str, Any]:
@@ -54,7 +54,8 @@ def as_table(result: dict[str, Any]) -> str:
     for entry in result["stages"]:
         took = duration(entry["seconds"]) if "seconds" in entry else ""
         stages.add_row(entry["stage"], entry["state"], took, size(entry.get("peak_memory_bytes")))
-    figures = _plain_table("figure", "value", "measured")
+    is_sure = has_intervals(result["figures"])
+    figures = _plain_table("figure", "value (95% interval)" if is_sure else "value", "measured")
     for row in _figure_rows(result["figures"]):
         figures.add_row(*row)
     text = _rendered(stages) + ("\n" + _rendered(figures) if figures.row_count else "")
@@ -73,18 +74,23 @@ def _figure_rows(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
         trained = f"{short_count(figures['trained_tokens'])} tokens seen" if "trained_tokens" in figures else ""
         rows.append(("parameters", short_count(figures["parameters"]), trained))
     held = "a sample of held-out documents" if figures.get("heldout_is_sample") else "held-out documents"
+    ends = figures.get("heldout_bits_per_byte_95", {})
     rows += [
-        (f"bits per byte, {_NAMES[name]}", decimal(bits), f"{held}, lower is better")
+        (
+            f"bits per byte, {MODEL_NAMES[name]}",
+            with_interval(bits, ends.get(name), decimal),
+            f"{held}, lower is better",
+        )
         for name, bits in figures.get("heldout_bits_per_byte", {}).items()
     ]
     names = {"byte_trigram": "byte trigrams", "xz_9e": "xz -9e"}
     for key, bits in figures.get("baselines", {}).items():
         rows.append((f"bits per byte, {names.get(key, key)}", decimal(bits), "the same documents, no neural network"))
     for name, answers in figures.get("answers", {}).items():
-        rows += _answer_rows(_NAMES[name], answers)
+        rows += _answer_rows(MODEL_NAMES[name], answers)
     if "forgotten_bits_per_byte" in figures:
         forgotten = decimal(figures["forgotten_bits_per_byte"], signed=True)
-        rows.append(("forgotten", forgotten, "bits per byte on the base's held-out documents"))
+        rows.append(("forgotten", forgotten, "bits per byte of the base's documents"))
     return rows
 
 
@@ -92,16 +98,21 @@ def _answer_rows(name: str, answers: dict[str, Any]) -> list[tuple[str, str, str
     asked = f"{count(answers.get('questions'))} test questions"
     rows = []
     if "right" in answers:
-        rows.append(
-            (f"right answers, {name}", percent(answers["right"]), f"{asked}; {percent(answers.get('exact'))} exact")
-        )
+        exact = f"{asked}; {percent(answers.get('exact'))} exact"
+        rows.append((f"right answers, {name}", _sure_share(answers, "right"), exact))
     elif "exact" in answers:
-        rows.append((f"exact answers, {name}", percent(answers["exact"]), asked))
+        rows.append((f"exact answers, {name}", _sure_share(answers, "exact"), asked))
     if "bleu" in answers:
-        rows.append(
-            (f"BLEU, {name}", decimal(answers["bleu"], digits=1), f"chrF {decimal(answers.get('chrf'), digits=1)}")
-        )
+        rows.append((f"BLEU, {name}", _sure_score(answers, "bleu"), f"chrF {_sure_score(answers, 'chrf')}"))
     return rows
+
+
+def _sure_share(answers: dict[str, Any], key: str) -> str:
+    return with_interval(answers.get(key), answers.get(f"{key}_95"), percent, unit="%")
+
+
+def _sure_score(answers: dict[str, Any], key: str) -> str:
+    return with_interval(answers.get(key), answers.get(f"{key}_95"), partial(decimal, digits=1))
 
 
 def _plain_table(*columns: str) -> Table:

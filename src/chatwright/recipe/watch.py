@@ -18,18 +18,33 @@ from chatwright.foundation.usage import Usage
 
 METRICS = "metrics.jsonl"
 _WORK = ".work"
+_REPORT = "report.json"  # of a round's training; written last
 _TRAININGS = ("pretrain", "finetune", "reward", "align", "distill")
+_ROUND = "improve-"  # how the folder begins in which a round works
+_ROUND_TRAININGS = ("edits", "align")
 _BARS = "▁▂▃▄▅▆▇█"
 _RECENT = 5  # lines of metrics that the pace is taken over
 _PER_SECOND = "_per_second"  # how the key ends that has the rate; before it the unit: tokens, pairs, verdicts, answers
 
 
 class Watched(NamedTuple):
-    """A training that goes on, or has ended."""
+    """A training that goes on, was stopped, or has ended."""
 
-    stage: str
+    stage: str  # or a round, `round-0001`, or one of its trainings, `round-0001/align`
     path: Path  # its metrics
     is_done: bool
+    is_held: bool  # a process works on the run
+
+    @property
+    def is_going(self) -> bool:
+        """Whether somebody still works on it."""
+        return self.is_held and not self.is_done
+
+    def state(self, step: int) -> str:
+        """What becomes of it, in words; `step` is its last one so far."""
+        if self.is_done:
+            return "done; the run goes on" if self.is_held else "done"
+        return "going on" if self.is_held else f"stopped at step {step:,}; the same command goes on"
 
 
 class Progress(NamedTuple):
@@ -49,23 +64,35 @@ class Progress(NamedTuple):
 
 
 def find_training(run_dir: Path) -> Watched:
-    """The training of a run that wrote last: the one that goes on, else the newest that is done.
+    """The training of a run that wrote last: of the recipe, or of a round of improvement.
 
     Raises:
         UsageError: no training has begun here.
     """
-    found = []
-    for stage in _TRAININGS:
-        done = run_dir / stage / METRICS
-        found += [Watched(stage, done, True)] if done.is_file() else []
-        going = (run_dir / _WORK).glob(f"{stage}-*/{METRICS}")
-        found += [Watched(stage, path, False) for path in going]
+    work, is_held = run_dir / _WORK, storage.is_held(run_dir)
+    # What is not published comes first: published between the two, it is found the second time.
+    found = [Watched(stage, path, False, is_held) for stage in _TRAININGS for path in work.glob(f"{stage}-*/{METRICS}")]
+    for training in _ROUND_TRAININGS:
+        for path in work.glob(f"{_ROUND}*/{training}/{METRICS}"):
+            number = path.parent.parent.name.removeprefix(_ROUND)
+            is_done = (path.parent / _REPORT).is_file()
+            found.append(Watched(f"round-{number}/{training}", path, is_done, is_held))
+    published = [*(run_dir / stage / METRICS for stage in _TRAININGS), *run_dir.glob(f"round-[0-9]*/{METRICS}")]
+    found += [Watched(path.parent.name, path, True, is_held) for path in published if path.is_file()]
     if not found:
         raise UsageError(
             f"no training has begun in `{run_dir}`",
             hint="name the folder of a run, such as `runs/demo`; its documents may still be in preparation",
         )
-    return max(found, key=lambda one: one.path.stat().st_mtime_ns)
+    return max(found, key=lambda one: _written(one.path))
+
+
+def _written(path: Path) -> int:
+    """When, in nanoseconds; nothing of what was published meanwhile and stands elsewhere."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def read_events(watched: Watched, kind: str) -> list[dict[str, Any]]:
@@ -84,7 +111,7 @@ def read_progress(run_dir: Path, watched: Watched) -> Progress:
     now = int(max((line.get("step", 0) for line in lines), default=0))
     recent = steps[-_RECENT:]
     pace = _pace(recent)
-    left = None if watched.is_done or total is None or pace is None else max(0, total - now) * pace
+    left = None if not watched.is_going or total is None or pace is None else max(0, total - now) * pace
     return Progress(
         step=now,
         steps=total,
@@ -132,18 +159,18 @@ def _heldout(evaluations: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def _planned_steps(run_dir: Path, watched: Watched, lines: Sequence[dict[str, Any]]) -> int | None:
-    """Of a training that is done what it took; else as its log begins, or as the recipe says."""
+    """Of a training that is published what it took; else as its log begins, or as the recipe says."""
     recipe = run_dir / "recipe.toml"
-    if watched.is_done:
-        manifest = watched.path.parent / storage.MANIFEST
-        summary = storage.read_manifest(manifest.parent).facts.get("summary", {}) if manifest.is_file() else {}
-        return summary.get("steps")
+    if (watched.path.parent / storage.MANIFEST).is_file():
+        summary = storage.read_manifest(watched.path.parent).facts.get("summary", {})
+        steps: int | None = summary.get("learning", summary).get("steps")  # a round's stand with what it learned
+        return steps
     told = [line.get("steps") for line in lines if line.get("event") == "begins"]
     if told and isinstance(told[-1], int):
         return told[-1]
     section = read_toml(recipe).get(watched.stage, {}) if recipe.is_file() else {}
-    steps = section.get("steps") if isinstance(section, dict) else None
-    return steps if isinstance(steps, int) else None
+    planned = section.get("steps") if isinstance(section, dict) else None
+    return planned if isinstance(planned, int) else None
 
 
 def render(run_dir: Path, *, width: int = 60, usage: Usage | None = None) -> RenderableType:
@@ -158,7 +185,7 @@ def render(run_dir: Path, *, width: int = 60, usage: Usage | None = None) -> Ren
         memory = f"memory {used / 1e9:.1f} of {total / 1e9:.1f} GB"
         busy = f"{_bar(round(100 * usage.processor_share), 100, 10)}  {memory}"
         table.add_row(Text("machine"), Text(f"processor {usage.processor_share:.0%}"), Text(busy))
-    title = Text(f"{run_dir.name}: {watched.stage}, {'done' if watched.is_done else 'going on'}")
+    title = Text(f"{run_dir.name}: {watched.stage}, {watched.state(progress.step)}")
     return Panel(Group(table), title=title, title_align="left", expand=False)
 
 
@@ -211,4 +238,5 @@ def as_json(run_dir: Path) -> str:
     watched = find_training(run_dir)
     values = read_progress(run_dir, watched)._asdict()
     values[values["unit"] + _PER_SECOND] = values.pop("rate")
-    return json.dumps({"stage": watched.stage, "done": watched.is_done, **values}, indent=2)
+    told = {"stage": watched.stage, "done": watched.is_done, "held": watched.is_held}
+    return json.dumps({**told, "state": watched.state(values["step"]), **values}, indent=2)

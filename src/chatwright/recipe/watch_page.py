@@ -87,7 +87,9 @@ def look(run_dir: Path, meter: UsageMeter) -> dict[str, Any]:
     return {
         "run": run_dir.resolve().name,
         "stage": watched.stage,
+        "state": watched.state(told.step),
         "done": watched.is_done,
+        "held": watched.is_held,
         "step": told.step,
         "steps": told.steps,
         "time": duration(told.seconds),

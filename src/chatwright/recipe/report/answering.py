@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from chatwright.recipe.report import markup as html
-from chatwright.recipe.report.facts import RunFacts
+from chatwright.recipe.report.facts import MODEL_NAMES, RunFacts
 from chatwright.recipe.report.heatmap import spans_part
-from chatwright.recipe.report.overview import MODEL_NAMES
 
 _EVEN, _WRONG = 12, 8  # questions shown: spread over all, and of those answered wrongly
 _MAX_WEAK = 12
@@ -49,13 +48,13 @@ def samples_section(run: RunFacts) -> html.Section | None:
 
 
 def _judged(run: RunFacts) -> tuple[str, list[Verdict]]:
-    """The answers of the last model of the run, judged as the scores were."""
+    """The answers of the last model of the run that answers, judged as the scores were."""
     shown = run.read("evaluate", "samples.json")
-    for name in ("finetune", "pretrain"):
-        answers = shown.get(name, {}).get("answers")
-        if answers:
-            return name, [Verdict(index, item, run.is_right(name, item)) for index, item in enumerate(answers, 1)]
-    return "", []
+    answers = {name: model["answers"] for name, model in shown.items() if model.get("answers")}
+    name = run.chat_model(answers)
+    if name is None:
+        return "", []
+    return name, [Verdict(index, item, run.is_right(name, item)) for index, item in enumerate(answers[name], 1)]
 
 
 def choose(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -9,10 +9,11 @@ from chatwright.foundation import storage
 from chatwright.foundation.config import read_toml
 from chatwright.foundation.console import duration
 from chatwright.foundation.errors import UsageError
+from chatwright.foundation.masking import without_secrets
 from chatwright.recipe.report import markup as html
-from chatwright.recipe.report.facts import RECIPE, RunFacts, key_figures, read_run
+from chatwright.recipe.report.facts import MODEL_NAMES, RECIPE, RunFacts, has_intervals, key_figures, read_run
 from chatwright.recipe.report.figures import axis_switch, curve_of, curves, figure
-from chatwright.recipe.report.overview import MODEL_NAMES, heldout_note
+from chatwright.recipe.report.overview import heldout_note
 from chatwright.recipe.report.shell import page_of
 
 _MOST = 8  # runs; as many as there are colours that can be told apart
@@ -74,7 +75,7 @@ def _figures(runs: Sequence[Named]) -> html.Section:
     how = " ".join(sorted(notes)) + (
         " Bits per byte compare between tokenizers where the held-out documents are the same"
         + (": they are here." if _same_heldout(runs) else "; here they are NOT the same, so read them with care.")
-        + (_BRACKETS if any(_has_intervals(one.run) for one in runs) else "")
+        + (_BRACKETS if any(has_intervals(key_figures(one.run)) for one in runs) else "")
     )
     return html.Section("figures", "Figures", html.join([table, html.note(how)]))
 
@@ -83,12 +84,6 @@ _BRACKETS = (
     " In brackets: 95% intervals, of each run by itself; two that overlap may still differ, which `chatwright compare` "
     "tests on the same documents and questions."
 )
-
-
-def _has_intervals(run: RunFacts) -> bool:
-    figures = key_figures(run)
-    answers = figures.get("answers", {}).values()
-    return "heldout_bits_per_byte_95" in figures or any("exact_95" in values for values in answers)
 
 
 def _same_heldout(runs: Sequence[Named]) -> bool:
@@ -145,10 +140,11 @@ _MEASURES: tuple[tuple[str, _Read], ...] = (
     *((f"{label}: bits per byte, held out", _bits(name)) for name, label in MODEL_NAMES.items()),
     ("fine-tuning gained, bits per byte", _figure("gained_bits_per_byte", signed=True)),
     ("fine-tuning forgot, bits per byte", _figure("forgotten_bits_per_byte", signed=True)),
-    ("right answers", _answer("finetune", "right")),
-    ("exact answers", _answer("finetune", "exact")),
-    ("BLEU", _answer("finetune", "bleu")),
-    ("chrF", _answer("finetune", "chrf")),
+    *(
+        (f"{MODEL_NAMES[name]}: {label}", _answer(name, key))
+        for name in ("finetune", "align", "distill")
+        for label, key in (("right answers", "right"), ("exact answers", "exact"), ("BLEU", "bleu"), ("chrF", "chrf"))
+    ),
     ("time of all stages", _took),
     ("peak memory", _peak),
 )
@@ -245,9 +241,7 @@ def _samples(runs: Sequence[Named]) -> html.Section | None:
 
 def _settings(runs: Sequence[Named]) -> html.Section:
     """The keys of the recipes that are not the same."""
-    flat = [
-        _flat(read_toml(one.run.directory / RECIPE)) if (one.run.directory / RECIPE).is_file() else {} for one in runs
-    ]
+    flat = [_flat(without_secrets(_recipe(one.run))) for one in runs]
     keys = sorted({key for recipe in flat for key in recipe})
     rows: list[list[html.Child]] = [
         [html.code(key), *(str(recipe.get(key, _ABSENT)) for recipe in flat)]
@@ -266,6 +260,11 @@ def _settings(runs: Sequence[Named]) -> html.Section:
     return html.Section(
         "settings", "Settings", html.join([table, html.note(f"{same} other keys are the same in all.")])
     )
+
+
+def _recipe(run: RunFacts) -> dict[str, Any]:
+    path = run.directory / RECIPE
+    return read_toml(path) if path.is_file() else {}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from chatwright.evaluate.records import FOLDER, history
 from chatwright.recipe.report import markup as html
@@ -15,26 +15,37 @@ from chatwright.recipe.report.look import style
 _MAX_ROWS = 30
 
 
-def main_figures(record: dict[str, Any]) -> dict[str, float]:
+class Measured(NamedTuple):
+    """A figure and the ends of its 95 % interval, where it has one."""
+
+    value: float
+    ends: Sequence[float] | None = None
+
+
+def main_figures(record: dict[str, Any]) -> dict[str, Measured]:
     """The few figures of a record that make a line over time, by their names."""
     result, kind = record["result"], record["kind"]
     if kind == "texts":
-        return {"bits per byte": float(result["domains"]["all"]["bits_per_byte"])}
+        return {"bits per byte": _measured(result["domains"]["all"], "bits_per_byte")}
     if kind == "answers":
         return _answer_figures(result)
     if kind == "run":
         heldout = result.get("heldout", {}).get("all")
         is_measured = heldout is not None and heldout.get("documents") != 0  # former versions wrote figures over none
-        bits = {"bits per byte": float(heldout["bits_per_byte"])} if is_measured else {}
+        bits = {"bits per byte": _measured(heldout, "bits_per_byte")} if is_measured else {}
         return bits | _answer_figures(result.get("answers", {}))
     if kind == "tasks":
-        return {f"{name}: {item['metric']}": float(item["value"]) for name, item in result["tasks"].items()}
+        return {f"{name}: {item['metric']}": Measured(float(item["value"])) for name, item in result["tasks"].items()}
     return {}
 
 
-def _answer_figures(result: dict[str, Any]) -> dict[str, float]:
+def _measured(values: dict[str, Any], key: str) -> Measured:
+    return Measured(float(values[key]), values.get(f"{key}_95"))
+
+
+def _answer_figures(result: dict[str, Any]) -> dict[str, Measured]:
     names = ("bleu", "chrf", "ter", "rouge_l", "exact", "token_f1", "right")
-    return {name: float(result[name]) for name in names if name in result}
+    return {name: _measured(result, name) for name in names if name in result}
 
 
 def evaluations_section(run: RunFacts) -> html.Section | None:
@@ -54,8 +65,8 @@ def _lines(records: Sequence[dict[str, Any]]) -> html.Html | None:
     for record in records:
         # A recipe measures all its models each time: these are lines side by side, not one that goes up and down.
         whose = record["model"]["name"] if record["kind"] == "run" else Path(str(record["data"].get("path", ""))).name
-        for name, value in main_figures(record).items():
-            series.setdefault(f"{whose}, {name}", []).append((record["created"], value, record["model"]["name"]))
+        for name, found in main_figures(record).items():
+            series.setdefault(f"{whose}, {name}", []).append((record["created"], found.value, record["model"]["name"]))
     drawn = {name: points for name, points in series.items() if len(points) > 1}
     if not drawn:
         return None
@@ -71,16 +82,22 @@ def _lines(records: Sequence[dict[str, Any]]) -> html.Html | None:
     return figure("history", content, caption="Scores over time", description=told)
 
 
+def _shown(found: Measured) -> str:
+    return html.with_interval(found.value, found.ends, lambda value: f"{value:.4g}")
+
+
 def _table(records: Sequence[dict[str, Any]]) -> html.Html:
+    shown_records = records[-_MAX_ROWS:]
+    is_sure = any(found.ends for record in shown_records for found in main_figures(record).values())
     rows: list[list[html.Child]] = [
         [
             time.strftime("%Y-%m-%d %H:%M", time.gmtime(record["created"])),
             str(record["model"].get("name", "")),
             f"{record['kind']}: {Path(str(record['data'].get('path', ''))).name}",
-            ", ".join(f"{name} {value:.4g}" for name, value in main_figures(record).items()),
+            ", ".join(f"{name} {_shown(found)}" for name, found in main_figures(record).items()),
             html.code(str(record["model"].get("digest", ""))[:12]),
         ]
-        for record in reversed(records[-_MAX_ROWS:])
+        for record in reversed(shown_records)
     ]
     shown = html.table(
         ["when (UTC)", "model", "measured on", "figures", "model's digest"],
@@ -89,9 +106,9 @@ def _table(records: Sequence[dict[str, Any]]) -> html.Html:
         words=(1, 2, 3, 4),
     )
     older = f" {len(records) - _MAX_ROWS} older ones are in the folder." if len(records) > _MAX_ROWS else ""
-    return html.join(
-        [shown, html.note(f"Each is a file in `{FOLDER}/` with model, data and code by their digests.{older}")]
-    )
+    brackets = " In brackets: 95% intervals." if is_sure else ""
+    how = f"Each is a file in `{FOLDER}/` with model, data and code by their digests.{brackets}{older}"
+    return html.join([shown, html.note(how)])
 
 
 def record_page(record: dict[str, Any]) -> str:

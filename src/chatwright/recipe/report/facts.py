@@ -3,12 +3,14 @@
 Every file but the manifests may be missing: a run need not have every stage.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import UsageError
+from chatwright.foundation.masking import without_secrets
 
 # In the order of a model's life. A tuple of its own, because the table of stages needs PyTorch to import.
 STAGE_NAMES = (
@@ -18,7 +20,13 @@ STAGE_NAMES = (
 RECIPE = "recipe.toml"
 EVALUATIONS = "evaluations"  # records of single evaluations
 RATINGS = "ratings.sqlite"  # the study of `chatwright rate`
-_MODEL_STAGES = ("pretrain", "finetune")
+# Stages that make a model which is measured, in the order of its life, and what people call it.
+MODEL_NAMES = {
+    "pretrain": "base model",
+    "finetune": "fine-tuned model",
+    "align": "aligned model",
+    "distill": "distilled model",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +46,8 @@ class StageFacts:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The stage's own section, every default written out."""
-        value: dict[str, Any] = self.facts.get("config") or {}
+        """The stage's own section, every default written out; what earlier versions kept of passwords is left out."""
+        value: dict[str, Any] = without_secrets(self.facts.get("config") or {})
         return value
 
     @property
@@ -47,6 +55,11 @@ class StageFacts:
         """What it was made from: name -> `path` and `content`."""
         value: dict[str, dict[str, str]] = self.facts.get("inputs") or {}
         return value
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether its model has learned turns of a conversation; a student has where it was given conversations."""
+        return self.name in ("finetune", "align") or (self.name == "distill" and bool(self.config.get("data")))
 
     @property
     def seconds(self) -> float:
@@ -99,13 +112,19 @@ class RunFacts:
     def models(self) -> dict[str, dict[str, Any]]:
         """Scores by model, the base first."""
         scored = self.scores.get("models") or {}
-        return {name: _as_measured(scored[name]) for name in _MODEL_STAGES if name in scored}
+        return {name: _as_measured(scored[name]) for name in MODEL_NAMES if name in scored}
 
     @property
     def has_nothing_held_out(self) -> bool:
         """Whether the run has documents of which none was held out, so that no loss of them is known."""
         held = self.summary("tokens").get("heldout") or {}
         return held.get("documents") == 0
+
+    def chat_model(self, names: Collection[str]) -> str | None:
+        """Of these models the last one that has learned to answer; where none has, the last one."""
+        made = [name for name in MODEL_NAMES if name in names]
+        chats = [name for name in made if name in self.stages and self.stages[name].is_chat]
+        return next(reversed(chats or made), None)
 
     def is_right(self, model: str, item: dict[str, Any]) -> bool:
         """Whether an answer of `samples.json` is, as the model's scores were judged: by its label, or by its text."""
@@ -164,6 +183,12 @@ def key_figures(run: RunFacts) -> dict[str, Any]:
         "forgotten_bits_per_byte": (run.summary("finetune").get("forgetting") or {}).get("all"),
     }
     return {key: value for key, value in figures.items() if value not in (None, {})}
+
+
+def has_intervals(figures: dict[str, Any]) -> bool:
+    """Whether one of the key figures has its 95 % interval beside it."""
+    answers = figures.get("answers", {}).values()
+    return "heldout_bits_per_byte_95" in figures or any(key.endswith("_95") for values in answers for key in values)
 
 
 def heldout_bits(run: RunFacts) -> dict[str, float]:

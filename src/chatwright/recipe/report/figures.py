@@ -28,6 +28,7 @@ class Bars(NamedTuple):
     labels: list[str]
     values: list[float]
     colours: list[str] | None = None  # of each bar; None: one for the series
+    ends: Sequence[Sequence[float] | None] | None = None  # of each bar's 95 % interval, where it has one
 
 
 def curve_of(
@@ -105,24 +106,22 @@ def bars(
 ) -> html.Html:
     """Bars that lie, so that names can be read on a narrow screen; first row at the top, series side by side.
 
+    A bar with an interval has it as a thin line across its end.
+
     Args:
         key: unique in the page.
         series: bars of one length of `labels`, the same in each.
         caption: what they show.
-        description: the same in words with its main numbers.
+        description: the same in words with its main numbers and their intervals.
         shown: a value as it stands beside its bar.
     """
-    longest = max((value for item in series for value in item.values), default=0.0) or 1.0
+    lengths = [value for item in series for value in item.values]
+    lengths += [end for item in series for ends in item.ends or () for end in ends or ()]
+    longest = max(lengths, default=0.0) or 1.0
     rows: list[html.Child] = []
     for index, label in enumerate(series[0].labels):
         fills = [
-            _fill(
-                item.values[index],
-                longest,
-                (item.colours or [])[index : index + 1] or [COLOURS[number]],
-                f"{item.name} {item.values[index]:.5g}".strip(),
-                shown(item.values[index]),
-            )
+            _fill(item, index, longest=longest, colour=COLOURS[number], shown=shown)
             for number, item in enumerate(series)
         ]
         rows += [html.element("span", label), html.element("div", *fills)]
@@ -139,9 +138,16 @@ def bars(
     )
 
 
-def _fill(value: float, longest: float, colours: Sequence[str], title: str, shown: str) -> html.Html:
-    style = f"--share:{max(0.0, value) / longest:.4f};--colour:{colours[0]}"
-    return html.element("span", shown, class_="fill", style=style, title=title)
+def _fill(item: Bars, index: int, *, longest: float, colour: str, shown: Callable[[float], str]) -> html.Html:
+    value, ends = item.values[index], item.ends[index] if item.ends else None
+    style = f"--share:{max(0.0, value) / longest:.4f};--colour:{item.colours[index] if item.colours else colour}"
+    title, whisker = f"{item.name} {value:.5g}".strip(), None
+    if ends:
+        low, high = (max(0.0, end) / longest for end in ends)
+        style += f";--low:{low:.4f};--high:{high:.4f}"
+        title += f", 95% interval {ends[0]:.5g} to {ends[1]:.5g}"
+        whisker = html.element("i", class_="whisker")
+    return html.element("span", whisker, shown(value), class_="fill sure" if ends else "fill", style=style, title=title)
 
 
 def figure(key: str, content: dict[str, Any], *, caption: str, description: str) -> html.Html:

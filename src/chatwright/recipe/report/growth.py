@@ -11,14 +11,13 @@ _MOST = 6  # steps shown of each prompt
 def samples_over_training(stage: StageFacts) -> html.Html | None:
     """Each prompt with what followed it at steps spread over the training; nothing where none were taken."""
     by_prompt: dict[str, list[tuple[int, str]]] = {}
-    for event in stage.events("samples"):
+    for event in stage.events("evaluation"):
         for item in event.get("samples", []):
-            written = item.get("continuation", item.get("answer", item.get("text", "")))
-            by_prompt.setdefault(str(item.get("prompt", "")), []).append((int(event["step"]), str(written)))
+            by_prompt.setdefault(str(item["prompt"]), []).append((int(event["step"]), str(item["text"])))
     if not by_prompt:
         return None
     blocks = [_of_prompt(prompt, _spread(found)) for prompt, found in by_prompt.items()]
-    how = "The same prompts at each step, drawn with the same settings and seed; not chosen."
+    how = "The same prompts at each step, each continued by the likeliest token every time: nothing is drawn or chosen."
     return html.join([html.element("h3", "What it wrote on the way"), *blocks, html.note(how)])
 
 

@@ -156,15 +156,21 @@ def percent(share: float | None, *, digits: int = 1) -> str:
     return "\N{EN DASH}" if share is None else f"{100 * share:.{digits}f}%"
 
 
-def with_interval(value: float | None, ends: Sequence[float] | None, show: Callable[[float | None], str]) -> str:
+def with_interval(
+    value: float | None, ends: Sequence[float] | None, show: Callable[[float | None], str], *, unit: str = ""
+) -> str:
     """A figure with its 95 % interval behind it, where it has one.
 
     Args:
         value: the figure.
         ends: of the interval.
         show: writes one number, such as `percent` or `decimal`.
+        unit: what `show` ends with and the interval need not repeat.
     """
-    return show(value) if not ends or value is None else f"{show(value)} ({show(ends[0])} to {show(ends[1])})"
+    if not ends or value is None:
+        return show(value)
+    low, high = (show(end).removesuffix(unit) for end in ends)
+    return f"{show(value)} ({low} to {high})"
 
 
 def decimal(value: float | None, *, digits: int = 3, signed: bool = False) -> str:

@@ -2,7 +2,11 @@
 
 from typing import Any
 
+import tomli_w
+
+from chatwright.foundation.config import read_toml
 from chatwright.foundation.console import duration
+from chatwright.foundation.masking import without_secrets
 from chatwright.recipe.report import markup as html
 from chatwright.recipe.report.facts import RECIPE, RunFacts, StageFacts
 from chatwright.recipe.report.lineage_map import lineage_map
@@ -104,17 +108,22 @@ def making_section(run: RunFacts) -> html.Section:
         "largest resident size of the process, or of one of its child processes, since the process began, so within "
         "one call it never falls from a stage to the next."
     )
-    recipe = run.directory / RECIPE
     parts: list[html.Child] = [
         html.table(["stage", "time", "peak memory", "seed", "stage version"], rows, caption="What it took"),
         html.note(how),
         _versions(run),
-        html.details("The recipe, every default written out", html.element("pre", recipe.read_text(encoding="utf-8")))
-        if recipe.is_file()
-        else None,
+        _recipe(run),
         html.details("All digests in full", _digests(run)),
     ]
     return html.Section("making", "How it was made", html.join(parts))
+
+
+def _recipe(run: RunFacts) -> html.Html | None:
+    path = run.directory / RECIPE
+    if not path.is_file():
+        return None
+    text = tomli_w.dumps(without_secrets(read_toml(path)))
+    return html.details("The recipe, every default written out", html.element("pre", text))
 
 
 def _versions(run: RunFacts) -> html.Html:

@@ -6,11 +6,10 @@ from typing import Any
 from chatwright.foundation.console import duration
 from chatwright.recipe.report import improving
 from chatwright.recipe.report import markup as html
-from chatwright.recipe.report.facts import RunFacts, key_figures
+from chatwright.recipe.report.facts import MODEL_NAMES, RunFacts, key_figures
 from chatwright.recipe.report.models import FAMILIES, base_of, shape_of
 
 NONE_HELD_OUT = "No document was held out, so bits per byte and perplexity are not measured."
-MODEL_NAMES = {"pretrain": "base model", "finetune": "fine-tuned model"}
 
 
 def summary_section(run: RunFacts) -> html.Section:
@@ -66,12 +65,13 @@ def _answer_card(answers: dict[str, Any], best: str) -> list[html.Html]:
     name = next((name for name in ("right", "exact") if name in answers[best]), None)
     if name is None:
         return []
-    base = answers.get("pretrain", {}).get(name)
-    beside = f"; base model {html.percent(base)}" if best == "finetune" and base is not None else ""
+    others = [other for other in reversed(MODEL_NAMES) if other != best and name in answers.get(other, {})]
+    beside = "".join(f"; {MODEL_NAMES[other]} {html.percent(answers[other][name])}" for other in others)
+    whose = f" by the {MODEL_NAMES[best]}" if best in ("align", "distill") else ""
     has_bleu = name == "exact" and "bleu" in answers[best]
     bleu = f"; BLEU {html.decimal(answers[best]['bleu'], digits=1)}" if has_bleu else ""
     sure = _interval(answers[best].get(f"{name}_95"), html.percent)
-    meaning = f"of {html.count(answers[best]['questions'])} test questions{sure}{beside}{bleu}"
+    meaning = f"of {html.count(answers[best]['questions'])} test questions{whose}{sure}{beside}{bleu}"
     return [_card(f"{name.capitalize()} answers", html.percent(answers[best][name]), meaning)]
 
 
@@ -79,7 +79,7 @@ def _cards(run: RunFacts) -> list[html.Html]:
     """Cards in the order of their weight; a run shows the first that it has."""
     figures = key_figures(run)
     answers, bits = figures.get("answers", {}), figures.get("heldout_bits_per_byte", {})
-    best = next((name for name in ("finetune", "pretrain") if name in answers), None)
+    best = run.chat_model(answers)
     cards = []
     if best is not None:
         cards += _answer_card(answers, best)

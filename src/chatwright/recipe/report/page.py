@@ -11,7 +11,7 @@ from chatwright.recipe.report.rounds import round_paths, rounds_section
 from chatwright.recipe.report.shell import page_of
 
 REPORT = "report.html"
-_VERSION = 7  # raised when the same run would give another page
+_VERSION = 10  # raised when the same run would give another page
 _META = "chatwright-made-from"
 _HEAD_BYTES = 4096
 

@@ -1,13 +1,13 @@
 """The part of the page with scores: how good each model is, beside what needs no network, and what tuning cost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from chatwright.recipe.report import markup as html
-from chatwright.recipe.report.facts import RunFacts
+from chatwright.recipe.report.facts import MODEL_NAMES, RunFacts
 from chatwright.recipe.report.figures import COLOURS, MUTED, Bars, bars
-from chatwright.recipe.report.overview import BASELINES, MODEL_NAMES, NONE_HELD_OUT, heldout_note
+from chatwright.recipe.report.overview import BASELINES, NONE_HELD_OUT, heldout_note
 
 Show = Callable[[float | None], str]  # writes one number
 
@@ -25,24 +25,31 @@ def _none_held_out(run: RunFacts) -> html.Html | None:
 
 def _place(run: RunFacts) -> html.Html | None:
     """The models' bits per byte among those of methods without a network."""
-    models = {
-        MODEL_NAMES[name]: model["heldout"]["all"]["bits_per_byte"]
-        for name, model in run.models.items()
-        if "heldout" in model
-    }
-    if not models:
+    measured = {MODEL_NAMES[name]: model["heldout"]["all"] for name, model in run.models.items() if "heldout" in model}
+    if not measured:
         return None
+    models = {name: values["bits_per_byte"] for name, values in measured.items()}
+    ends = {name: values["bits_per_byte_95"] for name, values in measured.items() if "bits_per_byte_95" in values}
     baselines = run.scores.get("baselines") or {}
     compared = {label: baselines[key] for key, label in BASELINES.items() if key in baselines}
     ordered = sorted((compared | models).items(), key=lambda item: -item[1])
     colours = [MUTED if name in compared else COLOURS[list(models).index(name)] for name, _ in ordered]
     drawn = bars(
         "place",
-        [Bars("", [name for name, _ in ordered], [value for _, value in ordered], colours)],
+        [
+            Bars(
+                "",
+                [name for name, _ in ordered],
+                [value for _, value in ordered],
+                colours,
+                [ends.get(name) for name, _ in ordered],
+            )
+        ],
         caption="Held-out documents: bits per byte, lower is better",
-        description="; ".join(f"{name} {value:.3f}" for name, value in ordered),
+        description="; ".join(f"{name} {_with_ends(value, ends.get(name))}" for name, value in ordered),
     )
-    how = " Bits needed for a byte of raw text, which has 8, so models with other tokenizers compare."
+    how = " The thin lines are 95% intervals by bootstrap over documents." if ends else ""
+    how += " Bits needed for a byte of raw text, which has 8, so models with other tokenizers compare."
     if baselines:
         how += (
             " Byte trigrams: counted over the training documents and smoothed. xz -9e: the held-out documents "
@@ -51,34 +58,44 @@ def _place(run: RunFacts) -> html.Html | None:
     return html.join([drawn, html.note(heldout_note(run), how)])
 
 
+def _with_ends(value: float, ends: Sequence[float] | None) -> str:
+    return f"{value:.3f}" + (f", 95% interval {ends[0]:.3f} to {ends[1]:.3f}" if ends else "")
+
+
 def _heldout(run: RunFacts) -> html.Html | None:
     measured = {name: model["heldout"] for name, model in run.models.items() if "heldout" in model}
     if not measured:
         return None
-    first = next(iter(measured.values()))
-    names = list(measured)
-    head = ["domain", "documents", "bytes"]
-    head += [f"{MODEL_NAMES[name]}: {unit}" for name in names for unit in ("bits per byte", "perplexity")]
-    rows: list[list[html.Child]] = [
-        [
-            domain,
-            html.count(values["documents"]),
-            html.count(values["bytes"]),
-            *(
-                _pair_of(measured[name].get(domain, {}), key)
-                for name in names
-                for key in ("bits_per_byte", "perplexity")
-            ),
-        ]
-        for domain, values in first.items()
-    ]
+    # Two models fit side by side with both units; more need a table for each, or it would be cut on paper.
+    tables = [_UNITS] if len(measured) <= _MOST_TOGETHER else [(unit,) for unit in _UNITS]
     has_intervals = any("bits_per_byte_95" in domains["all"] for domains in measured.values())
     how = html.note(
         heldout_note(run),
         " Perplexity is per token of the run's tokenizer; it does not compare across tokenizers.",
         _BRACKETS_OF_DOCUMENTS if has_intervals else None,
     )
-    return html.join([html.table(head, rows, caption="Held-out documents by domain"), how])
+    return html.join([*(_by_domain(measured, units) for units in tables), how])
+
+
+_UNITS = (("bits per byte", "bits_per_byte"), ("perplexity", "perplexity"))
+_MOST_TOGETHER = 2  # models
+
+
+def _by_domain(measured: dict[str, dict[str, Any]], units: Sequence[tuple[str, str]]) -> html.Html:
+    """A row for each domain, with these figures of every model."""
+    head = ["domain", "documents", "bytes"]
+    head += [f"{MODEL_NAMES[name]}: {unit}" for name in measured for unit, _ in units]
+    rows: list[list[html.Child]] = [
+        [
+            domain,
+            html.count(values["documents"]),
+            html.count(values["bytes"]),
+            *(_pair_of(domains.get(domain, {}), key) for domains in measured.values() for _, key in units),
+        ]
+        for domain, values in next(iter(measured.values())).items()
+    ]
+    which = "" if len(units) > 1 else f": {units[0][0]}"
+    return html.table(head, rows, caption=f"Held-out documents by domain{which}")
 
 
 _BRACKETS_OF_DOCUMENTS = " In brackets: 95% intervals by bootstrap over documents; of a single one there is none."

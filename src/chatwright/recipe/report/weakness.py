@@ -75,9 +75,7 @@ def _domains(domains: "Sequence[Domain]") -> html.Html:
 def _proposals(found: "Sequence[Proposal]") -> html.Html:
     if not found:
         return html.note("Nothing to propose: no topic or domain is weak enough.")
-    items = [
-        html.element("li", proposal.why, ": ", html.code(f"{proposal.key} = {proposal.value}")) for proposal in found
-    ]
+    items = [html.element("li", proposal.why, ": ", html.code(proposal.shown)) for proposal in found]
     how = html.note(
         "Accept one with ", html.code("chatwright weak RUN --accept NUMBER --to NEW.toml"), "; nothing else changes."
     )

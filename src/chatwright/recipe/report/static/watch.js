@@ -1,4 +1,4 @@
-// Asks the server how the training goes and shows it, every two seconds while it goes on and the page is seen.
+// Asks the server how the training goes and shows it, every two seconds while the run goes on and the page is seen.
 (() => {
   "use strict";
   const EVERY_MS = 2000;
@@ -25,7 +25,7 @@
 
   const show = (told) => {
     place("title").textContent = `${told.run}: ${told.stage}`;
-    place("state").textContent = told.done ? "done" : "going on";
+    place("state").textContent = told.state;
     const bar = place("progress");
     if (told.steps) bar.value = told.step / told.steps;
     else bar.removeAttribute("value");
@@ -37,14 +37,14 @@
   };
 
   const again = async () => {
-    let isDone = false;
+    let isLeft = false;
     if (!document.hidden) {
       try {
         const answer = await fetch("api/progress", { cache: "no-store" });
         const told = await answer.json();
         if (answer.ok) {
           show(told);
-          isDone = told.done;
+          isLeft = !told.held;
         } else {
           place("state").textContent = told.problem || "the server cannot tell at the moment";
         }
@@ -52,7 +52,7 @@
         place("state").textContent = "the watching has ended; what is shown is what was seen last";
       }
     }
-    setTimeout(again, isDone ? 10 * EVERY_MS : EVERY_MS);
+    setTimeout(again, isLeft ? 10 * EVERY_MS : EVERY_MS);
   };
   again();
 })();
