@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from chatwright.feedback.conversations import Message
+from chatwright.foundation.errors import RefusedError
 from chatwright.model.chat import ChatModel, load
 from chatwright.model.config import Llama3Scaling as RopeScaling
 from chatwright.model.directory import LINEAGE, load_model
 from chatwright.model.engine.engine import Engine, EngineSettings
+from chatwright.model.export.hugging_face import check_with_transformers
 from chatwright.model.generation import GenerationRequest, Sampling
 from chatwright.model.prompts import ChatEncoder
 from chatwright.tokens.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
@@ -218,3 +220,13 @@ def test_a_directory_holds_what_others_look_for_and_nothing_else(saved_once):
     assert config.architectures == ["Qwen3ForCausalLM"]
     assert generation.eos_token_id == config.eos_token_id == [2, 0]
     assert generation.do_sample is False
+
+
+def test_an_export_that_transformers_computes_otherwise_is_refused(saved_once, make_network, tiny_tokenizer):
+    with pytest.raises(RefusedError, match=r"computes other logits: .* apart"):
+        check_with_transformers(saved_once(), make_network(seed=9), tiny_tokenizer, tolerance=TOLERANCE)
+
+
+def test_an_export_that_transformers_reads_otherwise_is_refused(saved_once, tiny_network, word_tokenizer):
+    with pytest.raises(RefusedError, match="reads .* as other ids"):
+        check_with_transformers(saved_once(), tiny_network, word_tokenizer, tolerance=TOLERANCE)

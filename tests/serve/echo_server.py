@@ -34,6 +34,7 @@ class EchoEngine:
         self.ended = []  # how each answer ended
         self.width = 1  # answers at once
         self.prepared_by = None  # the thread that did
+        self.written = 0  # words so far
         self._running = {}
         self._cancelled = set()
         self._texts = []  # an id of a prompt is a place in here
@@ -92,7 +93,7 @@ class EchoEngine:
         self._running.clear()
 
     def load(self):
-        return EngineLoad(len(self._running), 0, len(self._running), 2, 30, 10, 20)
+        return EngineLoad(len(self._running), 0, len(self._running), 2, 30, 10, self.written)
 
     def _pieces(self, request, answer, number):
         text, asked = self._texts[request.prompt[0]], request.sampling
@@ -115,6 +116,7 @@ class EchoEngine:
                 yield None
                 continue
             count += 1
+            self.written += 1
             said += word
             stop = next((stop for stop in asked.stop if stop in said), None)
             if stop is not None:

@@ -226,13 +226,24 @@ def test_the_side_of_a_model_is_drawn_anew_each_time(tmp_path):
 
 
 def test_metrics_count_requests_and_tokens(client):
-    client.get("/nothing-of-this-name")
-    text = client.get("/metrics").text
-    assert 'chatwright_requests_total{route="other",method="GET",status="404"}' in text
-    assert "nothing-of-this-name" not in text
-    assert 'chatwright_completion_tokens_total{model="echo-1"} 20' in text
-    for line in text.splitlines():
-        assert line.startswith("# ") or line.rpartition(" ")[2].replace(".", "").isdigit(), line
+    counted = (
+        'chatwright_requests_total{route="other",method="GET",status="404"} ',
+        'chatwright_completion_tokens_total{model="echo-1"} ',
+    )
+
+    def read():
+        lines = client.get("/metrics").text.splitlines()
+        for line in lines:
+            assert line.startswith("# ") or line.rpartition(" ")[2].replace(".", "").isdigit(), line
+        assert not any("nothing-of-this-name" in line for line in lines)
+        return [sum(int(line.removeprefix(name)) for line in lines if line.startswith(name)) for name in counted]
+
+    before = read()
+    for _ in range(2):
+        client.get("/nothing-of-this-name")
+    ask = {"model": "echo-1", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+    assert client.post("/v1/chat/completions", json=ask).status_code == 200
+    assert [now - then for now, then in zip(read(), before, strict=True)] == [2, 2]
 
 
 def test_a_model_is_changed_while_its_answers_are_finished(tmp_path):

@@ -1,11 +1,14 @@
 """The gate lets in whom it should and nobody else, whatever the path."""
 
 import base64
+import contextlib
+import socket
 
 import pytest
-from echo_server import running
+from echo_server import running, until
 
 from chatwright.foundation.errors import UsageError
+from chatwright.serve import guard
 from chatwright.serve.settings import ServeSettings, hosts_of_bind, is_loopback, require_sound_access, settings_for
 
 TOKEN = "correct-horse-battery"  # noqa: S105 - a test's own
@@ -76,16 +79,40 @@ def test_a_body_without_an_announced_size_is_cut_at_the_limit(client):
     assert client.post("/v1/feedback", headers=JSON, content=pieces).status_code == 413
 
 
+@contextlib.contextmanager
+def begun(server, *, announced, sent):
+    """A connection on which a body of so many bytes was announced and its first ones sent."""
+    host, port = server.url.removeprefix("http://").split(":")
+    head = f"POST /v1/feedback HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(f"{head}Content-Length: {announced}\r\n\r\n".encode() + sent)
+        yield connection
+
+
 @pytest.mark.slow
 def test_a_body_that_drips_is_given_up(tmp_path):
-    import socket
+    with (
+        running(tmp_path, ServeSettings(body_timeout_s=0.2)) as server,
+        begun(server, announced=100, sent=b"{") as connection,
+    ):
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408")
 
-    with running(tmp_path, ServeSettings(body_timeout_s=0.2)) as server:
-        host, port = server.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
-            head = f"POST /v1/feedback HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-            connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
-            assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+
+def test_large_bodies_together_have_a_bound_and_find_room_once_one_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "HELD_BYTES", 100_000)
+    with running(tmp_path) as server, server.client() as client:
+
+        def answered():
+            return client.post("/v1/feedback", headers=JSON, content=b" " * 60_000)
+
+        with begun(server, announced=90_000, sent=b" " * 60_000):
+            for _ in range(20):
+                client.get("/health")  # each is a round of the event loop, in which more of what was sent is read
+            refused = answered()
+            assert refused.status_code == 429
+            assert refused.json()["error"]["code"] == "busy"
+            assert int(refused.headers["Retry-After"]) > 0
+        until(lambda: answered().status_code == 400)  # read whole, and no JSON
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Ports, addresses and the end of a server, as a person who starts it meets them."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from echo_server import EchoEngine
+from echo_server import CHAT, EchoEngine, body, until
 
 from chatwright.foundation.errors import UsageError
 from chatwright.serve.server import open_port, page_address, serve
@@ -47,24 +48,41 @@ def test_an_open_address_without_a_token_is_refused_before_anything_is_made(tmp_
 
 PROGRAM = """
 import sys
-from echo_server import EchoEngine
+from echo_server import CHAT, EchoEngine, body, until
 from chatwright.serve.server import serve
 from chatwright.serve.settings import settings_for
-settings = settings_for("127.0.0.1")
-serve(EchoEngine(), settings, port=0, store_url=sys.argv[1], announce=lambda text: print(text, flush=True))
+class New(EchoEngine):
+    digest = "9" * 64
+serve(
+    EchoEngine(),
+    settings_for("127.0.0.1"),
+    port=0,
+    store_url=sys.argv[1],
+    announce=lambda text: print(text, flush=True),
+    reload=lambda: [New()],
+)
 print("ended well", flush=True)
 """
+
+
+@contextlib.contextmanager
+def started(place):
+    """The program in a process of its own, and the address that it says."""
+    here = Path(__file__)
+    paths = os.pathsep.join([str(here.parent), str(here.parents[2] / "src")])
+    command = [sys.executable, "-c", PROGRAM, str(place / "f.sqlite")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}) as child:
+        try:
+            announced = child.stdout.readline()
+            yield child, next(word for word in announced.split() if word.startswith("http://"))
+        finally:
+            child.kill()  # it has ended already, unless the test failed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_server_gracefully(tmp_path, number):
-    here = Path(__file__)
-    paths = os.pathsep.join([str(here.parent), str(here.parents[2] / "src")])
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "f.sqlite")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}) as child:
-        announced = child.stdout.readline()
-        url = next(word for word in announced.split() if word.startswith("http://"))
+    with started(tmp_path) as (child, url):
         with httpx.Client(trust_env=False, timeout=20) as client:
             assert client.get(f"{url}health").json() == {"status": "ok"}
         child.send_signal(number)
@@ -72,3 +90,19 @@ def test_a_signal_ends_the_server_gracefully(tmp_path, number):
         assert child.wait(20) == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", int(url.rstrip("/").rpartition(":")[2])), timeout=5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no SIGHUP")
+def test_a_hangup_changes_the_model_without_an_end_of_the_service(tmp_path):
+    with started(tmp_path) as (child, url), httpx.Client(base_url=url, trust_env=False, timeout=20) as client:
+
+        def fingerprint():
+            return client.post(CHAT, json=body(max_tokens=2)).json()["system_fingerprint"]
+
+        assert fingerprint() == "fp_0123456789ab"
+        child.send_signal(signal.SIGHUP)
+        until(lambda: fingerprint() == "fp_999999999999")
+        child.send_signal(signal.SIGTERM)
+        assert child.stdout.read() == "ended well\n"
+        assert child.wait(20) == 0
