@@ -184,6 +184,15 @@ def _spoil(trainer) -> None:
     trainer._optimizer.load(tensors)
 
 
+def parted() -> dict[str, Any]:
+    """A measurement that falls on the first rank for long, and on the others never."""
+    _measured.append(0)
+    return {"bits_per_byte": {"all": 9.0 - len(_measured) if os.environ.get("RANK", "0") == "0" else 9.0}}
+
+
+_measured: list[int] = []  # by this process
+
+
 class _Slow:
     """An objective that takes its time."""
 

@@ -51,7 +51,7 @@ def main() -> None:
     except StoppedError:
         sys.exit(3)
     if parallel != "ddp":
-        kept = trainer._snapshot()
+        kept = trainer._state.snapshot(is_kept=Ranks().is_first)
         assert bool(kept.weights) == bool(kept.optimizer) == bool(kept.average) == Ranks().is_first
         plain = whole_network(network, is_first=Ranks().is_first)
         assert (plain is not None) == Ranks().is_first

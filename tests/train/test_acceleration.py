@@ -1,5 +1,7 @@
 """What makes training faster or smaller must not change what is learned: each setting's class of equality."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from tiny_training import VOCABULARY, DrawnSource, digest, metrics, new_network, new_trainer
@@ -8,6 +10,7 @@ from torch.nn import functional as F
 from chatwright.foundation import storage
 from chatwright.foundation.devices import Placement
 from chatwright.foundation.errors import RefusedError, UsageError
+from chatwright.model.network import Network
 from chatwright.train import compiling, objectives, scores
 from chatwright.train.ahead import Ahead
 from chatwright.train.batches import MicroBatch
@@ -144,6 +147,64 @@ class LongRows(DrawnSource):
     def longest(self):
         (batch,) = DrawnSource(rows=self._rows, micro_rows=self._rows).step(0)
         return batch
+
+
+class Timed(NamedTuple):
+    """Work whose passes take a second as written, and compiled so many; an error is raised."""
+
+    network: Network
+    device: torch.device
+    compiled_s: float | RuntimeError
+    tried: list[bool]  # of each pass, whether the blocks were compiled
+
+    def run(self, batch):  # noqa: ARG002 - as `Work` has it
+        self.tried.append(all(block._compiled_call_impl is not None for block in self.network.model.layers))
+        if not self.tried[-1]:
+            return 1.0
+        if isinstance(self.compiled_s, RuntimeError):
+            raise self.compiled_s
+        return self.compiled_s
+
+
+def decided(directory, monkeypatch, *, device, passes, compiled_s):
+    """What `"auto"` decides where a compiler is there, and whether compiled passes were tried."""
+    monkeypatch.setattr(compiling, "missing_compiler", lambda device: None)
+    network = new_network()
+    work = Timed(network, torch.device(device), compiled_s, [])
+    batch = LongRows().longest()
+    decision = compiling.decide(network, "auto", work=work, batch=batch, passes=passes, directory=directory)
+    assert all(block._compiled_call_impl is None for block in network.model.layers)  # as before
+    return decision, any(work.tried)
+
+
+@pytest.mark.parametrize(
+    ("device", "passes", "compiled_s", "is_on", "is_tried"),
+    [
+        ("cpu", 1799, 0.5, False, False),
+        ("cpu", 1801, 0.97, True, True),
+        ("cpu", 1801, 0.99, False, True),
+        ("cuda", 599, 0.5, False, False),
+        ("cuda", 601, 0.97, True, True),
+    ],
+)
+def test_auto_compiles_where_the_run_is_long_and_a_compiled_pass_clearly_faster(
+    tmp_path, monkeypatch, device, passes, compiled_s, is_on, is_tried
+):
+    decision, tried = decided(tmp_path, monkeypatch, device=device, passes=passes, compiled_s=compiled_s)
+    assert (decision.is_on, tried) == (is_on, is_tried)
+    assert ("is over before it pays" in decision.reason) == (not is_tried)
+
+
+def test_where_compiling_fails_the_run_goes_on_without_and_says_why(tmp_path, monkeypatch):
+    failure = RuntimeError("the compiler crashed\nand said much more")
+    decision, tried = decided(tmp_path, monkeypatch, device="cpu", passes=1801, compiled_s=failure)
+    assert tried
+    assert decision == (False, "compiling failed: the compiler crashed")
+
+
+@pytest.mark.parametrize(("precision", "in_bfloat16"), [("float32", False), ("bfloat16", True)])
+def test_muon_multiplies_in_bfloat16_where_the_training_does(tmp_path, precision, in_bfloat16):
+    assert new_trainer(tmp_path, precision=precision)._optimizer._muon._in_bfloat16 is in_bfloat16
 
 
 def test_utilisation_is_the_model_s_arithmetic_over_the_measured_product_s():

@@ -6,9 +6,11 @@ import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from chatwright.foundation import storage
-from chatwright.foundation.errors import ExitCode, StorageFullError
+from chatwright.foundation.errors import ExitCode, StorageFailedError, StorageFullError
+from chatwright.train import checkpoints as module
 from chatwright.train.checkpoints import Checkpoint, Checkpoints, Retention
 
 Usage = collections.namedtuple("Usage", "total used free")
@@ -119,3 +121,33 @@ def test_a_state_that_no_json_can_carry_leaves_the_older_checkpoint(tmp_path):
         checkpoints.save(2, checkpoint(2)._replace(state={"loss": float("nan")}))
     assert names(tmp_path) == ["step-00000001"]
     assert json.loads((tmp_path / "step-00000001" / "state.json").read_text()) == {"step": 1}
+
+
+def test_a_newest_checkpoint_that_the_disk_does_not_give_makes_the_older_one_the_newest(tmp_path, monkeypatch, capsys):
+    checkpoints, real = Checkpoints(tmp_path), storage.digest_file
+    for step in (1, 2):
+        checkpoints.save(step, checkpoint(step))
+
+    def failing(path):
+        if path.parent.name == "step-00000002":
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(storage, "digest_file", failing)
+    assert checkpoints.newest().state == {"step": 1}
+    told = capsys.readouterr().err
+    assert "step-00000002` cannot be read: Input/output error" in told
+
+
+def test_what_the_library_says_of_a_disk_that_fails_is_told_as_any_failure_of_a_disk(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, checkpoint(1))
+
+    def failing(*_):
+        raise SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)")
+
+    monkeypatch.setattr(module, "save_file", failing)
+    with pytest.raises(StorageFailedError, match="step 2 could not be written: .*os error 5") as caught:
+        checkpoints.save(2, checkpoint(2))
+    assert "step-00000001" in caught.value.kept
+    assert names(tmp_path) == ["step-00000001"]

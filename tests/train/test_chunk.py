@@ -5,7 +5,9 @@ import pytest
 
 from chatwright.foundation.errors import OutOfMemoryError, RefusedError
 from chatwright.model.config import ModelConfig
+from chatwright.model.network import Network
 from chatwright.train.chunk import CHUNK, choose_chunk, row_bytes, settled_chunk, share_beyond
+from chatwright.train.footprint import block_matrices, static_bytes
 
 SHAPE = ModelConfig(
     width=32, layers=2, heads=2, key_heads=2, head_width=16, mlp_width=64, context_length=1024, vocabulary_size=300
@@ -46,3 +48,13 @@ def test_the_choice_is_kept_whatever_memory_is_free_later(tmp_path):
     (tmp_path / CHUNK).write_text('{"length": 0}')
     with pytest.raises(RefusedError, match="damaged"):
         settled_chunk(tmp_path, SHAPE, lengths, free_bytes=PLENTY, precision="float32")
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_the_matrices_of_a_layer_are_those_that_its_family_has(family):
+    sizes = {"width": 32, "layers": 2, "heads": 4, "key_heads": 4, "head_width": 8, "mlp_width": 48}
+    shape = ModelConfig(**sizes, vocabulary_size=100, family=family)
+    network = Network(shape)
+    own = [tuple(p.shape) for name, p in network.named_parameters() if ".layers.0." in name and p.ndim == 2]
+    assert sorted(block_matrices(shape)) == sorted(own)
+    assert static_bytes(shape) == 4 * (4 * shape.num_parameters() - 2 * sum(rows * columns for rows, columns in own))

@@ -87,3 +87,10 @@ def test_a_program_that_is_not_installed_is_named_with_its_extra(tmp_path, name)
     with pytest.raises(UsageError, match=f'"{name}", which is not installed') as caught:
         open_curves([name], tmp_path)
     assert f"chatwright[{name}]" in caught.value.hint
+
+
+def test_a_program_that_fails_is_left_out_and_training_goes_on(tmp_path, capsys):
+    (tmp_path / "curves").write_text("a file where event files should be")
+    new_trainer(tmp_path, curves=["tensorboard"]).run()
+    assert capsys.readouterr().err.count("tensorboard failed and draws no more, training goes on") == 1
+    assert [line["step"] for line in metrics(tmp_path) if line["event"] == "step"] == [3, 6, 9, 12]

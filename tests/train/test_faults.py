@@ -10,7 +10,7 @@ import torch
 from tiny_training import DrawnSource, Poison, digest, metrics, new_network, new_trainer
 
 from chatwright.foundation import storage
-from chatwright.foundation.errors import DivergedError, ExitCode
+from chatwright.foundation.errors import DivergedError, ExitCode, StorageFailedError, StorageFullError
 from chatwright.train.batches import MicroBatch
 from chatwright.train.checkpoints import Checkpoints
 from chatwright.train.faults import Candidate, FaultConfig, FaultGuard, Verdict
@@ -54,6 +54,48 @@ def test_a_rollback_passes_over_the_data_from_the_checkpoint_to_the_fault(tmp_pa
     assert digest(network) == digest(straight)
     steps = [line["loss"] for line in events(tmp_path, "step")]
     assert steps == [line["loss"] for line in events(tmp_path / "straight", "step")]
+
+
+def test_a_second_rollback_to_the_same_checkpoint_leaves_the_first_in_the_log(tmp_path):
+    trainer, _ = poisoned(tmp_path, "loss", [5, 7], faults=ROLLBACK)
+    trainer.run()
+    backs = [(line["to_step"], line["failed_step"], line["passed_over"]) for line in events(tmp_path, "rolled_back")]
+    assert backs == [(4, 6, 2), (4, 6, 4)]
+
+
+def test_after_going_back_the_schedule_is_told_which_data_a_step_has(tmp_path):
+    asked = []
+
+    class Recorded:
+        def factor(self, step, total, *, number=None):  # noqa: ARG002 - as schedules have it
+            asked.append((step, number))
+            return 0.5
+
+    trainer, _ = poisoned(tmp_path, "loss", [6], faults=ROLLBACK)
+    trainer._schedule = Recorded()
+    trainer.run()
+    assert asked == [(step, step) for step in range(6)] + [(step, step + 3) for step in range(4, 12)]
+
+
+def test_a_step_that_is_left_out_for_another_reason_leaves_the_loss_scale_alone(tmp_path):
+    trainer, _ = poisoned(tmp_path, "loss", [2], precision="float16")
+    trainer._stepper.scale = 8.0
+    trainer.run()
+    assert len(events(tmp_path, "skipped")) == 1
+    assert trainer._stepper.scale == 8.0
+
+
+def test_the_loss_scale_grows_after_so_many_accepted_steps_also_over_a_resume(tmp_path):
+    first, _ = poisoned(tmp_path, "loss", [0], precision="float16")
+    first._stepper.load({"step": 0, "scale": 8.0, "scale_steps": 1980})
+    first.run()  # eleven steps are accepted
+    (tmp_path / "checkpoints" / "step-00000012").rename(tmp_path / "away")
+    again = new_trainer(tmp_path, precision="float16")
+    again.run()
+    assert again._stepper.state() == {"scale": 8.0, "scale_steps": 1991} == first._stepper.state()
+    for _ in range(9):
+        again._stepper.apply(0.0)
+    assert again._stepper.state() == {"scale": 16.0, "scale_steps": 0}
 
 
 def test_a_gradient_that_overflows_float16_lowers_the_loss_scale_and_is_no_fault_of_the_run(tmp_path):
@@ -278,7 +320,10 @@ def test_jumps_of_the_clock_change_neither_weights_nor_the_choice_of_the_newest(
     assert durations == sorted(durations)
 
 
-def test_a_log_that_cannot_be_written_for_a_while_loses_no_line_and_ends_no_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [StorageFullError("no room"), OSError(5, "Input/output error")], ids=["full", "fails"]
+)
+def test_a_log_that_cannot_be_written_for_a_while_loses_no_line_and_ends_no_run(tmp_path, monkeypatch, error):
     straight = tmp_path / "straight"
     new_trainer(straight).run()
     real, refused = storage.append_line, []
@@ -286,10 +331,20 @@ def test_a_log_that_cannot_be_written_for_a_while_loses_no_line_and_ends_no_run(
     def full(path, value):
         if value.get("step") in (3, 6) and len(refused) < 4:
             refused.append(value)
-            raise storage.StorageFullError("no room")
+            raise error
         real(path, value)
 
     monkeypatch.setattr(storage, "append_line", full)
     new_trainer(tmp_path / "run").run()
     assert len(refused) == 4
     assert metrics(tmp_path / "run") == metrics(straight)
+
+
+def test_a_log_that_still_cannot_be_written_at_the_end_is_named(tmp_path, monkeypatch):
+    def failing(path, value):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(storage, "append_line", failing)
+    with pytest.raises(StorageFailedError, match="metrics.jsonl` could not be written: Input/output error"):
+        new_trainer(tmp_path).run()
+    assert Checkpoints(tmp_path / "checkpoints").newest_step() == 12

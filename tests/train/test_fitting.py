@@ -13,9 +13,12 @@ from tiny_training import VOCABULARY, DrawnSource, digest, metrics, new_network,
 
 from chatwright.foundation.errors import ExitCode, OutOfMemoryError, RefusedError
 from chatwright.train import fitting
+from chatwright.train.average import AverageConfig
 from chatwright.train.batches import MicroBatch
 from chatwright.train.faults import FaultConfig
+from chatwright.train.fitted import FittedStepper, Preparation
 from chatwright.train.objectives import next_token
+from chatwright.train.ranks import Ranks
 from chatwright.tune.tasks import task_batch
 
 PROGRAM = Path(__file__).with_name("scarce_memory.py")
@@ -122,6 +125,30 @@ def test_what_needs_more_than_the_free_memory_is_not_even_tried(monkeypatch):
     assert "3 larger ones need more memory" in found.reason
 
 
+def test_what_the_run_takes_later_and_the_other_ranks_of_the_machine_are_left_room(monkeypatch):
+    network = new_network(deep=True)
+    work = work_of(lambda batch: next_token(network, batch).backward(), network)
+    per_row = fitting.bytes_kept(work, batch_of(1))
+    monkeypatch.setattr(fitting, "available_bytes", lambda: per_row * 26)
+    assert fitting.search(work, batch_of(16)).positions == 16 * 12
+    later = work._replace(bytes_to_come=per_row * 15)
+    assert fitting.search(later, batch_of(16)).positions == 4 * 12
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert fitting.search(work, batch_of(16)).positions == 4 * 12
+
+
+def test_what_is_still_to_come_is_gradients_moments_the_average_and_the_copy_that_is_saved(tmp_path):
+    trainer = new_trainer(tmp_path, average=AverageConfig(share=0.5, use="always"))
+    weights = sum(parameter.nbytes for parameter in trainer._network.parameters())
+    moments = trainer._optimizer.full_bytes
+    held = sum(tensor.nbytes for tensor in trainer._optimizer.tensors().values())  # Muon's, from the beginning
+    assert 0 < held < moments
+    assert trainer._state.bytes_to_come(is_copied=False) == weights + moments - held + weights
+    assert trainer._state.bytes_to_come(is_copied=True) == 3 * weights + 2 * moments - held + weights
+    trainer.run()
+    assert trainer._state.bytes_to_come(is_copied=False) == weights
+
+
 def test_bytes_that_a_pass_keeps_grow_with_its_rows():
     network = new_network(deep=True)
     work = work_of(lambda batch: next_token(network, batch).backward(), network)
@@ -221,6 +248,39 @@ def test_a_run_that_goes_back_to_its_start_keeps_the_size_that_was_found(tmp_pat
     new_trainer(tmp_path, source=source, objective=objective, is_fitted=True, faults=faults, steps=4).run()
     assert [line["to_step"] for line in metrics(tmp_path) if line["event"] == "rolled_back"] == [0]
     assert set(sizes) == {2}
+
+
+@pytest.mark.parametrize(
+    ("micro_rows", "told"),
+    [
+        (8, "3 of 4 ranks have nothing to do: a step has 1 micro-batches; set `micro_rows` to 2 or less"),
+        (3, "1 of 4 ranks have nothing to do: a step has 3 micro-batches; set `micro_rows` to 2 or less"),
+        (2, ""),
+    ],
+    ids=["three idle", "one idle", "none idle"],
+)
+def test_ranks_that_a_step_leaves_without_work_are_told_with_what_gives_them_some(
+    tmp_path, monkeypatch, capsys, micro_rows, told
+):
+    source = LongRows(rows=8, micro_rows=micro_rows)
+    trainer = new_trainer(tmp_path, source=source)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    fitted = FittedStepper(trainer._stepper, placement=trainer._placement, ranks=Ranks(), log=trainer._log)
+    fitted.prepare(trainer._network, source, tmp_path, Preparation(steps=12, is_fitted=False, compile=False))
+    assert capsys.readouterr().err.strip() == told
+
+
+def test_ranks_that_a_small_first_batch_leaves_without_work_are_told(tmp_path, monkeypatch, capsys):
+    class Growing(LongRows):
+        def step(self, number):
+            return [batch for batch in super().step(number) for _ in range(1 + 3 * (number > 5))]
+
+    source = Growing(rows=2, micro_rows=2)
+    trainer = new_trainer(tmp_path, source=source)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    fitted = FittedStepper(trainer._stepper, placement=trainer._placement, ranks=Ranks(), log=trainer._log)
+    fitted.prepare(trainer._network, source, tmp_path, Preparation(steps=12, is_fitted=False, compile=False))
+    assert "3 of 4 ranks have nothing to do at first: a step has 1 micro-batches" in capsys.readouterr().err
 
 
 LIMITS_MIB = [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24, 30, 37, 46, 58, 73, 91, 114, 142]

@@ -98,6 +98,7 @@ def test_a_smaller_batch_has_a_lower_rate():
     schedule = GrowingSchedule(base=base, batches=plan)
     assert schedule.factor(5, 100) == pytest.approx(base.factor(5, 100) / 2)
     assert schedule.factor(90, 100) == base.factor(90, 100)
+    assert schedule.factor(5, 100, number=90) == base.factor(5, 100)  # after going back, of data that is further on
     whole = GrowingSchedule(base=base, batches=BatchPlan(full=16, steps=100))
     assert [whole.factor(step, 100) for step in range(100)] == [base.factor(step, 100) for step in range(100)]
 

@@ -85,10 +85,10 @@ def test_a_step_that_is_not_finite_leaves_every_parameter_as_it_was(tmp_path, ki
 def test_a_rank_without_a_share_of_the_first_step_has_a_loss_scale_to_halve(tmp_path):
     trainer = new_trainer(tmp_path, precision="float16")
     began = trainer._stepper.scale
-    trainer._stepper.discard()
+    trainer._stepper.discard(is_overflow=True)
     assert trainer._stepper.scale == began / 2
     trainer._stepper.scale = 64.0
-    trainer._stepper.discard()
+    trainer._stepper.discard(is_overflow=True)
     assert trainer._stepper.scale == 32.0
 
 
@@ -190,6 +190,24 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_older_one_used(tmp_path, u
     assert "passed over" in told
     assert "step-00000009" in told
     assert "goes on at step 8 of 12" in told
+    assert digest(resumed) == digest(network)
+
+
+def test_a_run_none_of_whose_checkpoints_is_sound_is_refused_and_nothing_of_it_goes(tmp_path, unbroken):
+    network, _, _ = unbroken
+    stop_at(tmp_path, 9)
+    weights = sorted(tmp_path.glob("checkpoints/step-*/weights.safetensors"))
+    kept, log = [path.read_bytes() for path in weights], metrics(tmp_path)
+    for path in weights:
+        path.write_bytes(b"damaged")
+    with pytest.raises(RefusedError, match="is sound: step-00000008, step-00000009") as caught:
+        new_trainer(tmp_path).run()
+    assert caught.value.exit_code == ExitCode.REFUSED
+    assert "to begin anew" in caught.value.hint
+    assert metrics(tmp_path) == log
+    weights[0].write_bytes(kept[0])  # a copy from elsewhere is put back
+    resumed = new_network()
+    new_trainer(tmp_path, network=resumed).run()
     assert digest(resumed) == digest(network)
 
 

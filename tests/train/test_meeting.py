@@ -40,15 +40,15 @@ def test_whoever_comes_first_finds_those_of_its_own_start(store_of_all_starts, o
 
 
 def test_a_rank_takes_its_gpu_before_it_meets_the_others(monkeypatch):
-    done = []
+    done, gpu = [], torch.device("cuda", 1)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(("own", device)))
-    monkeypatch.setattr(ranks, "meet", lambda *_: None)
+    monkeypatch.setattr(ranks, "meet", lambda *_: done.append("met"))
     monkeypatch.setattr(dist, "init_process_group", lambda kind, **told: done.append((kind, told["device_id"])))
     monkeypatch.setattr(Ranks, "wait", lambda self: None)
-    Ranks().join(torch.device("cuda", 1))
-    assert done == [("own", torch.device("cuda", 1)), ("nccl", torch.device("cuda", 1))]
+    Ranks().join(gpu)
+    assert done == [("own", gpu), "met", ("nccl", gpu)]
 
 
 def test_meeting_has_a_limit_of_its_own_whatever_an_exchange_may_take_later(monkeypatch):

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_training import digest, new_network
 
+from chatwright.train import optimizers
 from chatwright.train.optimizers import Optimizer, OptimizerConfig, orthogonalise
 
 
@@ -65,7 +66,7 @@ def test_loading_copies_so_that_later_steps_leave_the_loaded_tensors_alone():
     network = new_network(deep=True)
     optimizer = Optimizer(trained_parameters(network), OptimizerConfig())
     steps(network, optimizer, range(2))
-    tensors = optimizer.tensors()
+    tensors = {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     optimizer.load(tensors)
     steps(network, optimizer, range(2, 4))
@@ -113,3 +114,22 @@ def test_no_decay_falls_on_norms():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step(1.0)
     assert torch.equal(network.model.norm.weight, torch.ones(16))
+
+
+def test_the_state_is_given_without_a_copy_and_counted_before_it_is_there():
+    network = new_network()
+    optimizer = Optimizer(trained_parameters(network), OptimizerConfig())
+    expected = optimizer.full_bytes
+    steps(network, optimizer, range(1))
+    held = {tensor.untyped_storage().data_ptr() for tensor in optimizer.held()}
+    moments = {name: tensor for name, tensor in optimizer.tensors().items() if not name.startswith("step.")}
+    assert all(tensor.untyped_storage().data_ptr() in held for tensor in moments.values())
+    assert sum(tensor.nbytes for tensor in moments.values()) == expected
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_a_gpu_multiplies_muon_s_matrices_in_bfloat16_if_it_has_the_type(monkeypatch, has_bfloat16):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: has_bfloat16)
+    for is_asked in (True, False):
+        assert optimizers._is_in_bfloat16(torch.device("cuda"), is_asked=is_asked) is has_bfloat16
+        assert optimizers._is_in_bfloat16(torch.device("cpu"), is_asked=is_asked) is is_asked

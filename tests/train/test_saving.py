@@ -2,15 +2,19 @@
 
 import os
 import threading
+import weakref
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from tiny_training import DrawnSource, digest, metrics, new_network, new_trainer
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import ExitCode, StorageFailedError, StorageFullError, UsageError
+from chatwright.train import checkpoints as module
 from chatwright.train.checkpoints import Checkpoint, Checkpoints, Retention
 from chatwright.train.metrics import MetricsLog
+from chatwright.train.optimizers import Optimizer
 from chatwright.train.saving import Saver
 
 
@@ -116,6 +120,58 @@ def test_a_save_that_fails_is_an_event_and_training_goes_on(tmp_path, monkeypatc
     assert names(tmp_path / "run" / "checkpoints") == ["step-00000012"]
     assert digest(network) == digest(straight)
     assert "was not saved, training goes on" in capsys.readouterr().err
+
+
+def test_a_save_that_fails_in_the_library_is_an_event_and_training_goes_on(tmp_path, monkeypatch):
+    real, left = module.save_file, [1]
+
+    def failing(tensors, path):
+        if left[0]:
+            left[0] -= 1
+            raise SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)")
+        real(tensors, path)
+
+    monkeypatch.setattr(module, "save_file", failing)
+    assert new_trainer(tmp_path).run()["steps"] == 12
+    (failed,) = [line for line in metrics(tmp_path) if line["event"] == "checkpoint_failed"]
+    assert failed["step"] == 4
+    assert "os error 5" in failed["reason"]
+
+
+def test_what_has_been_written_is_held_no_longer(tmp_path, make_saver):
+    saver, saved = make_saver(Checkpoints(tmp_path / "checkpoints")), checkpoint(1)
+    held = weakref.ref(saved.weights["w"])
+    saver.save(1, saved)
+    del saved
+    saver.close()  # the thread has ended; nobody has asked yet how it went
+    assert held() is None
+    saver.wait()
+    assert saver.last_step == 1
+
+
+def test_the_next_copy_is_made_when_the_one_before_has_been_written(tmp_path, monkeypatch):
+    order, copied, real_save, real_tensors = [], threading.Event(), Checkpoints.save, Optimizer.tensors
+
+    def slow(self, step, saved):
+        copied.clear()
+        copied.wait(0.2)  # for a copy that comes meanwhile; where none does, this is only slow
+        real_save(self, step, saved)
+        order.append("written")
+
+    def copying(self):
+        order.append("copied")
+        copied.set()
+        return real_tensors(self)
+
+    trainer = new_trainer(tmp_path)
+    monkeypatch.setattr(Checkpoints, "save", slow)
+    trainer._begin()  # what is counted at the start is no copy
+    monkeypatch.setattr(Optimizer, "tensors", copying)
+    for step in (1, 2, 3):
+        trainer._done.step = step
+        trainer._save(must_hold=step == 3)
+    trainer._saver.close()
+    assert order == ["copied", "written"] * 3
 
 
 @pytest.mark.parametrize("number", [28, 5], ids=["no space", "input/output error"])

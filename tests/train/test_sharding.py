@@ -111,6 +111,23 @@ def trained_here(directory, parallel, **options):
     return (network if parallel == "ddp" else whole_network(network, is_first=True)), losses
 
 
+def test_the_residual_stream_of_shards_in_bfloat16_has_the_type_that_the_whole_has(tmp_path, alone):
+    found = {}
+    for parallel in ("fsdp", "ddp"):
+        network, types = new_network(deep=True), set()
+        for block in network.model.layers:
+            block.register_forward_pre_hook(lambda _, inputs, types=types: types.add(inputs[0].dtype))
+        new_trainer(tmp_path / parallel, network=network, steps=STEPS, parallel=parallel, precision="bfloat16").run()
+        found[parallel] = types
+    assert found == {"fsdp": {torch.float32}, "ddp": {torch.float32}}
+
+
+def test_shards_in_bfloat16_learn_what_the_whole_learns(tmp_path, alone):
+    _, losses = trained_here(tmp_path / "shards", "fsdp", precision="bfloat16")
+    _, expected = trained_here(tmp_path / "whole", "ddp", precision="bfloat16")
+    assert losses == pytest.approx(expected, rel=2e-3)  # embeddings and norms are gathered in bfloat16: 2**-9 of each
+
+
 def weights_of(directory, step):
     return load_file(directory / "checkpoints" / f"step-{step:08d}" / "weights.safetensors")
 

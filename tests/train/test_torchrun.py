@@ -39,10 +39,10 @@ def torchrun(directory, *place, pace_s):
         )
 
 
-@pytest.mark.parametrize(("allowed_s", "code"), [(1, 3), (60, 0)])
-def test_a_rank_that_is_late_is_lost_after_what_is_allowed_and_not_before(allowed_s, code):
+@pytest.mark.parametrize(("allowed_s", "num_bytes", "code"), [(1, 0, 3), (60, 0, 0), (1, 1_200_000_000, 0)])
+def test_a_rank_that_is_late_is_lost_after_what_is_allowed_and_not_before(allowed_s, num_bytes, code):
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(PROGRAM.with_name("waiting_ranks.py")), str(allowed_s), "4"]
+    command = [sys.executable, str(PROGRAM.with_name("waiting_ranks.py")), str(allowed_s), "4", str(num_bytes)]
     ranks = [
         subprocess.Popen(command, env=os.environ | shared | {"RANK": rank}, stderr=subprocess.PIPE, text=True)
         for rank in "01"

@@ -273,6 +273,8 @@ class Network(nn.Module):
         x_BTD = self.model.embed_tokens(ids_BT)
         if self.config.is_gpt2:
             x_BTD = x_BTD + self.model.embed_positions(positions_BT)
+        if torch.is_autocast_enabled(x_BTD.device.type):
+            x_BTD = x_BTD.float()  # the residual stream, as of whole weights: shards are gathered in autocast's type
         angles = self._rotary(positions_BT, x_BTD.dtype)
         for block in self.model.layers:
             x_BTD = block(x_BTD, angles, mask_B1TT)

@@ -113,10 +113,17 @@ class TailAverage:
         finally:
             torch._foreach_copy_(self._weights(), kept)
 
+    @property
+    def full_bytes(self) -> int:
+        """What it takes once the tail has begun."""
+        if self._config is None:
+            return 0
+        return sum(parameter.numel() * parameter.element_size() for _, parameter in self._named)
+
     def tensors(self) -> dict[str, Tensor]:
-        """A copy by parameter's name, sharded as the parameter is; nothing before the tail begins."""
+        """By parameter's name, sharded as the parameter is; views; nothing before the tail begins."""
         pairs = zip(self._named, self._values, strict=False)
-        return {name: joined_like(parameter, value.clone()) for (name, parameter), value in pairs}
+        return {name: joined_like(parameter, value) for (name, parameter), value in pairs}
 
     def state(self) -> dict[str, Any]:
         """What `load` takes beside the tensors; JSON."""

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
-from chatwright.foundation.errors import RefusedError, StorageFullError
+from chatwright.foundation.errors import RefusedError, StorageFailedError, StorageFullError
 
 _WEIGHTS = "weights.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
@@ -68,7 +69,7 @@ class Checkpoints:
 
         Raises:
             StorageFullError: no room; names the newest checkpoint that is kept.
-            OSError: the disk failed; nothing was published.
+            StorageFailedError, OSError: the disk failed; nothing was published.
         """
         final = self._directory / _name(step)
         try:
@@ -81,12 +82,29 @@ class Checkpoints:
                     save_file(_plain(checkpoint.average), scratch / _AVERAGE)
                 storage.write_json(scratch / _STATE, checkpoint.state)
         except StorageFullError as error:
-            newest = self._names()[-1:] or ["none"]
-            raise StorageFullError(
-                error.what, kept=f"the newest checkpoint is `{newest[0]}` in `{self._directory}`", hint=error.hint
+            raise StorageFullError(error.what, kept=self._kept(), hint=error.hint) from error
+        except SafetensorError as error:  # whatever the disk answers but `no space`; it is no OSError
+            raise StorageFailedError(
+                f"the checkpoint of step {step} could not be written: {error}",
+                kept=self._kept(),
+                hint="look at the disk, and run the same command again: it goes on where it stopped",
             ) from error
         storage.verify(final)  # read back before anything older goes
         self._retire(saved=final.name)
+
+    @property
+    def count(self) -> int:
+        """How many there are, sound or not."""
+        return len(self._names())
+
+    def refusal(self) -> RefusedError:
+        """Where there are checkpoints and none is sound: a person decides whether they are given up."""
+        return RefusedError(
+            f"no checkpoint in `{self._directory}` is sound: {', '.join(self._names()) or 'none is seen from here'}",
+            cause="each was changed, cut or cannot be read; the lines above say which file",
+            kept="all of them, and the log of the run",
+            hint=f"put a sound copy of one back to go on from it, or delete `{self._directory}` to begin anew",
+        )
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint that verifies; damaged ones are named and passed over."""
@@ -120,11 +138,18 @@ class Checkpoints:
         state = storage.read_json(directory / _STATE)
         return Checkpoint(weights, optimizer, state, manifest.facts.get("score"), average)
 
+    def _kept(self) -> str:
+        newest = self._names()[-1:] or ["none"]
+        return f"the newest checkpoint is `{newest[0]}` in `{self._directory}`"
+
     def _is_sound(self, name: str) -> bool:
         try:
             storage.verify(self._directory / name)
         except RefusedError as error:
             say(f"  passed over: {error.what}")
+            return False
+        except OSError as error:  # the disk or the network behind it
+            say(f"  passed over: `{self._directory / name}` cannot be read: {error.strerror or error}")
             return False
         return True
 

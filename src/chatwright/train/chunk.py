@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from chatwright.foundation import storage
 from chatwright.foundation.errors import OutOfMemoryError, RefusedError
 from chatwright.model.config import ModelConfig
+from chatwright.train.fitting import USABLE_SHARE, WORKING_SHARE
 from chatwright.train.footprint import kept_bytes, static_bytes
 
 CHUNK = "chunk.json"
 _SHORTEST = 64  # tokens
 _MAX_BEYOND = 0.1  # share of tokens that may stand further into their document than a row is long
-_USABLE_SHARE = 0.8  # of the free memory, as in `fitting`
-_PASS_SHARE = 1.25  # of a row's activations: what a pass takes at its peak
 
 
 class Chunk(NamedTuple):
@@ -64,7 +63,7 @@ def choose_chunk(
     beyond = {length: share_beyond(lengths, length) for length in candidates}
     wanted = next((length for length in candidates if beyond[length] <= _MAX_BEYOND), candidates[-1])
     taken = {length: row_bytes(shape, length, precision=precision) for length in candidates if length <= wanted}
-    fitting = [length for length in taken if free_bytes is None or taken[length] <= _USABLE_SHARE * free_bytes]
+    fitting = [length for length in taken if free_bytes is None or taken[length] <= USABLE_SHARE * free_bytes]
     if not fitting:
         raise OutOfMemoryError(
             f"a row of {candidates[0]} tokens takes {taken[candidates[0]] / 1e9:.2f} GB to train, "
@@ -108,7 +107,7 @@ def share_beyond(lengths: NDArray[np.int64], length: int) -> float:
 def row_bytes(shape: ModelConfig, length: int, *, precision: str) -> int:
     """Bytes that training on one row at once takes, the program itself left out."""
     kept = kept_bytes(shape.model_copy(update={"context_length": length}), rows=1, precision=precision)
-    return static_bytes(shape) + round(_PASS_SHARE * kept)
+    return static_bytes(shape) + round(WORKING_SHARE * kept)
 
 
 def _candidates(limit: int) -> Sequence[int]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from chatwright.foundation.config import Config, Habit
+from chatwright.foundation.errors import DivergedError
 
 _FEWEST_STEPS = 16  # accepted before a spike can be told from the noise
 
@@ -70,6 +71,23 @@ class Judgement(NamedTuple):
 
     verdict: Verdict
     reason: str = ""
+
+
+def diverged(judgement: Judgement, *, step: int, skips: int, newest: int | None) -> DivergedError:
+    """A run that ends for its steps.
+
+    Args:
+        judgement: of the last one.
+        step: its number.
+        skips: steps that were left out in a row, this one among them.
+        newest: the step of the checkpoint from which the run can go on.
+    """
+    row = f"{skips} steps in a row up to " if skips > 1 else ""
+    return DivergedError(
+        f"training diverged: {row}step {step} could not be used: {judgement.reason}",
+        kept="no checkpoint yet" if newest is None else f"the checkpoint of step {newest}",
+        hint="look at the data of these steps, lower the learning rates or choose another `faults.policy`",
+    )
 
 
 class FaultGuard:

@@ -26,6 +26,7 @@ class Preparation(NamedTuple):
     steps: int  # of the run
     is_fitted: bool
     compile: CompileSetting
+    bytes_to_come: int = 0  # what the run will hold beside a pass and does not hold yet
 
 
 class FittedStepper:
@@ -63,7 +64,8 @@ class FittedStepper:
         """
         is_tried = habits.is_fitted or habits.compile == "auto"
         batch = self._share(source) if is_tried and hasattr(source, "longest") else None
-        work = Work(self._stepper.tried, self._stepper.parameters, self._placement.device, habits.steps)
+        device = self._placement.device
+        work = Work(self._stepper.tried, self._stepper.parameters, device, habits.steps, habits.bytes_to_come)
         if habits.is_fitted and self.positions is None and batch is not None:
             self._search(work, batch, directory)
         if habits.compile is not False:
@@ -80,11 +82,13 @@ class FittedStepper:
     def _tell_idle(self, source: BatchSource, steps: int) -> None:
         if self._ranks.size == 1 or not self._ranks.is_first or not hasattr(source, "longest"):
             return
-        parts = self._fitting.divided(source.step(steps - 1))
+        first, last = (self._fitting.divided(source.step(number)) for number in (0, steps - 1))
+        parts, when = (first, " at first") if len(first) < len(last) else (last, "")  # batches may grow
         if len(parts) < self._ranks.size:
-            rows = sum(len(part.ids_BT) for part in parts)
+            length = last[0].ids_BT.shape[1]  # a row of the first step may be a piece of a window
+            rows = sum(part.ids_BT.numel() for part in parts) // length
             say(
-                f"  {self._ranks.size - len(parts)} of {self._ranks.size} ranks have nothing to do: a step has "
+                f"  {self._ranks.size - len(parts)} of {self._ranks.size} ranks have nothing to do{when}: a step has "
                 f"{len(parts)} micro-batches; set `micro_rows` to {max(1, rows // self._ranks.size)} or less"
             )
 

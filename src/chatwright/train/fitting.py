@@ -17,11 +17,12 @@ from chatwright.foundation.devices import trim_memory
 from chatwright.foundation.errors import OutOfMemoryError, RefusedError
 from chatwright.foundation.memory import available_bytes, is_out_of_memory
 from chatwright.train.batches import MicroBatch
+from chatwright.train.ranks import ranks_of_machine
 
 FITTING = "fitting.json"
 
-_USABLE_SHARE = 0.8  # of the memory that is free: the rest is for fragments and for other programs
-_WORKING_SHARE = 1.25  # what a pass takes at its peak over what it keeps for the backward pass
+USABLE_SHARE = 0.8  # of the memory that is free: the rest is for fragments and for other programs
+WORKING_SHARE = 1.25  # what a pass takes at its peak over what it keeps for the backward pass
 _CANDIDATES = 3
 _REPEATS = 2
 _WORTHWHILE_STEPS = 100  # a shorter run is over before a faster size has paid for its search
@@ -43,6 +44,7 @@ class Work(NamedTuple):
     parameters: Sequence[nn.Parameter]
     device: torch.device
     steps: int  # of the run
+    bytes_to_come: int = 0  # what the run will hold beside a pass and does not hold yet
 
     def run(self, batch: MicroBatch) -> float:
         """Seconds of one pass; the random stream and the gradients are afterwards as they were."""
@@ -94,7 +96,7 @@ class Fitting:
             raise OutOfMemoryError(
                 f"memory ran out in a micro-batch of {rows} x {length} tokens, which cannot be split further",
                 kept="the newest checkpoint",
-                hint="fewer `micro_rows`, `recompute = true`, a lower `precision`, a shorter context, a smaller model",
+                hint="`recompute = true`, fewer `micro_rows`, a lower `precision`, a shorter context, a smaller model",
             )
         self.positions = max(1, largest // 2)
 
@@ -127,11 +129,11 @@ def search(work: Work, batch: MicroBatch) -> Found:
         OutOfMemoryError: not even one row fits.
     """
     sizes = _sizes(batch)
-    room = _room(work.device)
+    room = _room(work)
     fitting = sizes
     if room is not None:
         needs = _needs(work, batch)
-        fitting = [size for size in sizes if needs(size) * _WORKING_SHARE <= room] or sizes[-1:]
+        fitting = [size for size in sizes if needs(size) * WORKING_SHARE <= room] or sizes[-1:]
     tried: list[tuple[int, float]] = []
     for size in fitting:
         rate = _rate(work, batch, size)
@@ -190,17 +192,18 @@ def _sizes(batch: MicroBatch) -> list[int]:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory of a device that is free now; None where the system does not say."""
+    """Memory of a device that is free now for this rank; None where the system does not say."""
     if device.type != "cuda":
-        return available_bytes()
+        free = available_bytes()
+        return None if free is None else free // ranks_of_machine()  # which look at it at the same time
     torch.cuda.empty_cache()  # what PyTorch keeps of freed tensors is free for us, though the driver counts it as taken
     return int(torch.cuda.mem_get_info(device)[0])
 
 
-def _room(device: torch.device) -> float | None:
-    """Bytes that a pass may take now."""
-    free = free_bytes(device)
-    return None if free is None else _USABLE_SHARE * free
+def _room(work: Work) -> float | None:
+    """Bytes that a pass may take now, so that there is room for what the run takes later."""
+    free = free_bytes(work.device)
+    return None if free is None else USABLE_SHARE * free - work.bytes_to_come
 
 
 def _rate(work: Work, batch: MicroBatch, rows: int) -> float | None:

@@ -22,12 +22,13 @@ def block_matrices(shape: ModelConfig) -> list[tuple[int, int]]:
     """Rows and columns of one layer's matrices."""
     inner, shared = shape.heads * shape.head_width, shape.key_heads * shape.head_width
     attention = [(inner, shape.width), (shared, shape.width), (shared, shape.width), (shape.width, inner)]
-    return attention + [(shape.mlp_width, shape.width)] * 2 + [(shape.width, shape.mlp_width)]
+    inward = 1 if shape.is_gpt2 else 2  # without a gate, or with one
+    return attention + [(shape.mlp_width, shape.width)] * inward + [(shape.width, shape.mlp_width)]
 
 
 def static_bytes(shape: ModelConfig) -> int:
     """Weights, gradients and moments: Muon keeps one moment for a matrix of the blocks, AdamW two for the rest."""
-    by_muon = shape.layers * sum(rows * columns for rows, columns in block_matrices(shape))
+    by_muon = shape.layers * shape.block_matrices()
     return FLOAT_BYTES * (4 * shape.num_parameters() - by_muon)
 
 

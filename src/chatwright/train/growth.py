@@ -133,11 +133,13 @@ class GrowingSchedule:
     base: ScheduleConfig
     batches: BatchPlan
 
-    def factor(self, step: int, total: int) -> float:
-        """Share of the peak learning rate for step 0 .. total - 1."""
+    def factor(self, step: int, total: int, *, number: int | None = None) -> float:
+        """Share of the peak learning rate for step 0 .. total - 1.
+
+        `number` is that of the step's data, which decides how many rows it has: after going back it is ahead.
+        """
         factor, growth = self.base.factor(step, total), self.batches.growth
-        return (
-            factor
-            if growth is None
-            else factor * math.pow(self.batches.rows(step) / self.batches.full, growth.rate_power)
-        )
+        if growth is None:
+            return factor
+        rows = self.batches.rows(step if number is None else number)
+        return factor * math.pow(rows / self.batches.full, growth.rate_power)

@@ -22,7 +22,7 @@ class LoopConfig(Config):
     checkpoint_every: int = Field(default=100, ge=1)  # steps
     keep_checkpoints: int = Field(default=2, ge=1)  # of the newest
     keep_every: int = Field(default=0, ge=0)  # checkpoints of steps that this divides stay for good; 0: none
-    keep_best: bool = False  # the checkpoint with the lowest held-out loss stays, too
+    keep_best: bool = False  # the one with the lowest held-out loss stays, and is what an early end leaves
     save_in_background: bool = True  # training goes on while a copy of the state is written
     maximum_failed_saves: int = Field(default=3, ge=0)  # in a row
     evaluate_every: int = Field(default=100, ge=1)  # steps

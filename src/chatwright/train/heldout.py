@@ -116,12 +116,17 @@ def _row_nats(network: Network, hidden_TD: Tensor, targets_T: Tensor) -> Tensor:
     return F.cross_entropy(network.lm_head(hidden_TD).float(), targets_T, ignore_index=IGNORED, reduction="sum")
 
 
+def domain_shown(domain: str) -> str:
+    """A domain as figures name it: `all` stands for all documents together, so one of that name is told apart."""
+    return domain if domain != "all" else "all (domain)"
+
+
 def by_domain(losses: Iterable[DocumentLoss]) -> dict[str, dict[str, Any]]:
     """Totals, bits per byte and perplexity per token of each domain, and of all together under `all`."""
     groups: dict[str, list[DocumentLoss]] = {"all": []}
     for loss in losses:
         groups["all"].append(loss)
-        groups.setdefault(loss.domain if loss.domain != "all" else "all (domain)", []).append(loss)
+        groups.setdefault(domain_shown(loss.domain), []).append(loss)
     result = {}
     for name, members in groups.items():
         nats = sum(member.nats for member in members)

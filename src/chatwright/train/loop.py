@@ -12,35 +12,35 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from torch import nn
 
 from chatwright.foundation import storage
 from chatwright.foundation.console import ProgressLine, say
 from chatwright.foundation.devices import Placement, trim_memory
-from chatwright.foundation.errors import DivergedError, UsageError
+from chatwright.foundation.errors import UsageError
 from chatwright.foundation.memory import memory_named
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.float8 import multiply_in_float8
 from chatwright.model.network import Network
 from chatwright.train.average import TailAverage
 from chatwright.train.batches import BatchSource
-from chatwright.train.checkpoints import Checkpoint, Checkpoints, Retention
-from chatwright.train.faults import FaultGuard, Judgement, Verdict
+from chatwright.train.checkpoints import Checkpoints, Retention
+from chatwright.train.faults import FaultGuard, Judgement, Verdict, diverged
 from chatwright.train.fitted import FittedStepper, Preparation
 from chatwright.train.habits import LoopConfig
 from chatwright.train.heldout import heldout_loss
-from chatwright.train.measuring import Measuring, tell
+from chatwright.train.measuring import Measuring, agreed, tell
 from chatwright.train.metrics import MetricsLog, StepReport
 from chatwright.train.objectives import Objective
 from chatwright.train.optimizers import Optimizer, OptimizerConfig
 from chatwright.train.patience import Patience
 from chatwright.train.progress import Progress
-from chatwright.train.ranks import Ranks
-from chatwright.train.resume import SCARCE, STATE_VERSION, Belonging, circumstances, refuse_foreign, tell_differences
+from chatwright.train.ranks import DiskWork, Ranks
+from chatwright.train.resume import SCARCE, Belonging, circumstances, tell_differences
 from chatwright.train.saving import Saver
 from chatwright.train.schedule import Schedule
-from chatwright.train.sharding import in_main_memory, named_parts, part_like, shard
+from chatwright.train.sharding import shard
+from chatwright.train.state import RunState
 from chatwright.train.step import Learned, Stepper
 from chatwright.train.utilisation import measured_meter
 
@@ -90,14 +90,12 @@ class Trainer:
             multiply_in_float8(network)
         network.recompute_blocks(is_on=config.recompute)
         self._source = source
-        self._belongs = Belonging(source.fingerprint, config.steps, identity or {})
         self._config = config
         self._schedule = schedule
         self._placement = placement
         self._directory = directory
         self._ranks = ranks or Ranks()
         self._ranks.join(placement.device, timeout_s=config.collective_timeout_s)
-        self._circumstances = circumstances(placement, reduction=config.reduction, num_ranks=self._ranks.size)
         if config.parallel != "ddp":
             self._shard()
         named = [(name, parameter) for name, parameter in trained.named_parameters() if parameter.requires_grad]
@@ -112,6 +110,8 @@ class Trainer:
         self._patience = Patience(config.patience)
         self._done = Progress(unit=unit)
         self._meter = measured_meter(flops_per_token, placement, num_ranks=self._ranks.size)
+        self._state = self._all_that_is_saved(Belonging(source.fingerprint, config.steps, identity or {}))
+        self._disk = DiskWork(self._ranks, placement.device, self._state.num_bytes)
 
     def _make_stepper(self, objective: Objective, maximum_norm: float) -> Stepper:
         """What turns micro-batches into one update."""
@@ -123,6 +123,23 @@ class Trainer:
             reduction=config.reduction,
             seed=config.seed,
             audit_every=config.faults.audit_every,
+        )
+
+    def _all_that_is_saved(self, belongs: Belonging) -> RunState:
+        """What a checkpoint is taken of and goes back into."""
+        config = self._config
+        return RunState(
+            trained=self._trained,
+            optimizer=self._optimizer,
+            average=self._average,
+            stepper=self._stepper,
+            fitted=self._fitted,
+            guard=self._guard,
+            patience=self._patience,
+            done=self._done,
+            belongs=belongs,
+            circumstances=circumstances(self._placement, reduction=config.reduction, num_ranks=self._ranks.size),
+            directory=self._directory,
         )
 
     def _keep_in(self, directory: Path) -> None:
@@ -158,14 +175,16 @@ class Trainer:
         Raises:
             StoppedError: a stop was asked for; the state is saved.
             DivergedError: more unsound steps than the policy allows; a sound checkpoint is kept.
-            RefusedError: the checkpoint belongs to other data or settings.
+            RefusedError: the checkpoint belongs to other data or settings, or there are some and none is sound.
             BusyError: another process trains in this directory.
             RankLostError: another process of this training ended or hangs.
             OutOfMemoryError: memory ran out where a step cannot be made smaller.
+            StorageFailedError: the disk takes no checkpoint, or at the end the log.
         """
         with self._held_alone():
             self._begin()
-            habits = Preparation(self._config.steps, self._config.is_fitted, self._config.compile)
+            to_come = self._state.bytes_to_come(is_copied=self._placement.device.type == "cpu")
+            habits = Preparation(self._config.steps, self._config.is_fitted, self._config.compile, to_come)
             self._fitted.prepare(self._network, self._source, self._directory, habits)
             progress = ProgressLine(label, self._config.steps, start=self._done.step)
             while self._done.step < self._config.steps and not self._is_over():
@@ -180,7 +199,7 @@ class Trainer:
                     progress.update(self._done.step, self._done.window.text())
                 self._keep_habits(stop)
             progress.close()
-            if self._patience.is_over:
+            if self._ends_early:
                 self._end_early()
             self._average.leave()
             self._log.flush()
@@ -198,26 +217,34 @@ class Trainer:
         with memory_named(**SCARCE), self._ranks.losses_told(), held, closing(self._saver), closing(self._log):
             yield
 
+    @property
+    def _ends_early(self) -> bool:
+        """Whether patience is at its end before the last step."""
+        return self._patience.is_over and self._done.step < self._config.steps
+
     def _begin(self) -> None:
         """From the newest sound checkpoint, or from the first step."""
-        step = self._newest_step()
+        step = self._disk.step(self._checkpoints.newest_step)
         if step is None:
+            if self._ranks.of_first(self._checkpoints.count, self._placement.device):
+                raise self._checkpoints.refusal()  # to begin anew would take what may still be saved
             self._log.begin_anew(steps=self._config.steps)
             self._measure()
             if self._config.faults.policy == "rollback":
                 self._save(must_hold=True)  # somewhere to go back to
             return
-        state = self._restore(self._checkpoints.load(step))
+        state = self._restore(step)
         self._log.forget_after(self._done.step)
         if self._ranks.is_first:
-            tell_differences(state["circumstances"], self._circumstances)
+            tell_differences(state["circumstances"], self._state.circumstances)
             say(f"  goes on at step {self._done.step} of {self._config.steps}")
 
-    def _newest_step(self) -> int | None:
-        """The first rank's answer, on all: what verifies for one may be unreadable for another."""
-        found = self._checkpoints.newest_step() if self._ranks.is_first else None
-        step = self._ranks.of_first(-1 if found is None else found, self._placement.device)
-        return None if step < 0 else step
+    def _restore(self, step: int) -> dict[str, Any]:
+        """Go back or on to a checkpoint; returns its numbers."""
+        with self._disk.patience():
+            state = self._state.restore(self._checkpoints.load(step))
+            self._ranks.wait()  # each reads all of it, at the pace of its own disk
+        return state
 
     def _train_step(self) -> StepReport | None:
         """One step, applied or left out; None where the run went back instead."""
@@ -226,11 +253,11 @@ class Trainer:
         candidate = self._fitted.gradient(micro_batches, number=number, step=self._done.step)
         judgement = self._guard.judge(candidate)
         if judgement.verdict is Verdict.ACCEPT:
-            self._stepper.apply(self._schedule.factor(self._done.step, self._config.steps), number=self._done.step)
+            self._stepper.apply(self._schedule.factor(self._done.step, self._config.steps, number=number))
             self._done.targets += candidate.targets
             self._average.see(self._done.step + 1)
         else:
-            self._stepper.discard()
+            self._stepper.discard(is_overflow=candidate.is_overflow)
             if judgement.verdict is Verdict.ROLL_BACK:
                 self._roll_back(judgement)
                 return None
@@ -246,14 +273,14 @@ class Trainer:
         """To the newest sound checkpoint; the data of the steps from there to this one is passed over."""
         failed, number = self._done.step + 1, self._done.data_number
         rollbacks = self._guard.rollbacks
-        self._ranks.only_first(self._saver.settle, self._placement.device)
-        step = self._newest_step()
+        self._disk.alone(self._saver.settle)
+        step = self._disk.step(self._checkpoints.newest_step)
         if step is None:
             self._give_up(judgement, can_save=False)
-        self._restore(self._checkpoints.load(step or 0))
+        self._restore(step or 0)
         self._guard.rolled_back(rollbacks=rollbacks)
         self._done.passed_over = number + 1 - self._done.step
-        self._log.forget_after(self._done.step)
+        self._log.forget_after(self._done.step, but="rolled_back")  # one that went to the same step, or beyond
         told = {"to_step": self._done.step, "failed_step": failed, "reason": judgement.reason}
         self._log.write(
             {"event": "rolled_back", "step": self._done.step + 1, **told, "passed_over": self._done.passed_over}
@@ -266,15 +293,10 @@ class Trainer:
         failed, policy = self._done.step + 1, self._config.faults.policy
         if policy == "stop" and can_save:
             self._save(must_hold=True)
-        self._ranks.only_first(self._saver.wait, self._placement.device)
-        newest = self._newest_step()
+        self._disk.alone(self._saver.wait)
+        newest = self._disk.step(self._checkpoints.newest_step)
         self._log.write({"event": "diverged", "step": failed, "reason": judgement.reason})
-        row = f"{self._guard.skips} steps in a row up to " if self._guard.skips > 1 else ""
-        raise DivergedError(
-            f"training diverged: {row}step {failed} could not be used: {judgement.reason}",
-            kept="no checkpoint yet" if newest is None else f"the checkpoint of step {newest}",
-            hint="look at the data of these steps, lower the learning rates or choose another `faults.policy`",
-        )
+        raise diverged(judgement, step=failed, skips=self._guard.skips, newest=newest)
 
     def _keep_habits(self, stop: StopFlag | None) -> None:
         """Log, measure and save where the step asks for it, or where a stop does."""
@@ -289,11 +311,14 @@ class Trainer:
         self._done.score = None
         if measures:
             self._measure()
-        if is_last:
+        if self._ends_early:
+            self._log_at_step("ended_early", {"best": self._patience.best})
+        ends = is_last or self._ends_early
+        if ends:
             self._weigh_average()
-        if saves:
-            self._save(must_hold=is_last or asked)
-        if stop is not None and asked and not is_last:
+        if saves or ends:
+            self._save(must_hold=ends or asked)
+        if stop is not None and asked and not ends:
             stop.requested = True  # of this rank, too, where another one was asked
             self._log.flush()
             stop.check(f"step {self._done.step} of {config.steps}")
@@ -311,25 +336,31 @@ class Trainer:
         return True
 
     def _end_early(self) -> None:
-        """Patience is at its end: the state is saved as at the last step."""
+        """Patience is at its end, and the state is saved: where the best one is kept, its weights are what is left."""
         if self._ranks.is_first:
             say(f"  ends at step {self._done.step}: {self._config.patience} measurements brought no lower loss")
-        if self._done.score is not None:  # else it ended in an earlier call
-            self._log_at_step("ended_early", {"best": self._patience.best})
-            self._weigh_average()
-            self._save(must_hold=True)
+        if not self._config.keep_best or self._average.is_used:
+            return
+        step = self._disk.step(self._checkpoints.best_step)
+        if step is None:
+            return
+        best = self._checkpoints.load(step)
+        self._state.take_weights(best.weights)
+        self._done.evaluation = best.state["evaluation"]
+        if self._ranks.is_first:
+            say(f"  leaves the weights of step {step}, the best that was kept")
 
     def _measure(self) -> None:
         values = self._measuring.values()
         if not values:
             return
+        if (self._config.keep_best or self._config.patience) and "bits_per_byte" not in values:
+            raise UsageError("`keep_best` and `patience` need a training that measures held-out `bits_per_byte`")
         self._log_at_step("evaluation", values)
         if self._ranks.is_first:
             tell(values, where=f"step {self._done.step}")
-        self._done.evaluation, self._done.score = values, heldout_loss(values)
+        self._done.evaluation, self._done.score = agreed(values, self._ranks, self._placement.device)
         self._patience.see(self._done.score)
-        if (self._config.keep_best or self._config.patience) and "bits_per_byte" not in values:
-            raise UsageError("`keep_best` and `patience` need a training that measures held-out `bits_per_byte`")
         trim_memory()
 
     def _weigh_average(self) -> None:
@@ -338,7 +369,8 @@ class Trainer:
             return
         with self._average.installed():
             values = self._measuring.values()
-        is_wanted = self._average.is_wanted(heldout_loss(values), self._done.score)
+        rival = self._patience.best if self._config.keep_best and self._ends_early else self._done.score
+        is_wanted = self._average.is_wanted(heldout_loss(values), rival)
         is_used = bool(self._ranks.of_first(int(is_wanted), self._placement.device))
         self._average.is_used, self._done.evaluation = is_used, values if is_used and values else self._done.evaluation
         self._log_at_step("averaged", {"steps": self._average.num_steps, "is_used": is_used, **values})
@@ -350,50 +382,15 @@ class Trainer:
 
     def _save(self, *, must_hold: bool) -> None:
         """Save this step, beside the training or, where it must hold, before anything else."""
-        snapshot = None if self._config.parallel == "ddp" else self._snapshot()  # all ranks gather what is sharded
+        self._disk.alone(self._saver.wait)  # the copy before is let go first: there is memory for one
+        # What is sharded is gathered by all ranks; what is whole is copied by the first one alone.
+        gathered = None if self._config.parallel == "ddp" else self._state.snapshot(is_kept=self._ranks.is_first)
 
         def save() -> None:
             if self._saver.last_step != self._done.step:
-                self._saver.save(self._done.step, snapshot or self._snapshot())
+                self._saver.save(self._done.step, gathered or self._state.snapshot(is_kept=True))
             if must_hold:
                 self._saver.wait(must_hold=True)
 
-        self._ranks.only_first(save, self._placement.device)
+        self._disk.alone(save)
         trim_memory()
-
-    def _snapshot(self) -> Checkpoint:
-        """A copy of everything that the next step depends on, in main memory."""
-        held = (named_parts(self._trained), self._optimizer.tensors(), self._average.tensors())
-        weights, optimizer, average = (in_main_memory(tensors, is_kept=self._ranks.is_first) for tensors in held)
-        return Checkpoint(weights, optimizer, self._state(), self._done.score, average)
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "version": STATE_VERSION,
-            **self._done.state(),
-            "guard": self._guard.state(),
-            "patience": self._patience.state(),
-            "average": self._average.state(),
-            "scale": self._stepper.scale,
-            "positions": self._fitted.positions,
-            "circumstances": self._circumstances,
-            **self._belongs.state(),
-        }
-
-    def _restore(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Take everything from a checkpoint; returns its state."""
-        state = checkpoint.state
-        refuse_foreign(state, self._belongs, directory=self._directory)
-        named = named_parts(self._trained)
-        with torch.no_grad():
-            for name, tensor in checkpoint.weights.items():
-                named[name].copy_(part_like(named[name], tensor))
-        self._optimizer.load(checkpoint.optimizer)
-        self._stepper.trust()
-        self._stepper.scale = state["scale"]
-        self._fitted.positions = state.get("positions") or self._fitted.positions  # step 0 is saved before a search
-        self._done.load(state)
-        self._guard.load(state["guard"])
-        self._patience.load(state["patience"])
-        self._average.load(checkpoint.average or {}, state.get("average", {}))
-        return state

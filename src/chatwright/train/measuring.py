@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from chatwright.foundation.console import say
+from chatwright.train.heldout import heldout_loss
+from chatwright.train.ranks import Ranks
 from chatwright.train.sharding import let_go
 
 
@@ -45,6 +47,22 @@ def _sound(value: Any) -> Any:
     if isinstance(value, list):
         return [_sound(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Agreed(NamedTuple):
+    """What a measurement decides, alike on all ranks."""
+
+    values: dict[str, Any]
+    score: float | None  # held-out loss
+
+
+def agreed(values: dict[str, Any], ranks: Ranks, device: torch.device) -> Agreed:
+    """The first rank's verdict on all of them: unlike devices may measure unlike figures, and then end apart."""
+    own = heldout_loss(values)
+    score, finished = ranks.firsts([math.nan if own is None else own, float(bool(values.get("finished")))], device)
+    if "finished" in values:
+        values = values | {"finished": finished > 0}
+    return Agreed(values, None if math.isnan(score) else score)
 
 
 def tell(values: dict[str, Any], *, where: str) -> None:

@@ -6,13 +6,14 @@ Statistics hold accepted steps only. Not the place where anything is decided (`f
 import contextlib
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.foundation import storage
-from chatwright.foundation.errors import StorageFullError
-from chatwright.train.curves import CurveName, open_curves, scalars_of
+from chatwright.foundation.console import say
+from chatwright.foundation.errors import StorageFailedError, StorageFullError
+from chatwright.train.curves import Curve, CurveName, open_curves, scalars_of
 from chatwright.train.utilisation import Meter
 
 METRICS = "metrics.jsonl"
@@ -102,7 +103,8 @@ class Window:
 class MetricsLog:
     """The run's log, one event a line, written by the first rank alone.
 
-    A full disk does not end a run for want of a line: lines wait in memory until there is room, or until `flush`.
+    A disk that is full or fails does not end a run for want of a line: lines wait in memory until they can be written,
+    or until `flush`. A program that fails at its curves is left out, and the run goes on.
 
     Args:
         directory: where `metrics.jsonl` is.
@@ -114,31 +116,36 @@ class MetricsLog:
         self._path = directory / METRICS
         self._is_writer = is_writer
         self._waiting: deque[dict[str, Any]] = deque()
-        self._curves = open_curves(curves, directory) if is_writer else []
+        self._curves = dict(zip(curves, open_curves(curves, directory), strict=True)) if is_writer else {}
 
     def write(self, event: dict[str, Any]) -> None:
         """Append one event."""
         if self._is_writer:
             self._waiting.append(event)
-            for curve in self._curves:
-                curve.write(event.get("step", 0), scalars_of(event))
-            with contextlib.suppress(StorageFullError):
-                self.flush()
+            self._draw(lambda curve: curve.write(event.get("step", 0), scalars_of(event)))
+            self._try_to_flush()
 
     def flush(self) -> None:
         """Write what waits.
 
         Raises:
             StorageFullError: there is still no room.
+            StorageFailedError: the disk still fails.
         """
-        while self._waiting:
-            storage.append_line(self._path, self._waiting[0])
-            self._waiting.popleft()
+        try:
+            while self._waiting:
+                storage.append_line(self._path, self._waiting[0])
+                self._waiting.popleft()
+        except OSError as error:
+            raise StorageFailedError(
+                f"`{self._path}` could not be written: {error.strerror or error}",
+                kept="the checkpoints, and the lines written before",
+                hint="look at the disk, and run the same command again: it goes on where it stopped",
+            ) from error
 
     def close(self) -> None:
         """Finish the curves; a line that finds no room waits in vain."""
-        for curve in self._curves:
-            curve.close()
+        self._draw(lambda curve: curve.close())
 
     def begin_anew(self, *, steps: int) -> None:
         """Forget all: the run has no checkpoint that the log could belong to. How many steps there will be comes first.
@@ -146,20 +153,34 @@ class MetricsLog:
         That is no curve: the programs that follow the events are not told of it.
         """
         if self._is_writer:
-            for curve in self._curves:
-                curve.go_back(-1)
+            self._draw(lambda curve: curve.go_back(-1))
             self._path.unlink(missing_ok=True)
             self._waiting.append({"event": "begins", "step": 0, "steps": steps})
-            with contextlib.suppress(StorageFullError):
-                self.flush()
+            self._try_to_flush()
 
-    def forget_after(self, step: int) -> None:
-        """Drop what was logged after this step: those steps are done again."""
+    def forget_after(self, step: int, *, but: str | None = None) -> None:
+        """Drop what was logged after this step, events of the name `but` left out: those steps are done again."""
         if not self._is_writer:
             return
-        for curve in self._curves:
-            curve.go_back(step)
-        self._waiting = deque(event for event in self._waiting if event.get("step", 0) <= step)
-        lines = [line for line in storage.read_lines(self._path) if line.get("step", 0) <= step]
+        self._draw(lambda curve: curve.go_back(step))
+
+        def stays(line: dict[str, Any]) -> bool:
+            return line.get("step", 0) <= step or (but is not None and line.get("event") == but)
+
+        self._waiting = deque(filter(stays, self._waiting))
+        lines = list(filter(stays, storage.read_lines(self._path)))
         with storage.publish_file(self._path) as scratch:
             scratch.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+    def _try_to_flush(self) -> None:
+        with contextlib.suppress(StorageFullError, StorageFailedError):
+            self.flush()
+
+    def _draw(self, act: Callable[[Curve], None]) -> None:
+        """Do it with each curve; who fails is told and left out: no picture is worth the run."""
+        for name, curve in list(self._curves.items()):
+            try:
+                act(curve)
+            except Exception as error:  # programs of others may raise anything
+                del self._curves[name]
+                say(f"  `curves`: {name} failed and draws no more, training goes on: {str(error)[:300] or type(error)}")

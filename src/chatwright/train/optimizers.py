@@ -38,10 +38,10 @@ def orthogonalise(matrices_NRC: Tensor, *, steps: int, in_bfloat16: bool = False
     Args:
         matrices_NRC: any shape; a batch of them is faster than one by one.
         steps: of the iteration.
-        in_bfloat16: the products, as the reference has them. They always are on an accelerator; on a CPU, which may be
-            slow in it, else in the matrices' own type.
+        in_bfloat16: the products, as the reference has them, on a CPU, which may be slow in it; else they are in the
+            matrices' own type. On an accelerator they always are, if it has the type.
     """
-    x_NRC = matrices_NRC.bfloat16() if in_bfloat16 or matrices_NRC.is_cuda else matrices_NRC
+    x_NRC = matrices_NRC.bfloat16() if _is_in_bfloat16(matrices_NRC.device, is_asked=in_bfloat16) else matrices_NRC
     tall = x_NRC.shape[1] > x_NRC.shape[2]
     if tall:
         x_NRC = x_NRC.mT
@@ -51,6 +51,13 @@ def orthogonalise(matrices_NRC: Tensor, *, steps: int, in_bfloat16: bool = False
         update = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
         x_NRC = torch.baddbmm(x_NRC, update, x_NRC, beta=_A)
     return (x_NRC.mT if tall else x_NRC).to(matrices_NRC.dtype)
+
+
+def _is_in_bfloat16(device: torch.device, *, is_asked: bool) -> bool:
+    """GPUs older than the type (V100, T4) emulate it slowly or refuse: they have float32, whose range needs no care."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return is_asked
 
 
 class _Group(NamedTuple):
@@ -108,9 +115,9 @@ class Muon:
         return orthogonalised_across(update, rows=like.shape[0], group=shard_group(like), orthogonalise=orthogonalised)
 
     def tensors(self) -> dict[str, Tensor]:
-        """State by name: `momentum.NAME`, sharded as the parameter is."""
+        """State by name: `momentum.NAME`, sharded as the parameter is; views, which the next step changes."""
         return {
-            f"momentum.{name}": joined_like(parameter, momentum[index].clone())
+            f"momentum.{name}": joined_like(parameter, momentum[index])
             for group, momentum in zip(self._groups, self._momenta, strict=True)
             for index, (name, parameter) in enumerate(zip(group.names, group.parameters, strict=True))
         }
@@ -149,7 +156,7 @@ class Optimizer:
     ):
         self._config = config
         self._named = dict(parameters)
-        matrices = {name: p for name, p in self._named.items() if config.kind == "muon" and _is_block_matrix(name, p)}
+        matrices = {name: p for name, p in self._named.items() if self._is_muons(name)}
         rest = {name: p for name, p in self._named.items() if name not in matrices}
         self._muon = Muon(matrices, config, in_bfloat16=in_bfloat16) if matrices else None
         decayed = [p for p in rest.values() if p.ndim >= 2 and config.kind == "adamw"]
@@ -171,6 +178,15 @@ class Optimizer:
     def parameters(self) -> list[nn.Parameter]:
         """Everything that is trained."""
         return list(self._named.values())
+
+    @property
+    def full_bytes(self) -> int:
+        """What the state takes once the first step is done: one moment of Muon's matrices, two of the rest."""
+        moments = ((1 if self._is_muons(name) else 2, parameter) for name, parameter in self._named.items())
+        return sum(count * parameter.numel() * parameter.element_size() for count, parameter in moments)
+
+    def _is_muons(self, name: str) -> bool:
+        return self._config.kind == "muon" and _is_block_matrix(name, self._named[name])
 
     def held(self) -> list[Tensor]:
         """Everything that an update changes, parameters and state, as far as this rank holds it."""
@@ -201,12 +217,12 @@ class Optimizer:
             self._adamw.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The whole state as tensors by name, for safetensors."""
+        """The whole state as tensors by name: views, to be copied where they are to last."""
         tensors = {} if self._muon is None else self._muon.tensors()
         if self._adamw is not None:
             for parameter, state in self._adamw.state.items():
                 for key, value in state.items():
-                    tensors[f"{key}.{self._names[id(parameter)]}"] = value.detach().clone()
+                    tensors[f"{key}.{self._names[id(parameter)]}"] = value.detach()
         return tensors
 
     def load(self, tensors: dict[str, Tensor]) -> None:

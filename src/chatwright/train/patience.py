@@ -1,7 +1,7 @@
 """Stopping early: a run ends where held-out loss has not fallen for so many measurements, if that was asked for.
 
 Not a substitute for a schedule: a run that ends early has not cooled down, and its last steps are its noisiest. Beside
-it, `keep_best` keeps the checkpoint that was best.
+it, `keep_best` keeps the checkpoint that was best, and the run leaves its weights.
 """
 
 from typing import Any

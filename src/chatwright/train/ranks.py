@@ -8,7 +8,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,9 +19,15 @@ from chatwright.train.meeting import meet
 
 TIMEOUT_S = 600
 BETWEEN_STAGES_S = 30 * 24 * 3600  # the first rank may prepare data for long while the others wait
+_SLOW_DISK_BYTES_S = 20e6  # what the first rank reads and writes may lie on a shared disk that others use, too
 _MEETING_S = 900  # processes that are started again on a busy machine need their time until all are there
 
 _GLOO = "gloo/"  # the place in its source that gloo names in whatever it raises, always a bare RuntimeError
+
+
+def ranks_of_machine() -> int:
+    """How many processes of this training torchrun has started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 class Ranks:
@@ -94,9 +100,13 @@ class Ranks:
         """Whether it holds on any rank, so that all do the same."""
         return self.sum(float(flag), device) > 0
 
+    def firsts(self, values: Sequence[float], device: torch.device) -> list[float]:
+        """The first rank's numbers, on all, to the bit; NaN stays NaN."""
+        return self.sums([value if self.is_first else 0.0 for value in values], device)
+
     def of_first(self, value: int, device: torch.device) -> int:
         """The first rank's number, on all."""
-        return round(self.sum(float(value if self.is_first else 0), device))
+        return round(self.firsts([float(value)], device)[0])
 
     def minimum(self, value: int, device: torch.device) -> int:
         """The smallest of all ranks' numbers."""
@@ -145,6 +155,16 @@ class Ranks:
         if self.any(failure is not None, device):
             raise failure or StorageFailedError("the first rank could not save", hint="look at its output")
 
+    @contextlib.contextmanager
+    def patient(self, num_bytes: int) -> Iterator[None]:
+        """Within, an exchange may take as long as so many bytes take on a slow disk, where that is longer."""
+        allowed_s = self._timeout_s
+        self.allow(max(allowed_s, int(num_bytes / _SLOW_DISK_BYTES_S)))
+        try:
+            yield
+        finally:
+            self.allow(allowed_s)
+
     def wait_for_stage(self) -> None:
         """Until all have done with a stage, which may take the first rank days."""
         self.allow(BETWEEN_STAGES_S)
@@ -188,3 +208,31 @@ class Ranks:
             kept="the newest checkpoint",
             hint="look at the output of the rank that failed first; the same command goes on from there",
         )
+
+
+class DiskWork(NamedTuple):
+    """What the first rank reads and writes, while the others wait as long as that may take."""
+
+    ranks: Ranks
+    device: torch.device
+    num_bytes: int  # read or written at once, at most
+
+    def patience(self) -> contextlib.AbstractContextManager[None]:
+        """Within, an exchange may take as long as these bytes do."""
+        return self.ranks.patient(self.num_bytes)
+
+    def alone(self, act: Callable[[], None]) -> None:
+        """The first rank alone does what may fail; if it does, all end.
+
+        Raises:
+            ChatwrightError: the failure itself on the first rank, that there was one on the others.
+        """
+        with self.patience():
+            self.ranks.only_first(act, self.device)
+
+    def step(self, find: Callable[[], int | None]) -> int | None:
+        """The step that the first rank finds, on all: what verifies for one may be unreadable for another."""
+        with self.patience():
+            found = find() if self.ranks.is_first else None
+            step = self.ranks.of_first(-1 if found is None else found, self.device)
+        return None if step < 0 else step

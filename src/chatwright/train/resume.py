@@ -18,7 +18,8 @@ from chatwright.train.reduction import ReductionName
 STATE_VERSION = 2
 SCARCE = {  # where memory runs out in training, what is kept and what helps
     "kept": "the newest checkpoint: the same command goes on from there",
-    "hint": "free memory or raise the limit; or lower `micro_rows`, set `recompute = true`, or take a smaller model",
+    "hint": "free memory or raise the limit; or set `recompute = true`, or lower `micro_rows` (in `[pretrain]` the "
+    "same run goes on with it); or begin anew with a smaller model",
 }
 
 

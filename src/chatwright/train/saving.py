@@ -31,7 +31,7 @@ class Saver:
         self._maximum_failures = maximum_failures
         self._failures = 0
         self._pool: ThreadPoolExecutor | None = None
-        self._pending: tuple[int, Checkpoint, Future[None]] | None = None
+        self._pending: tuple[int, int, Future[None]] | None = None  # step, bytes: its tensors are the thread's alone
         self._last_step: int | None = None
 
     def save(self, step: int, checkpoint: Checkpoint) -> None:
@@ -42,7 +42,7 @@ class Saver:
         """
         self.wait()
         self._pool = self._pool or ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending = (step, checkpoint, self._pool.submit(self._checkpoints.save, step, checkpoint))
+        self._pending = (step, checkpoint.num_bytes, self._pool.submit(self._checkpoints.save, step, checkpoint))
         if not self._in_background:
             self.wait()
 
@@ -57,16 +57,16 @@ class Saver:
         """
         if self._pending is None:
             return
-        step, checkpoint, future = self._pending
+        step, num_bytes, future = self._pending
         error = future.exception()
         self._pending = None
         if error is None:
             self._failures, self._last_step = 0, step
             return
-        if not isinstance(error, OSError | StorageFullError | RefusedError):
+        if not isinstance(error, OSError | StorageFullError | StorageFailedError | RefusedError):
             raise error
         self._failures += 1
-        self._tell(step, checkpoint, error)
+        self._tell(step, num_bytes, error)
         if must_hold or self._failures > self._maximum_failures:
             raise self._ending(step, error) from error
 
@@ -86,13 +86,13 @@ class Saver:
             self._pool.shutdown()
             self._pool = None
 
-    def _tell(self, step: int, checkpoint: Checkpoint, error: BaseException) -> None:
+    def _tell(self, step: int, num_bytes: int, error: BaseException) -> None:
         free = shutil.disk_usage(self._checkpoints.directory).free
         event: dict[str, Any] = {
             "event": "checkpoint_failed",
             "step": step,
             "reason": _words(error),
-            "bytes_needed": checkpoint.num_bytes,
+            "bytes_needed": num_bytes,
             "bytes_free": free,
         }
         say(f"  the checkpoint of step {step} was not saved, training goes on: {_words(error)}")

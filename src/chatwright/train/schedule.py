@@ -11,8 +11,8 @@ from chatwright.foundation.config import Config
 class Schedule(Protocol):
     """Learning rates over a run, as shares of their peaks."""
 
-    def factor(self, step: int, total: int) -> float:
-        """For step 0 .. total - 1."""
+    def factor(self, step: int, total: int, *, number: int | None = None) -> float:
+        """For step 0 .. total - 1; `number` is that of its data, where it is another."""
         ...
 
 
@@ -31,7 +31,7 @@ class ScheduleConfig(Config):
                 f"{self.warmup_share} + {self.cooldown_share}"
             )
 
-    def factor(self, step: int, total: int) -> float:
+    def factor(self, step: int, total: int, *, number: int | None = None) -> float:  # noqa: ARG002 - no data matters
         """Share of the peak learning rate for step 0 .. total - 1."""
         warmup = round(self.warmup_share * total)
         if step < warmup:

@@ -66,4 +66,4 @@ class HeldoutTrainingConfig(TrainingConfig):
     """The same for a training that measures bits per byte on held-out documents, and may be led by them."""
 
     patience: int = Field(default=0, ge=0)  # measurements without a lower held-out loss that end the run; 0: none
-    keep_best: Habit[bool] = False  # the checkpoint with the lowest held-out loss stays, too
+    keep_best: Habit[bool] = False  # the one with the lowest held-out loss stays, and is what an early end leaves

@@ -5,7 +5,6 @@ Rajbhandari et al. 2020); `"hsdp"` shards it within each machine and replicates 
 Checkpoints hold whole tensors, so that a run goes on with any number of ranks. Nothing here needs a GPU.
 """
 
-import os
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from chatwright.foundation.devices import Placement
 from chatwright.foundation.errors import UsageError
 from chatwright.model.network import Network
-from chatwright.train.ranks import Ranks
+from chatwright.train.ranks import Ranks, ranks_of_machine
 
 ParallelName = Literal["ddp", "fsdp", "hsdp"]
 
@@ -59,7 +58,7 @@ def _mesh(parallel: ParallelName, kind: str, ranks: Ranks) -> Any:
 
     if parallel == "fsdp":
         return init_device_mesh(kind, (ranks.size,), mesh_dim_names=("shard",))
-    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    per_machine = ranks_of_machine()
     if ranks.size % per_machine or ranks.size == per_machine:
         raise UsageError(
             f'`parallel = "hsdp"` needs several machines with as many ranks each: {ranks.size} ranks, '

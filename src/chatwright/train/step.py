@@ -5,7 +5,7 @@ The loop decides between the two; nothing here knows checkpoints, policies or lo
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ from chatwright.train.ranks import Ranks
 from chatwright.train.reduction import Reduction, ReductionName, ShardedReduction, make_reduction, share_of
 from chatwright.train.sharding import is_sharded, whole
 
-_SCALE_DOUBLES_EVERY = 2000  # steps, as PyTorch's own scaler has it
+_SCALE_DOUBLES_EVERY = 2000  # accepted steps in a row, as PyTorch's own scaler has it
 
 
 class Learned(NamedTuple):
@@ -69,6 +69,7 @@ class Stepper:
             self._reduction = ShardedReduction()
         self._audit = Audit(learned.optimizer.held, every=audit_every)
         self._scaler = self._new_scaler()
+        self._steps_at_scale = 0  # accepted ones since the loss scale last changed
 
     def _new_scaler(self, **options: float) -> torch.amp.GradScaler:
         device = self._placement.device
@@ -86,10 +87,18 @@ class Stepper:
         if value is not None:
             self._scaler = self._new_scaler(init_scale=value)
 
+    def state(self) -> dict[str, Any]:
+        """What `load` takes; JSON."""
+        return {"scale": self.scale, "scale_steps": self._steps_at_scale}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on with the loss scale of a checkpoint; older ones did not count its steps."""
+        self.scale = state["scale"]
+        self._steps_at_scale = state.get("scale_steps", state["step"] % _SCALE_DOUBLES_EVERY)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The placement's precision for a forward pass."""
-        dtype = self._placement.autocast_dtype
-        return nullcontext() if dtype is None else torch.autocast(self._placement.device.type, dtype=dtype)
+        return self._placement.autocast()
 
     @property
     def parameters(self) -> Sequence[nn.Parameter]:
@@ -148,21 +157,25 @@ class Stepper:
         """Weights and state were given anew, as from a checkpoint."""
         self._audit.forget()
 
-    def apply(self, factor: float, *, number: int) -> None:
+    def apply(self, factor: float) -> None:
         """Update the parameters; `factor` is the schedule's share of the peak learning rates."""
         self._learned.optimizer.step(factor)
         self._audit.note()
-        grows = number % _SCALE_DOUBLES_EVERY == _SCALE_DOUBLES_EVERY - 1
-        self._finish(scale_factor=2.0 if grows else 1.0)
-
-    def discard(self) -> None:
-        """Forget the gradient; the parameters stay as they are."""
-        self._finish(scale_factor=0.5)
-
-    def _finish(self, *, scale_factor: float) -> None:
-        if self._scaler.is_enabled():
-            self._scaler.update(self._scaler.get_scale() * scale_factor)
+        self._steps_at_scale += 1
+        if self._steps_at_scale >= _SCALE_DOUBLES_EVERY:
+            self._change_scale(2.0)
         self._learned.optimizer.zero_grad()
+
+    def discard(self, *, is_overflow: bool) -> None:
+        """Forget the gradient; the parameters stay as they are, and the loss scale, too, where it was not to blame."""
+        if is_overflow:
+            self._change_scale(0.5)
+        self._learned.optimizer.zero_grad()
+
+    def _change_scale(self, factor: float) -> None:
+        self._steps_at_scale = 0
+        if self._scaler.is_enabled():
+            self._scaler.update(self._scaler.get_scale() * factor)
 
     def _micro_gradient(self, batch: MicroBatch, total: float) -> Tensor:
         with self.autocast():
@@ -253,7 +266,7 @@ def _lost_between_shards(error: BaseException) -> OutOfMemoryError:
         "memory ran out on a rank that holds a shard of the model: a step in shards cannot be begun again in its midst",
         cause=str(error).splitlines()[0][:300],
         kept="the newest checkpoint",
-        hint="lower `micro_rows` or set `recompute = true`; the same command goes on from the checkpoint",
+        hint="set `recompute = true` or lower `micro_rows`: either goes on from the checkpoint",
     )
 
 
