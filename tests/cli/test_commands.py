@@ -115,6 +115,12 @@ def test_generating_is_repeated_by_its_seed(finished, call):
     assert texts[0] == texts[1]
 
 
+def test_text_cannot_steer_the_terminal_and_machines_get_every_character(finished, call):
+    asked = ("generate", finished[1] / "pretrain" / "model", "\x1b[2JThe", "--max-tokens", 1)
+    assert call(*asked).stdout.startswith("[2JThe")
+    assert call(*asked, "--json").json()["prompt"] == "\x1b[2JThe"
+
+
 def test_lineage_prints_the_chain_down_to_the_source_folder(finished, call):
     path, run_dir, _ = finished
     told = call("lineage", run_dir / "finetune" / "model")

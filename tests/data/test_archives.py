@@ -3,6 +3,7 @@ import gzip
 import io
 import lzma
 import os
+import struct
 import tarfile
 import time
 import zipfile
@@ -292,3 +293,54 @@ def test_members_of_whole_and_part_blocks_end_at_the_end_mark(tmp_path, form, si
     documents, tally = collect(tmp_path)
     assert [len(d.text) for d in documents] == [size, size]
     assert tally.dropped == {}
+
+
+ALL_ONES = (0xFFFF, 0xFFFFFFFF)
+
+
+def with_large_record(path, *, plain=None, points_to=None, comment=b""):
+    """Put a true zip64 record into an archive of four members; `plain`: what its end record says instead of the truth.
+
+    Returns:
+        How many members its directory has, and how many bytes.
+    """
+    write_zip(path, [(f"{n}.txt", f"text {n}") for n in range(4)])
+    data = path.read_bytes()
+    at = data.index(b"PK\x05\x06")
+    _, _, _, _, count, size, offset, _ = struct.unpack("<4s4H2LH", data[at:])
+    record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, offset)
+    pointer = struct.pack("<4sLQL", b"PK\x06\x07", 0, at if points_to is None else points_to, 1)
+    told = plain or (count, size)
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, told[0], *told, offset, len(comment))
+    path.write_bytes(data[:at] + record + pointer + end + comment)
+    return count, size
+
+
+@pytest.mark.parametrize(("plain", "points_to"), [(None, None), (ALL_ONES, None), (ALL_ONES, 1 << 63)])
+def test_an_archive_with_the_record_of_large_ones_is_read(tmp_path, plain, points_to):
+    with_large_record(tmp_path / "a.zip", plain=plain, points_to=points_to)
+    documents, tally = collect(tmp_path)
+    assert [document.text for document in documents] == [f"text {n}" for n in range(4)]
+    assert tally.dropped == {}
+
+
+def test_the_limit_on_a_directory_holds_whatever_its_end_records_say(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_ARCHIVE_DIRECTORY_BYTES", 100)
+    assert with_large_record(tmp_path / "plain.zip", plain=(4, 50))[1] > 100
+    false_record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 4, 4, 50, 0)
+    with_large_record(tmp_path / "comment.zip", plain=ALL_ONES, comment=false_record)
+    with_large_record(tmp_path / "equal.zip")
+    documents, tally = collect(tmp_path)
+    assert documents == []
+    assert reasons(tally) == {"damaged_zip": ["plain.zip"], "too_many_members": ["comment.zip", "equal.zip"]}
+
+
+def test_two_records_of_large_archives_that_differ_are_refused(tmp_path):
+    path = tmp_path / "a.zip"
+    with_large_record(path, plain=ALL_ONES)
+    false_record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 4, 4, 50, 0)
+    data = path.read_bytes()
+    at = data.index(b"PK\x06\x07")
+    pointer = struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 1)
+    path.write_bytes(false_record + data[:at] + pointer + data[at + len(pointer) :])
+    assert reasons(collect(tmp_path)[1]) == {"damaged_zip": ["a.zip"]}

@@ -4,7 +4,7 @@ import pytest
 from test_store import answer
 
 from chatwright.feedback.history import Turn
-from chatwright.feedback.store import Choice, FeedbackStore, Rating, Score
+from chatwright.feedback.store import Choice, FeedbackStore, Rating, Score, StoreError
 
 
 @pytest.fixture
@@ -69,3 +69,38 @@ def test_a_person_with_more_answers_than_a_statement_can_name_is_forgotten_whole
     for number in range(1_203):
         given(store, f"a{number}", owner="ann")
     assert store.people.forget("ann").answers == 1_203
+
+
+def on_disk(folder):
+    """All that the store's files hold, its log and copies with them."""
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("takes_back", ["everything", "a conversation"])
+def test_what_a_person_takes_back_is_in_no_file_beside_the_store_either(store, tmp_path, takes_back):
+    given(store, "kept", owner="ben")
+    store.history.create("ann", id="t", title="", system="", settings={})
+    store.history.add("ann", "t", [Turn(id="q", parent=None, role="user", content="Unspeakable")])
+    for name in ("feedback.sqlite.schema-3", ".feedback.sqlite.schema-1.partial"):
+        (tmp_path / name).write_text("Unspeakable")
+    (tmp_path / "feedback.sqlite.schema-notes").write_text("of somebody")
+    assert b"Unspeakable" in on_disk(tmp_path)
+    if takes_back == "everything":
+        store.people.forget("ann")
+    else:
+        store.history.delete("ann", "t")
+    assert b"Unspeakable" not in on_disk(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left >= {"feedback.sqlite", "feedback.sqlite.schema-notes"}
+    assert not left & {"feedback.sqlite.schema-3", ".feedback.sqlite.schema-1.partial"}
+    assert [entry["id"] for entry in store.export()] == ["kept"]
+
+
+def test_a_copy_that_cannot_be_removed_is_told_and_asking_again_removes_it(store, tmp_path):
+    given(store, "a", owner="ann")
+    (tmp_path / "feedback.sqlite.schema-3").mkdir()
+    with pytest.raises(StoreError, match="deleted from the feedback store, but an older copy"):
+        store.people.forget("ann")
+    assert list(store.export()) == []
+    (tmp_path / "feedback.sqlite.schema-3").rmdir()
+    store.people.forget("ann")

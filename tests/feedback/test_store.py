@@ -184,3 +184,13 @@ def test_eight_threads_lose_no_write(store):
     entries = {entry["id"]: entry for entry in store.export()}
     assert len(entries) == 1 + 8 * 25
     assert len(entries["shared"]["ratings"]) == 8 * 25 + 25
+
+
+@pytest.mark.parametrize("name", ["what?", "50%20off", "a#b", "a b"])
+def test_a_store_is_made_where_it_was_named_whatever_its_folder_is_called(tmp_path, name):
+    place = tmp_path / name / "feedback.sqlite"
+    store = FeedbackStore(place)
+    store.add_answer(answer("one"))
+    store.close()
+    assert place.read_bytes().startswith(b"SQLite format 3")
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,7 +1,9 @@
 """Recipes are checked whole: every problem at once, with its place, what was met and what is allowed."""
 
 import contextlib
+import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from chatwright.foundation import config
-from chatwright.foundation.config import Config, Habit
+from chatwright.foundation.config import Config, Habit, path_of, read_toml
 from chatwright.foundation.errors import ConfigError, ExitCode, UsageError
 
 
@@ -248,3 +250,38 @@ def test_a_directory_a_huge_file_and_an_impossible_name_are_refused(tmp_path):
         config.read_toml(tmp_path / ("x" * 4096))
     with pytest.raises(UsageError, match="cannot be read"):
         config.read_toml(huge / "below-a-file.toml")
+
+
+@pytest.mark.parametrize("key", ["a.", '"a" . ', "'a'\t."])
+@pytest.mark.parametrize("line", ["{key}a = 1\n", "x = 1\n[{key}a]\n", "[[ {key}a ]]\n"])
+def test_a_key_of_many_parts_is_refused_before_it_is_read(tmp_path, key, line):
+    """Reading one of a megabyte would take gigabytes, by the square of its parts."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(line.format(key=key * (1_000_000 // len(key))))
+    tracemalloc.start()
+    with pytest.raises(UsageError, match="deeper than a recipe may: 32"):
+        read_toml(path)
+    assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    tracemalloc.stop()
+
+
+def test_a_key_of_as_many_parts_as_tables_may_lie_in_each_other_is_read(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(f'{".".join("a" * 32)} = "x.{".".join("y" * 99)}"\n')
+    data = read_toml(path)
+    for _ in range(32):
+        data = data["a"]
+    assert data.startswith("x.y.y")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("~nobody-of-this-name/books", "no home directory for `~nobody-of-this-name`"), ("a\0b", "no zero byte")],
+)
+def test_what_can_be_no_path_is_told(text, told):
+    with pytest.raises(UsageError, match=told):
+        path_of(text)
+
+
+def test_a_path_of_one_s_own_home_is_whole():
+    assert path_of("~/books") == Path.home() / "books"

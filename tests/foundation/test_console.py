@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from chatwright.foundation.console import ProgressLine, duration, say
+from chatwright.foundation.console import ProgressLine, duration, out, printable, say
 
 
 class Terminal(io.StringIO):
@@ -77,3 +77,20 @@ def test_progress_that_resumed_counts_its_own_speed_only():
     stream = io.StringIO()
     ProgressLine("work", 10, start=5, every_s=0, stream=stream).update(5)
     assert "left" not in stream.getvalue()
+
+
+STEERING = "\x1b[2J\x1b]0;title\x07\x9b31m\rover\x08\x7f"
+
+
+def test_what_steers_a_terminal_goes_and_every_script_line_and_tab_stays(capsys):
+    kept = "ä你👩‍👩‍👧\tone\ntwo"
+    assert printable(STEERING + kept) == "[2J]0;title31mover" + kept
+    say(STEERING)
+    out(STEERING)
+    assert capsys.readouterr() == ("[2J]0;title31mover\n", "[2J]0;title31mover\n")
+
+
+def test_a_document_s_name_cannot_leave_its_progress_line():
+    stream = Terminal()
+    ProgressLine("collect", 1, stream=stream).update(1, "a\nb\x1b[2J\r.txt")
+    assert stream.getvalue() == "\r  collect 1/1 (100%) | a b[2J.txt"

@@ -157,14 +157,21 @@ def test_a_really_full_disk_harms_nothing_that_was_saved(tiny_disk):
 
 def test_a_full_disk_is_found_at_every_size_of_what_is_free(tiny_disk):
     fill(tiny_disk / "made", "old")
+    held = (tiny_disk / "made" / "a.txt").stat().st_size
+    outcomes = set()
     for size in range(0, 256 << 10, 24 << 10):
         try:
             with storage.publish(tiny_disk / "made") as scratch:
                 (scratch / "a.txt").write_bytes(bytes(size))
         except StorageFullError:
-            pass
+            outcomes.add(False)
+        else:
+            held = size
+            outcomes.add(True)
         storage.verify(tiny_disk / "made")
         assert names(tiny_disk) == ["made"]
+        assert (tiny_disk / "made" / "a.txt").stat().st_size == held
+    assert outcomes == {True, False}
 
 
 @pytest.mark.parametrize(
@@ -353,3 +360,32 @@ def test_nan_never_reaches_a_file(tmp_path):
 def test_a_digest_does_not_depend_on_the_order_of_keys():
     assert storage.digest_json({"a": 1, "b": [2, "ü"]}) == storage.digest_json({"b": [2, "ü"], "a": 1})
     assert storage.digest_json({"\ud800": 1})  # a lone surrogate from a foreign file is no reason to fall over
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_a_published_directory_that_is_a_link_is_replaced_again_and_again_and_what_it_leads_to_stays(
+    tmp_path, is_broken
+):
+    elsewhere, final = tmp_path / "elsewhere", tmp_path / "run" / "made"
+    final.parent.mkdir()
+    if not is_broken:
+        fill(elsewhere, "old")
+    final.symlink_to(elsewhere)
+    for text in ("first", "second", "third"):
+        with storage.publish(final) as scratch:
+            (scratch / "a.txt").write_text(text)
+        assert (final / "a.txt").read_text() == text
+        assert names(final.parent) == ["made"]
+    assert (elsewhere / "a.txt").exists() is not is_broken
+
+
+def test_links_that_stand_in_the_way_of_publishing_and_setting_aside_give_way(tmp_path):
+    fill(tmp_path / "made", "old")
+    (tmp_path / "elsewhere").mkdir()
+    for name in (".made.old", ".made.damaged", ".made.partial"):
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    storage.recover(tmp_path)
+    fill(tmp_path / "made", "new")
+    storage.set_aside(tmp_path / "made")
+    assert names(tmp_path) == [".made.damaged", "elsewhere"]
+    assert not (tmp_path / ".made.damaged").is_symlink()

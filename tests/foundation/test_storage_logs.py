@@ -43,15 +43,28 @@ def test_a_second_holder_is_refused_and_told_who_holds(tmp_path):
         pass
 
 
+def test_whether_a_directory_is_held_can_be_asked_without_taking_it(tmp_path):
+    assert not storage.is_held(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with storage.exclusive(tmp_path / "run"):
+        assert storage.is_held(tmp_path / "run")
+        assert storage.is_held(tmp_path / "run")
+    assert not storage.is_held(tmp_path / "run")
+    with storage.exclusive(tmp_path / "run"):
+        pass
+
+
 def test_the_lock_dies_with_its_holder(tmp_path):
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
+        assert storage.is_held(tmp_path)
         with pytest.raises(BusyError, match=f"process {holder.pid}"), storage.exclusive(tmp_path):
             pass
         holder.kill()
         holder.wait()
+        assert not storage.is_held(tmp_path)
         with storage.exclusive(tmp_path):
             pass
 

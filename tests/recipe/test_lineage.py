@@ -5,7 +5,6 @@ import shutil
 import pytest
 from tiny_recipe import write_recipe
 
-from chatwright.feedback.database import without_password
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError
 from chatwright.model.directory import digest_of, load_model
@@ -108,13 +107,6 @@ def test_a_model_that_a_stage_read_has_its_chain_below_it_and_one_of_the_run_is_
         assert (read["state"], read["from"][0]["stage"]) == ("as it was", "finetune")
         assert "documents" in names(read)
     assert _read(runs, "teacher", {"path": str(teacher), "digest": "another"})["state"] == "made again since"
-
-
-def test_a_store_s_place_is_kept_without_its_password():
-    told = without_password("postgresql+psycopg://me:secret-word@host/feedback")
-    assert "secret-word" not in told
-    assert "host/feedback" in told
-    assert without_password("feedback.db") == "feedback.db"
 
 
 def test_the_keys_of_stages_are_made_of_what_they_were_made_of_before_they_named_it(runs):

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from chatwright.data import limits
+from chatwright.data.sources import places
 from chatwright.foundation import storage
 from chatwright.foundation.errors import ConfigError
 from chatwright.model.config import ModelConfig
@@ -203,3 +205,15 @@ def test_the_dry_run_reads_well(recipe_file):
     shown = as_text(preview(load_recipe(recipe_file)))
     assert "  documents: would be done" in shown
     assert "steps 10, tokens per step 1,024, tokens 10,240" in shown
+
+
+def test_the_dry_run_opens_no_file_of_the_documents(recipe_file, documents, monkeypatch):
+    (documents / "lines.jsonl").write_text('{"text": "One line."}\n' * 100)
+
+    def opened(*_):
+        raise AssertionError("a file was opened")
+
+    monkeypatch.setattr(limits, "PARTITION_BYTES", 100)
+    monkeypatch.setattr(places._Folder, "open", opened)
+    shown = preview(load_recipe(recipe_file))["sources"][str(documents)]
+    assert shown == {"files": 2, "bytes": sum(path.stat().st_size for path in documents.iterdir())}

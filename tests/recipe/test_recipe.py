@@ -130,3 +130,17 @@ def test_a_source_elsewhere_is_named_and_not_asked_for_by_a_dry_run(tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('name = "x"\n[[collect.sources]]\nkind = "warc"\npath = "https://a.example/warc.paths.gz"\n')
     assert preview(load_recipe(recipe, [f"runs={tmp_path}"]))["from_the_network"] == ["https://a.example/warc.paths.gz"]
+
+
+def test_paths_that_cannot_be_are_told_together_with_their_keys(tmp_path):
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    text = DOCUMENTS.replace('"d"', '"~nobody-of-this-name/books"') + (
+        '[clean.decontaminate]\nsets = ["fine.jsonl", "a\\u0000b"]\n[finetune]\ndata = "round/x"\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    told = caught.value.problems
+    assert [problem.partition(":")[0] for problem in told] == [
+        *("`collect.sources.0.path`", "`clean.decontaminate.sets.1`", "`finetune.data`")
+    ]
+    assert "no home directory for `~nobody-of-this-name`" in told[0]

@@ -47,6 +47,17 @@ def test_the_tokens_that_are_named_are_those_of_the_document(run_dir, split):
 
 
 @pytest.mark.slow
+def test_every_model_of_the_run_is_named_whichever_stage_or_round_made_it(run_dir, tmp_path):
+    own = shutil.copytree(run_dir, tmp_path / "tiny")
+    for stage in ("reward", "round-0001"):
+        shutil.copytree(own / "pretrain" / "model", own / stage / "model")
+    found = sightings.trace(own / "pretrain" / "model", "005.txt")["runs"][0]["models"]
+    assert [model["model"] for model in found] == [
+        str(own / stage / "model") for stage in ("pretrain", "reward", "round-0001")
+    ]
+
+
+@pytest.mark.slow
 def test_a_document_that_cleaning_dropped_was_seen_by_no_model(run_dir):
     found = sightings.trace(run_dir / "pretrain" / "model", "short.txt")
     (entry,) = found["runs"][0]["documents"]

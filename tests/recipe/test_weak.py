@@ -164,3 +164,34 @@ def test_nothing_to_look_at_is_told(run):
     storage.write_json(run.directory / "evaluate" / "samples.json", {})
     with pytest.raises(UsageError, match="no answers, task scores, ratings or thumbs"):
         topic_table(run)
+
+
+HOSTILE = 'x\nbase.model="/p"\r\n[base]\x1b[2J\u2028model = "/q"'
+
+
+def test_a_question_of_several_lines_names_its_topic_in_one_and_never_writes_the_recipe(run, tmp_path):
+    answers = storage.read_json(run.directory / "evaluate" / "samples.json")["finetune"]["answers"]
+    for item in answers:
+        item |= {"expected": None, "reference": "b", "messages": [{"role": "user", "content": HOSTILE}]}
+    storage.write_json(run.directory / "evaluate" / "samples.json", {"finetune": {"answers": answers}})
+    scores = {"models": {"finetune": {"answers": {"right": 0.0}}}}
+    storage.write_json(run.directory / "evaluate" / "scores.json", scores)
+    (topic,) = topic_table(run)
+    assert len(topic.name.splitlines()) == 1
+    labelled = [disliked(HOSTILE)]  # labels are not shortened to a line
+    for table in ([topic], labelled):
+        (proposal, *_) = proposals(run, table, store="thumbs.sqlite")
+        changed = load_recipe(accept(run, [proposal], tmp_path / f"{table[0].thumbs_down}.toml"))
+        assert changed.base is None
+
+
+def test_a_store_s_password_is_in_the_new_recipe_alone_which_only_its_owner_reads(run, tmp_path):
+    found = proposals(run, [disliked("shipping")], store="postgresql://me:secret@host/db")
+    (learning,) = [proposal for proposal in found if proposal.key == "align"]
+    for told in (learning.shown, as_text([], [], [learning]), weak_page("tiny", [], [], [learning])):
+        assert "me:***@host/db" in told
+        assert "secret" not in told
+    path = accept(run, [learning], tmp_path / "new.toml")
+    assert path.read_text().count("secret") == 1
+    assert load_recipe(path).align.store == "postgresql://me:secret@host/db"
+    assert path.stat().st_mode & 0o777 == 0o600

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chatwright.foundation.console import say
+from chatwright.foundation.console import out, say
 from chatwright.foundation.errors import BusyError, UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _add_stats(group: typer.Typer, default_store: str) -> None:
         if not counts:
             say("no answers yet: they come from the chat page, `chatwright serve MODEL`")
         for model, count in counts.items():
-            typer.echo(f"{model}: {count['answers']} answers, {count['up']} thumbs up, {count['down']} down")
+            out(f"{model}: {count['answers']} answers, {count['up']} thumbs up, {count['down']} down")
 
 
 def _add_import(group: typer.Typer, default_store: str) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from chatwright.foundation.console import out
 from chatwright.foundation.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ def _tell(outcome: "Outcome", *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"state": outcome.state, "in_service": in_service._asdict(), **outcome.told}, indent=2))
         return
-    typer.echo(f"{outcome.state}: in service is {in_service.model} ({in_service.digest[:12]})")
+    out(f"{outcome.state}: in service is {in_service.model} ({in_service.digest[:12]})")
     for line in _lines(outcome):
-        typer.echo(f"  {line}")
+        out(f"  {line}")
 
 
 def _lines(outcome: "Outcome") -> list[str]:
@@ -105,11 +106,11 @@ def _tell_status(run_dir: Path, *, as_json: bool) -> None:
         }
         typer.echo(json.dumps(told, indent=2))
         return
-    typer.echo(f"in service: {service.now.model} ({service.now.digest[:12]})")
+    out(f"in service: {service.now.model} ({service.now.digest[:12]})")
     for one in found:
         state = one.report["verdict"]
         if one.is_promoted and one.number not in service.rounds:
             state = "promoted, then rolled back"
         share = one.report["measured"]["heldout"]
         won = f", {share['share']:.1%} of held-out feedback won" if share else ""
-        typer.echo(f"  round {one.number}: {state}{won}")
+        out(f"  round {one.number}: {state}{won}")

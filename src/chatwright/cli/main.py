@@ -33,7 +33,7 @@ from chatwright.cli import (
 )
 from chatwright.cli import plan as plan_command
 from chatwright.cli.overview import Commands, put_in_order
-from chatwright.foundation.console import duration, say
+from chatwright.foundation.console import duration, out, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, StoppedError, UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ DEFAULT_STORE = "chatwright-feedback.db"
 
 def _tell_version(is_asked: bool) -> None:  # noqa: FBT001 - the library calls it by position
     if is_asked:
-        typer.echo(f"chatwright {chatwright.__version__}")
+        out(f"chatwright {chatwright.__version__}")
         raise typer.Exit
 
 
@@ -118,7 +118,7 @@ def run(
         from chatwright.recipe.recipe import load_recipe
 
         planned = preview(load_recipe(recipe, overrides or ()))
-        typer.echo(json.dumps(planned, indent=2) if as_json else as_text(planned))
+        out(json.dumps(planned, indent=2) if as_json else as_text(planned))
         return
     _tell_what_next(_run(recipe, overrides, as_json=as_json, again=again))
 
@@ -150,7 +150,7 @@ def _run(
             typer.echo(json.dumps(result, indent=2))
         else:
             say("")
-            typer.echo(as_table(result))
+            out(as_table(result))
             say(f"\n{loaded.run_dir}: {duration(sum(outcome.seconds for outcome in outcomes))} of work")
     return loaded.run_dir
 
@@ -185,7 +185,7 @@ def new(
     """A commented recipe for your documents."""
     from chatwright.recipe.starter import write_starter
 
-    typer.echo(write_starter(directory))
+    out(write_starter(directory))
 
 
 def _above_zero(value: float) -> float:
@@ -241,7 +241,10 @@ def generate(  # noqa: PLR0917 - the library calls it by keyword
     _settle_cpu()
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
     text = load(model, settings=_engine_settings(quantize)).generate(prompt, sampling)
-    typer.echo(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False) if as_json else prompt + text)
+    if as_json:
+        typer.echo(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False))
+    else:
+        out(prompt + text)
 
 
 @app.command()
@@ -340,10 +343,10 @@ def lineage(
         from chatwright.recipe import sightings
 
         found = sightings.trace(model, document)
-        typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(sightings.as_lines(found)))
+        out(json.dumps(found, indent=2) if as_json else "\n".join(sightings.as_lines(found)))
         return
     chain = lineage_of(model)
-    typer.echo(json.dumps(chain, indent=2) if as_json else "\n".join(as_lines(chain)))
+    out(json.dumps(chain, indent=2) if as_json else "\n".join(as_lines(chain)))
 
 
 exchange.register(app)

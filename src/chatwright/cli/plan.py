@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from chatwright.foundation import storage
+from chatwright.foundation.config import path_of
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.errors import UsageError
 
@@ -97,7 +98,7 @@ def _require_sense(
     """Options that cannot go together are told before anything is measured."""
     if (documents is None) == (run is None):
         raise UsageError("name the text to train on: `--documents DIR`, or `--run RUN` for one that has its tokens")
-    if documents is not None and not documents.expanduser().is_dir():
+    if documents is not None and not path_of(str(documents)).is_dir():
         raise UsageError(f"there is no folder `{documents}`", hint="name the folder that your documents lie in")
     if fit and run is None:
         raise UsageError("`--fit` trains on counted tokens: name a run", hint="`chatwright tokenize RECIPE` makes them")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from chatwright.foundation.console import say
+from chatwright.foundation.console import out, say
 from chatwright.foundation.errors import UsageError
 
 STORE = "ratings.sqlite"
@@ -157,4 +157,4 @@ def _tell(entries: list[dict[str, Any]], *, as_json: bool) -> None:
     from chatwright.evaluate.people import as_text, summarise
 
     summary = summarise(entries)
-    typer.echo(json.dumps(summary, indent=2) if as_json else as_text(summary))
+    out(json.dumps(summary, indent=2) if as_json else as_text(summary))

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from chatwright.cli.rate import STORE
-from chatwright.foundation.console import say
+from chatwright.foundation.console import out, say
 from chatwright.foundation.errors import UsageError
+from chatwright.foundation.masking import without_secrets
 
 
 def register(app: typer.Typer) -> None:
@@ -36,9 +37,10 @@ def register(app: typer.Typer) -> None:
         domains, found = weakness.domains_of(run), weakness.proposals(run, table, store=feedback)
         if as_json:
             parts: dict[str, list[Any]] = {"topics": table, "domains": domains, "proposals": found}
-            typer.echo(json.dumps({name: [one._asdict() for one in part] for name, part in parts.items()}, indent=2))
+            told = {name: [one._asdict() for one in part] for name, part in parts.items()}
+            typer.echo(json.dumps(without_secrets(told), indent=2))
         else:
-            typer.echo(weakness.as_text(table, domains, found))
+            out(weakness.as_text(table, domains, found))
         if html is not None:
             _write_page(html, run, table, domains, found)
         if accept:

@@ -78,9 +78,10 @@ def open_engine(place: str | Path) -> Engine:
     Raises:
         UsageError: a URL that SQLAlchemy does not know, or a database in memory.
     """
-    is_url = isinstance(place, str) and "://" in place
-    # Not joined: a folder's name may hold `?` or `%`, which a URL would take for its own.
-    url = place if is_url else sql.URL.create("sqlite", database=str(Path(place).absolute()))
+    if isinstance(place, str) and "://" in place:
+        url: str | sql.URL = place
+    else:  # not joined: a folder's name may hold `?` or `%`, which a URL would take for its own
+        url = sql.URL.create("sqlite", database=str(Path(place).absolute()))
     try:
         engine = sql.create_engine(url, pool_pre_ping=True)
     except (sql.exc.ArgumentError, ModuleNotFoundError) as error:
@@ -126,16 +127,25 @@ def overwrite_deleted(engine: Engine) -> None:
     """After people took back what was theirs: nothing of it stays in SQLite's log, or in copies of before migrations.
 
     Where another program reads meanwhile, the log goes when the last one closes the database.
+
+    Raises:
+        StoreError: a copy, or the log, cannot be removed now.
     """
     if engine.dialect.name != "sqlite":
         return
     path = Path(str(engine.url.database))
     copy = re.compile(rf"\.?{re.escape(path.name)}\.schema-\d+(\.partial)?")
-    for beside in path.parent.iterdir():
-        if copy.fullmatch(beside.name):
-            beside.unlink(missing_ok=True)
-    with closing(engine.raw_connection()) as raw:  # a transaction, as `begun` makes it, cannot hold a checkpoint
-        raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    try:
+        for beside in path.parent.iterdir():
+            if copy.fullmatch(beside.name):
+                beside.unlink(missing_ok=True)
+        with closing(engine.raw_connection()) as raw:  # a transaction, as `begun` makes it, cannot hold a checkpoint
+            raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(
+            f"it was deleted from the feedback store, but an older copy of it could not be removed: {error}",
+            hint=f"delete what begins with `{path.name}.schema-` beside it, and restart what has the store open",
+        ) from error
 
 
 def _prepare_schema(connection: Connection) -> int:

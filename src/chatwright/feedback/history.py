@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from chatwright.feedback import tables
 from chatwright.feedback.conversations import Message, Role
-from chatwright.feedback.database import reading, unavailable
+from chatwright.feedback.database import overwrite_deleted, reading, unavailable
 from chatwright.foundation.errors import UsageError
 
 MAX_TURNS = 2_000  # of one conversation, branches counted
@@ -196,6 +196,7 @@ class History:
             connection.execute(_turns.delete().where(_turns.c.conversation == conversation_id))
             _remove_answers(connection, ids)
             connection.execute(_conversations.delete().where(_conversations.c.id == conversation_id))
+        overwrite_deleted(self._engine)
 
     def add(self, owner: str, conversation_id: str, turns: Sequence[Turn]) -> list[Turn]:
         """Put turns below their parents; the last one is where the person stands then.

@@ -12,7 +12,7 @@ import sqlalchemy as sql
 from sqlalchemy.engine import Connection, Engine
 
 from chatwright.feedback import tables
-from chatwright.feedback.database import reading, unavailable
+from chatwright.feedback.database import overwrite_deleted, reading, unavailable
 
 _people = tables.people
 
@@ -68,7 +68,7 @@ class People:
         """Remove a person's conversations, answers and opinions, other people's opinions of these, and their consent.
 
         Raises:
-            StoreError: the database cannot be written; then nothing was removed.
+            StoreError: the database cannot be written, and nothing was removed; or older copies cannot be removed.
         """
         answers, turns, conversations = tables.answers, tables.turns, tables.conversations
         with self._writing() as connection:
@@ -86,6 +86,7 @@ class People:
             ):
                 _remove(connection, table, column, values)
             connection.execute(_people.delete().where(_people.c.name == name))
+        overwrite_deleted(self._engine)
         return Forgotten(len(talks), len(known), opinions, tuple(known))
 
     @staticmethod

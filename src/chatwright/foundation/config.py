@@ -5,6 +5,7 @@ A config class stands beside its owner and derives from `Config`. Files are TOML
 
 import difflib
 import json
+import re
 import tomllib
 import types
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,10 @@ from chatwright.foundation.errors import ConfigError, UsageError
 
 MAX_RECIPE_BYTES = 1 << 20
 MAX_DEPTH = 32  # tables and lists within each other
+# A line with more parts to its key than tables may lie within each other: reading it would take memory by the square of
+# their number. Nothing in the pattern goes back, so it takes linear time.
+_PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"^[ \t]*+\[?+\[?+[ \t]*+{_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MAX_DEPTH}}}", re.MULTILINE)
 _MOST_PLACES = 2  # a key that more sections have says little about which one was meant
 
 
@@ -69,7 +74,10 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise _no_file(path)
         if size > MAX_RECIPE_BYTES:
             raise UsageError(f"`{path}` is too large for a recipe: {size} bytes, at most {MAX_RECIPE_BYTES}")
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        if _LONG_KEY.search(text):
+            raise _too_deep(path)
+        data = tomllib.loads(text)
     except FileNotFoundError:
         raise UsageError(
             f"there is no recipe `{path}`", hint="`chatwright new DIR` writes one; ready ones are in `recipes/`"
@@ -85,6 +93,23 @@ def read_toml(path: Path) -> dict[str, Any]:
     if _is_deeper(data, MAX_DEPTH):
         raise _too_deep(path)
     return data
+
+
+def path_of(text: str) -> Path:
+    """A path as a person writes it, with `~` for the home directory.
+
+    Raises:
+        UsageError: it can be no path.
+    """
+    if "\0" in text:
+        raise UsageError(f"a path holds no zero byte: {text!r}", hint="write it without")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"there is no home directory for `{Path(text).parts[0]}`: `{text}`",
+            hint="`~/` is your own; a folder whose name begins with `~` is named by its whole path",
+        ) from None
 
 
 def _no_file(path: Path) -> UsageError:

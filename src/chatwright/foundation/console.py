@@ -1,13 +1,30 @@
-"""What a person sees on the terminal while work goes on: messages and one progress line, all on stderr."""
+"""What a person sees on the terminal: messages and one progress line on stderr while work goes on, answers on stdout.
+
+Names, questions and answers come from guests, documents and models: nothing of them may steer the terminal.
+"""
 
 import sys
 import time
 from typing import TextIO
 
+# The control characters of ASCII and of Latin-1 but line ends and tabs: what begins a terminal's own sequences.
+_STEERING = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
+
+
+def printable(text: str) -> str:
+    """Text without control characters, so that it cannot steer the terminal; line ends and tabs stay."""
+    return text.translate(_STEERING)
+
+
+def out(text: object) -> None:
+    """What a command answers, for a person, on stdout; not for JSON, which keeps every character."""
+    sys.stdout.write(printable(str(text)) + "\n")
+    sys.stdout.flush()
+
 
 def say(text: str) -> None:
     """One line for the person, on stderr: stdout is for data."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(printable(text) + "\n")
     sys.stderr.flush()
 
 
@@ -59,6 +76,7 @@ class ProgressLine:
             self._stream.flush()
 
     def _write(self, line: str) -> None:
+        line = printable(line).replace("\n", " ")
         if self._is_terminal:
             self._stream.write("\r" + line.ljust(self._width))
             self._width = len(line)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -33,6 +34,11 @@ class Placement(NamedTuple):
     def autocast_dtype(self) -> torch.dtype | None:
         """The type for autocast, or None where everything is float32."""
         return autocast_dtype(self.precision)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """This precision for a forward pass."""
+        dtype = self.autocast_dtype
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:

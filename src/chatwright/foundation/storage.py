@@ -215,8 +215,8 @@ def finish(scratch: Path, final: Path, facts: Mapping[str, Any] | None = None) -
 def _replace(scratch: Path, final: Path) -> None:
     """Rename `scratch` to `final`; if that fails, or does not last, an older `final` is back in its place."""
     aside = final.with_name(f".{final.name}.old")
-    if final.exists():
-        shutil.rmtree(aside, ignore_errors=True)
+    if final.exists() or final.is_symlink():
+        _remove(aside)
         final.rename(aside)
     try:
         scratch.rename(final)
@@ -227,7 +227,15 @@ def _replace(scratch: Path, final: Path) -> None:
         if aside.exists():
             aside.rename(final)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    """Whatever stands there; of a link the link alone, since what it leads to is not ours."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def set_aside(damaged: Path) -> Path:
@@ -237,7 +245,7 @@ def set_aside(damaged: Path) -> Path:
         Where it stands now.
     """
     aside = damaged.with_name(f".{damaged.name}.damaged")
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
     damaged.rename(aside)
     _sync(damaged.parent)
     return aside
@@ -250,7 +258,7 @@ def recover(parent: Path) -> None:
             continue
         final = parent / aside.name[1 : -len(".old")]
         if final.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+            _remove(aside)
         else:
             aside.rename(final)
 
@@ -260,7 +268,7 @@ def publish(final: Path, facts: Mapping[str, Any] | None = None) -> Iterator[Pat
     """Yield a scratch directory; on success it becomes `final`, whole and durable, or nothing changes."""
     final.parent.mkdir(parents=True, exist_ok=True)
     scratch = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
+    _remove(scratch)
     try:
         with full_disk_named(final.parent):
             scratch.mkdir()
@@ -309,6 +317,21 @@ def exclusive(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def is_held(directory: Path) -> bool:
+    """Whether a process holds the directory (`exclusive`); nothing is kept by asking."""
+    try:
+        handle = os.open(directory / ".lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:

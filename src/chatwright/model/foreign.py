@@ -6,6 +6,7 @@ from pathlib import Path
 from chatwright.foundation.errors import RefusedError
 
 MAX_FILES = 10_000
+READ_SUFFIXES = (".json", ".safetensors", ".jinja")  # of the files that opening a model reads
 
 
 def require_own_files(directory: Path) -> None:
@@ -17,7 +18,7 @@ def require_own_files(directory: Path) -> None:
     for number, path in enumerate(sorted(directory.iterdir())):
         if number >= MAX_FILES:
             raise RefusedError(f"`{directory}` holds more than {MAX_FILES} files: that is no model directory")
-        if path.suffix in (".json", ".safetensors", ".jinja"):
+        if path.suffix in READ_SUFFIXES:
             require_own_file(path)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError
+from chatwright.foundation.masking import without_secrets
 from chatwright.model.directory import LINEAGE, digest_of, no_model
 
 _SUMMARY_KEYS = {
@@ -55,7 +56,7 @@ def _stage(run_dir: Path, name: str, content: str | None, told: dict[str, Any]) 
         entry["state"] = "as it was" if content in (None, manifest.content) else "made again since"
         entry["summary"] = _brief(facts.get("stage", name), facts.get("summary", {}))
         if facts.get("stage") == "documents":
-            entry["sources"] = facts.get("config", {}).get("sources", [])
+            entry["sources"] = without_secrets(facts.get("config", {}).get("sources", []))
         told = told or facts
     elif Path(name).is_absolute():
         return entry | _outside(Path(name))

@@ -1,5 +1,6 @@
 """A recipe: one TOML file that describes a model's whole life, and the rules that hold between its sections."""
 
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,8 @@ from chatwright.data.collect import CollectConfig
 from chatwright.evaluate.stage import EvaluateConfig
 from chatwright.foundation import config as configuration
 from chatwright.foundation.config import Config
-from chatwright.foundation.errors import ConfigError
+from chatwright.foundation.errors import ConfigError, UsageError
+from chatwright.foundation.masking import without_secrets
 from chatwright.model.config import ModelConfig
 from chatwright.recipe.improve.settings import ImproveConfig
 from chatwright.tokens.tokenizer import TokenizerConfig
@@ -104,21 +106,26 @@ class Recipe(Config):
         return Path(self.runs) / self.name
 
 
-# Keys that name files; in a recipe they are meant from the recipe's own folder.
+# Keys that name files; in a recipe they are meant from the recipe's own folder. `*`: each entry of a list.
 _PATH_KEYS = (
-    ("base", "model"),
-    ("finetune", "data"),
-    ("finetune", "test"),
-    ("finetune", "replay_from"),
-    ("reward", "data"),
-    ("reward", "test"),
-    ("align", "data"),
-    ("align", "test"),
-    ("distill", "data"),
-    ("distill", "teacher"),
-    ("distill", "begin"),
-    ("evaluate", "answers"),
-    ("evaluate", "references"),
+    "base.model",
+    "collect.sources.*.path",
+    "collect.sources.*.prefix",
+    "clean.decontaminate.sets.*",
+    "pretrain.curriculum.scorer",
+    "finetune.data",
+    "finetune.test",
+    "finetune.replay_from",
+    "reward.data",
+    "reward.test",
+    "align.data",
+    "align.test",
+    "align.rewards.*.model",
+    "distill.data",
+    "distill.teacher",
+    "distill.begin",
+    "evaluate.answers",
+    "evaluate.references",
 )
 
 
@@ -143,7 +150,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     data = configuration.apply_overrides(configuration.read_toml(path), overrides)
     _forget_former_keys(data, where=f"recipe `{path}`")
     _ask_test_questions(data)
-    return configuration.validate(Recipe, _with_full_paths(data, path.resolve().parent), where=f"recipe `{path}`")
+    whole = _with_full_paths(data, path.resolve().parent, where=f"recipe `{path}`")
+    return configuration.validate(Recipe, whole, where=f"recipe `{path}`")
 
 
 def _ask_test_questions(data: dict[str, Any]) -> None:
@@ -169,46 +177,41 @@ def _forget_former_keys(data: dict[str, Any], *, where: str) -> None:
         raise ConfigError(where, problems)
 
 
-def _with_full_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _with_full_paths(data: dict[str, Any], folder: Path, *, where: str) -> dict[str, Any]:
     """The same with relative paths made whole, so that a run does not depend on where it is called from."""
-    for section, key in _PATH_KEYS:
-        table = data.get(section)
-        if isinstance(table, dict):
-            _complete(table, key, folder)
-    pretrain = data.get("pretrain")
-    curriculum = pretrain.get("curriculum") if isinstance(pretrain, dict) else None
-    if isinstance(curriculum, dict):
-        _complete(curriculum, "scorer", folder)
-    clean = data.get("clean")
-    decontaminate = clean.get("decontaminate") if isinstance(clean, dict) else None
-    if isinstance(decontaminate, dict):
-        _complete_list(decontaminate, "sets", folder)
-    align = data.get("align")
-    rewards = align.get("rewards") if isinstance(align, dict) else None
-    for reward in rewards if isinstance(rewards, list) else []:
-        if isinstance(reward, dict):
-            _complete(reward, "model", folder)
-    collect = data.get("collect")
-    sources = collect.get("sources") if isinstance(collect, dict) else None
-    for source in sources if isinstance(sources, list) else []:
-        if isinstance(source, dict):
-            for key in ("path", "prefix"):
-                _complete(source, key, folder)
+    problems = []
+    for name, table, key in (place for path_key in _PATH_KEYS for place in _places(data, path_key.split("."))):
+        try:
+            table[key] = _whole(table[key], folder)
+        except UsageError as error:
+            problems.append(f"`{name}`: {error.what}; {error.hint}")
+    if problems:
+        raise ConfigError(where, problems)
     return data
 
 
-def _complete(table: dict[str, Any], key: str, folder: Path) -> None:
-    value = table.get(key)
-    if isinstance(value, str) and value and "://" not in value:
-        table[key] = str((folder / Path(value).expanduser()).resolve())
+def _places(value: Any, steps: Sequence[str], name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Each text that a key leads to: its whole key, the table or list in which it stands, and its place there."""
+    step, *rest = steps
+    if step == "*":
+        keys: Sequence[Any] = range(len(value)) if isinstance(value, list) else ()
+    else:
+        keys = [step] if isinstance(value, dict) and step in value else ()
+    for key in keys:
+        whole = f"{name}.{key}" if name else str(key)
+        if rest:
+            yield from _places(value[key], rest, whole)
+        elif isinstance(value[key], str):
+            yield whole, value, key
 
 
-def _complete_list(table: dict[str, Any], key: str, folder: Path) -> None:
-    values = table.get(key)
-    if isinstance(values, list):
-        table[key] = [
-            str((folder / Path(value).expanduser()).resolve()) if isinstance(value, str) else value for value in values
-        ]
+def _whole(text: str, folder: Path) -> str:
+    if not text or "://" in text:
+        return text
+    try:
+        return str((folder / configuration.path_of(text)).resolve())
+    except RuntimeError:
+        raise UsageError(f"`{text}` leads in a circle of links", hint="name the folder or the file itself") from None
 
 
 def serve_section_of(model: Path) -> ServeConfig:
@@ -223,6 +226,15 @@ def serve_section_of(model: Path) -> ServeConfig:
 def to_toml(recipe: Recipe) -> str:
     """The recipe as resolved, every default written out; what is absent stays absent."""
     return tomli_w.dumps(_without_none(recipe.model_dump(mode="json")))
+
+
+def write_toml(path: Path, text: str) -> None:
+    """Write a recipe; where an address in it carries a password or a key, nobody but its owner may read the file."""
+    data = tomllib.loads(text)
+    if without_secrets(data) != data:
+        path.touch()
+        path.chmod(0o600)
+    path.write_text(text, encoding="utf-8")
 
 
 def _without_none(value: Any) -> Any:

@@ -23,14 +23,17 @@ from chatwright.foundation.config import without_habits
 from chatwright.foundation.console import duration, say
 from chatwright.foundation.devices import pick_device, usable_threads
 from chatwright.foundation.errors import ConfigError, DamagedError, RefusedError, UsageError
+from chatwright.foundation.masking import without_secrets
 from chatwright.foundation.stage import TRY_AGAIN, StageContext
 from chatwright.foundation.stopping import StopFlag, stop_requested
 from chatwright.recipe import interrupted
-from chatwright.recipe.recipe import Recipe, to_toml
-from chatwright.recipe.stages import Stage, stages_of
+from chatwright.recipe.contents import content_of, former_content_of
+from chatwright.recipe.recipe import Recipe, to_toml, write_toml
+from chatwright.recipe.stages import Outside, Stage, stages_of
 from chatwright.train.ranks import BETWEEN_STAGES_S, Ranks
 
 _WORK = ".work"
+_TRAININGS = ("pretrain", "finetune", "reward", "align", "distill")  # stages that all ranks join
 _FILES = (
     ("finetune", ("data", "test")),
     ("reward", ("data", "test")),
@@ -91,7 +94,7 @@ def run_recipe(
         with storage.exclusive(run_dir):
             storage.recover(run_dir)
             with storage.publish_file(run_dir / "recipe.toml") as path:
-                path.write_text(to_toml(recipe), encoding="utf-8")
+                write_toml(path, to_toml(recipe))
             outcomes = []
             for stage in stages:
                 outcomes.append(_do(stage, recipe, run_dir, stop, again=again))
@@ -167,14 +170,14 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag, *, again: b
     if done is not None and not (again and TRY_AGAIN in summary):
         if TRY_AGAIN not in summary:
             _discard(work, context.work)  # what a kill after publishing left
+        _tell_published(stage, plan)
         say(f"{stage.name}: unchanged{_told_habits(plan, recipe, done)}{_told_left(summary)}")
         return StageOutcome(stage.name, "unchanged", 0.0, summary)
     _move_damage_aside(plan)
-    if stage.name == "pretrain" and not work.exists():
-        made_from = interrupted.MadeFrom(_settings(plan, recipe), plan.contents)
-        interrupted.refuse_changed_data(work, made_from, tokens=plan.inputs["tokens"])
-        interrupted.tell_changed_settings(work, made_from)
-        interrupted.note(work, made_from)
+    if stage.name in _TRAININGS and not work.exists():
+        read = {name: told["digest"] for name, told in plan.outside.items()}
+        made_from = interrupted.MadeFrom(_settings(plan, recipe), plan.contents | read)
+        interrupted.begin(work, made_from, tokens=plan.inputs["tokens"] if stage.name == "pretrain" else None)
     say(f"{stage.name}: goes on" if work.exists() else f"{stage.name}:")
     work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
@@ -182,13 +185,18 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag, *, again: b
         summary = stage.run(context)
     seconds = time.monotonic() - began
     storage.finish(work, plan.final, _facts(plan, recipe, summary, seconds))
-    if stage.published is not None:
-        stage.published(plan.final)
+    _tell_published(stage, plan)
     kept = context.work if TRY_AGAIN in summary else None
     _discard(*(stale for stale in (run_dir / _WORK).glob(f"{stage.name}-*") if stale != kept))
     interrupted.forget(work)
     say(f"  done in {duration(seconds)}{_told_left(summary)}")
     return StageOutcome(stage.name, "done", seconds, summary)
+
+
+def _tell_published(stage: Stage, plan: _Plan) -> None:
+    """Also of a stage that was done before: a kill may have come between its publishing and what follows from it."""
+    if stage.published is not None:
+        stage.published(plan.final)
 
 
 def _discard(*places: Path) -> None:
@@ -207,7 +215,7 @@ def _told_left(summary: dict[str, Any]) -> str:
 def _settings(plan: _Plan, recipe: Recipe) -> dict[str, Any]:
     """What a person has set for the stage, as far as its result depends on it."""
     config = plan.stage.config(recipe)
-    return {"seed": recipe.seed, **({} if config is None else without_habits(config))}
+    return {"seed": recipe.seed, **({} if config is None else without_secrets(without_habits(config)))}
 
 
 def _told_habits(plan: _Plan, recipe: Recipe, done: storage.Manifest) -> str:
@@ -216,7 +224,7 @@ def _told_habits(plan: _Plan, recipe: Recipe, done: storage.Manifest) -> str:
     before = done.facts.get("config")
     if config is None or not isinstance(before, dict):
         return ""
-    changed = sorted(_differing(before, config.model_dump(mode="json")))
+    changed = sorted(_differing(without_secrets(before), without_secrets(config.model_dump(mode="json"))))
     return f" ({', '.join(f'`{key}`' for key in changed)}: for the next training)" if changed else ""
 
 
@@ -232,12 +240,11 @@ def _differing(before: Any, now: Any, place: str = "") -> Iterator[str]:
 def _follow(recipe: Recipe, stages: list[Stage], stop: StopFlag, ranks: Ranks) -> list[StageOutcome]:
     """A rank that only trains: it waits while the first rank does the rest, and joins every training."""
     for stage in stages:
-        if stage.command in ("pretrain", "finetune", "reward", "align", "distill"):
+        if stage.name in _TRAININGS:
             plan = _plan(stage, recipe, recipe.run_dir)
             if _published(plan) is None:
                 work = recipe.run_dir / _WORK / f"{stage.name}-{plan.key[:16]}"
-                work.mkdir(parents=True, exist_ok=True)
-                stage.run(_context(plan, recipe, work, stop))
+                stage.run(_context(plan, recipe, work, stop))  # the first rank makes the directory, once it may begin
         ranks.wait_for_stage()
     return []
 
@@ -262,20 +269,40 @@ def _context(plan: _Plan, recipe: Recipe, work: Path, stop: StopFlag) -> StageCo
 
 def _plan(stage: Stage, recipe: Recipe, run_dir: Path) -> _Plan:
     inputs = {name: _input_path(place, recipe, run_dir) for name, place in stage.inputs(recipe).items()}
-    contents = {name: _content(path, run_dir) for name, path in inputs.items()}
-    config, outside = stage.config(recipe), stage.outside(recipe)
-    key = storage.digest_json(
+    contents = {name: content_of(path, run_dir) for name, path in inputs.items()}
+    outside = stage.outside(recipe)
+    key = _key(stage, recipe, contents, outside)
+    if not _is_known(stage, key, run_dir):  # what was done or begun under a key of earlier versions is not done again
+        before = {name: former_content_of(path, run_dir) for name, path in inputs.items()}
+        former_key = _key(stage, recipe, before, outside)
+        if _is_known(stage, former_key, run_dir):
+            key, contents = former_key, before
+    read = {name: {**told, "path": _shown_place(told["path"], run_dir)} for name, told in outside.read.items()}
+    return _Plan(stage, key, inputs, contents, run_dir / stage.name, read)
+
+
+def _key(stage: Stage, recipe: Recipe, contents: dict[str, str], outside: Outside) -> str:
+    config = stage.config(recipe)
+    return storage.digest_json(
         {
             "stage": stage.name,
             "version": stage.version,
-            "config": None if config is None else without_habits(config),
+            "config": None if config is None else without_secrets(without_habits(config)),
             "inputs": contents,
             "outside": outside.key,
             "seed": recipe.seed,
         }
     )
-    read = {name: {**told, "path": _shown_place(told["path"], run_dir)} for name, told in outside.read.items()}
-    return _Plan(stage, key, inputs, contents, run_dir / stage.name, read)
+
+
+def _is_known(stage: Stage, key: str, run_dir: Path) -> bool:
+    """Whether the stage stands there under this key, done or half done."""
+    if (run_dir / _WORK / f"{stage.name}-{key[:16]}").exists():
+        return True
+    try:
+        return storage.read_manifest(run_dir / stage.name).facts.get("key") == key
+    except RefusedError:
+        return False
 
 
 def _input_path(place: str, recipe: Recipe, run_dir: Path) -> Path:
@@ -285,19 +312,6 @@ def _input_path(place: str, recipe: Recipe, run_dir: Path) -> Path:
             raise UsageError(f"there is no base model `{path}`", hint="set `base.model` to a Hugging Face directory")
         return path
     return run_dir / place
-
-
-def _content(path: Path, run_dir: Path) -> str:
-    """Digest of a stage's files from its manifest; of a foreign model from its files' sizes and times."""
-    stage_dir = run_dir / path.relative_to(run_dir).parts[0] if path.is_relative_to(run_dir) else None
-    if stage_dir is not None:
-        if not (stage_dir / storage.MANIFEST).is_file():
-            raise RefusedError(
-                f"`{stage_dir}` is not there yet", hint="run the stages before it: `chatwright run RECIPE`"
-            )
-        return storage.read_manifest(stage_dir).content
-    entries = sorted((item.name, item.stat().st_size, item.stat().st_mtime_ns) for item in path.iterdir())
-    return storage.digest_json(entries)
 
 
 def _published(plan: _Plan) -> storage.Manifest | None:
@@ -336,7 +350,7 @@ def _facts(plan: _Plan, recipe: Recipe, summary: dict[str, Any], seconds: float)
         "key": plan.key,
         "run": recipe.name,
         "inputs": _ancestry(plan),
-        "config": None if config is None else config.model_dump(mode="json"),
+        "config": None if config is None else without_secrets(config.model_dump(mode="json")),
         "seed": recipe.seed,
         "versions": {
             "chatwright": chatwright.__version__,

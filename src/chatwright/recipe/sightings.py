@@ -15,7 +15,6 @@ from chatwright.recipe.copies import ABOUT, Family, Row, family_of, rows
 from chatwright.recipe.lineage import lineage_of
 from chatwright.tokens.shards import TokenData
 
-_MODELS = ("pretrain/model", "finetune/model", "align/model", "distill/model")
 _DEEDS = {"train": "trained on", "heldout": "measured on"}  # by split, the graver first
 _SHOWN = 20  # copies named to a person; `--json` has all
 
@@ -111,17 +110,17 @@ def _models(run_dir: Path, splits: dict[str, str]) -> Iterator[dict[str, Any]]:
     now = storage.read_manifest(run_dir / "tokens").content if (run_dir / "tokens" / storage.MANIFEST).is_file() else ""
     deeds = {split: f"{deed}{splits[split]} it" for split, deed in _DEEDS.items() if split in splits}
     saw = next(iter(deeds.values()), "did not see it")
-    for name in _MODELS:
-        if not (run_dir / name / LINEAGE).is_file():
+    for model in sorted(run_dir.glob("*/model")):
+        if not (model / LINEAGE).is_file():
             continue
         try:
-            chain = lineage_of(run_dir / name)
+            chain = lineage_of(model)
         except RefusedError:
             continue
         had = _content_of(chain["made_by"], "tokens")
         is_same = had is None or had == now
         yield {
-            "model": str(run_dir / name),
+            "model": str(model),
             "digest": chain["digest"],
             "saw": saw if is_same else "made before the tokens were; run the recipe again",
         }

@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 
 from chatwright.data import clean_stage, collect
 from chatwright.evaluate import stage as evaluate
-from chatwright.feedback.database import without_password
 from chatwright.foundation import storage
+from chatwright.foundation.masking import masked
 from chatwright.foundation.stage import StageContext
 from chatwright.model import directory
 from chatwright.recipe.recipe import Recipe
+from chatwright.recipe.report.facts import MODEL_NAMES
 from chatwright.tokens import stages as tokens
+from chatwright.tokens.mixture import overall_weights
+from chatwright.tokens.tokenizer import TokenizerConfig
 from chatwright.train import pretrain
 from chatwright.tune import finetune
 from chatwright.tune.distill import stage as distill
@@ -50,6 +53,16 @@ def _has_documents(recipe: Recipe) -> bool:
 
 def _tokenizer_input(recipe: Recipe) -> dict[str, str]:
     return {"tokenizer": "base" if recipe.base is not None else "tokenizer"}
+
+
+def _tokenizer_config(recipe: Recipe) -> TokenizerConfig:
+    """Where training weighs domains, a tokenizer is learned from them by the same weights."""
+    config, training = recipe.tokenizer, recipe.pretrain
+    mixture = None if training is None else training.mixture
+    if training is None or mixture is None or config.weights is not None or config.kind == "bytes":
+        return config
+    weights = overall_weights(mixture, first_row=training.batches.first_row, steps=training.steps)
+    return config.model_copy(update={"weights": weights})
 
 
 def _base_of_finetune(recipe: Recipe) -> dict[str, str]:
@@ -91,7 +104,7 @@ def _align_outside(recipe: Recipe) -> Outside:
     store = None if config.store is None else store_digest(config.store)
     rewards = [_model_digest(reward.model) for reward in config.rewards]
     named = {"data": (config.data, data), "test": (config.test, test)}
-    named["store"] = (None if config.store is None else without_password(config.store), store)
+    named["store"] = (None if config.store is None else masked(config.store), store)
     named |= {
         f"rewards.{number}.model": (reward.model, digest)
         for number, (reward, digest) in enumerate(zip(config.rewards, rewards, strict=True))
@@ -122,8 +135,7 @@ def _model_digest(path: str | None) -> str | None:
 
 def _evaluate_inputs(recipe: Recipe) -> dict[str, str]:
     inputs = {"tokens": "tokens", "corpus": "corpus"} if _has_documents(recipe) else {}
-    models = (("pretrain", recipe.pretrain), ("finetune", recipe.finetune))
-    return inputs | {name: name for name, section in models if section is not None}
+    return inputs | {name: name for name in MODEL_NAMES if getattr(recipe, name) is not None}
 
 
 def _pretrain_inputs(recipe: Recipe) -> dict[str, str]:
@@ -205,7 +217,7 @@ STAGES = (
         command="tokenize",
         wanted=lambda recipe: _has_documents(recipe) and recipe.base is None,
         inputs=lambda recipe: {"corpus": "corpus"},  # noqa: ARG005
-        config=lambda recipe: recipe.tokenizer,
+        config=_tokenizer_config,
         run=tokens.run_tokenizer,
     ),
     Stage(
@@ -249,7 +261,7 @@ STAGES = (
     ),
     Stage(
         name="align",
-        version=1,
+        version=2,
         command="align",
         wanted=lambda recipe: recipe.align is not None,
         inputs=_align_inputs,
@@ -259,7 +271,7 @@ STAGES = (
     ),
     Stage(
         name="distill",
-        version=1,
+        version=2,
         command="distill",
         wanted=lambda recipe: recipe.distill is not None,
         inputs=_distill_inputs,
@@ -269,10 +281,10 @@ STAGES = (
     ),
     Stage(
         name="evaluate",
-        version=4,
+        version=5,
         command="evaluate",
         wanted=lambda recipe: (
-            recipe.evaluate is not None and bool(_evaluate_inputs(recipe).keys() & {"pretrain", "finetune"})
+            recipe.evaluate is not None and bool(_evaluate_inputs(recipe).keys() & MODEL_NAMES.keys())
         ),
         inputs=_evaluate_inputs,
         config=_evaluate_config,

@@ -15,8 +15,10 @@ import tomli_w
 from chatwright.evaluate.records import history
 from chatwright.foundation import storage
 from chatwright.foundation.config import read_toml
+from chatwright.foundation.console import printable
 from chatwright.foundation.errors import UsageError
-from chatwright.recipe.recipe import Recipe, load_recipe
+from chatwright.foundation.masking import without_secrets
+from chatwright.recipe.recipe import Recipe, load_recipe, write_toml
 from chatwright.recipe.report.facts import EVALUATIONS, RunFacts
 
 _ROUNDS = 25
@@ -56,6 +58,11 @@ class Proposal(NamedTuple):
     why: str
     key: str  # `section.key`, or a whole section
     value: Any
+
+    @property
+    def shown(self) -> str:
+        """The change for a person: what it would write into the recipe, but for passwords."""
+        return f"{self.key} = {without_secrets(self.value)}"
 
 
 def topics_of(texts: Sequence[str], *, number: int, seed: int = 1) -> list[int]:
@@ -100,7 +107,7 @@ def topic_table(
     """
     rows: list[tuple[str, str, str, float]] = []  # question, label, kind, value
     samples = run.read("evaluate", "samples.json")
-    last = next((name for name in ("finetune", "pretrain") if samples.get(name, {}).get("answers")), "finetune")
+    last = run.chat_model([name for name, model in samples.items() if model.get("answers")]) or "finetune"
     for item in samples.get(last, {}).get("answers", ()):
         label = str(item.get("expected") or "")
         rows.append((item["messages"][-1]["content"], label, "right", float(run.is_right(last, item))))
@@ -165,7 +172,7 @@ def _labelled(rows: Sequence[tuple[str, str, str, float]], *, number: int) -> li
     clusters = topics_of([question for question, _, _, _ in rows], number=number)
     names: dict[int, str] = {}
     for (question, label, _, _), cluster in zip(rows, clusters, strict=True):
-        names.setdefault(cluster, label or known.get(question) or f"like: {question[:60]}")
+        names.setdefault(cluster, label or known.get(question) or f"like: {' '.join(question.split())[:60]}")
     return [
         (label or known.get(question) or names[cluster], kind, value)
         for (question, label, kind, value), cluster in zip(rows, clusters, strict=True)
@@ -308,9 +315,11 @@ def accept(run: RunFacts, chosen: Sequence[Proposal], target: Path) -> Path:
             data.setdefault(section, {})[key] = proposal.value
         else:
             data[section] = proposal.value
+    told = [f"Changed after looking at {run.name}:", *(f"{proposal.shown}: {proposal.why}" for proposal in chosen)]
+    # Topics are named by what people asked: whatever it is, it stays a comment.
+    head = "".join(f"# {line}\n" for line in printable("\n".join(told)).splitlines())
     with storage.publish_file(target) as scratch:
-        reasons = "".join(f"# {proposal.key} = {proposal.value}: {proposal.why}\n" for proposal in chosen)
-        scratch.write_text(f"# Changed after looking at {run.name}:\n{reasons}{tomli_w.dumps(data)}", encoding="utf-8")
+        write_toml(scratch, head + tomli_w.dumps(data))
         load_recipe(scratch)
     return target
 
@@ -329,5 +338,5 @@ def as_text(topics: Sequence[Topic], domains: Sequence[Domain], found: Sequence[
     if domains:
         lines += ["", f"{'domain':40} {'documents':>9} {'bits/byte':>9} {'beside all':>10}"]
         lines += [f"{d.name[:40]:40} {d.documents:9,} {d.bits_per_byte:9.3f} {d.beside_all:9.2f}x" for d in domains]
-    lines += [f"\n{place}. {p.why}\n   {p.key} = {p.value}" for place, p in enumerate(found, start=1)]
+    lines += [f"\n{place}. {p.why}\n   {p.shown}" for place, p in enumerate(found, start=1)]
     return "\n".join(lines if found else [*lines, "", "nothing to propose: no topic or domain is weak enough"])

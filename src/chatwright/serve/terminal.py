@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from chatwright.feedback.conversations import Message
+from chatwright.foundation.console import printable
 from chatwright.foundation.errors import UsageError
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.generation import Sampling
@@ -57,7 +58,7 @@ class _Chat:
     system: str = ""
 
     def write(self, text: str) -> None:
-        self.stdout.write(text)
+        self.stdout.write(printable(text))
         self.stdout.flush()
 
     def messages(self) -> list[Message]:
@@ -135,7 +136,7 @@ def _command(chat: _Chat, text: str) -> None:
     }
     act = commands.get(name)
     if act is None:
-        chat.write(f"`{printable(text)}` is not a command:\n{HELP}")
+        chat.write(f"`{text}` is not a command:\n{HELP}")
     else:
         act(chat, rest)
 
@@ -163,7 +164,7 @@ def _undo(chat: _Chat, _: str) -> None:
 
 def _set_system(chat: _Chat, text: str) -> None:
     chat.system = text or chat.system
-    chat.write(f"system: {printable(chat.system) or '(none)'}\n")
+    chat.write(f"system: {chat.system or '(none)'}\n")
 
 
 def _set(chat: _Chat, rest: str) -> None:
@@ -172,7 +173,7 @@ def _set(chat: _Chat, rest: str) -> None:
         chat.write("".join(f"  {known} = {getattr(chat.sampling, known)}\n" for known in SETTINGS))
         return
     if name not in SETTINGS:
-        chat.write(f"`{printable(name)}` cannot be set; known: {', '.join(SETTINGS)}\n")
+        chat.write(f"`{name}` cannot be set; known: {', '.join(SETTINGS)}\n")
         return
     try:
         number: Any = int(value) if name in _WHOLE else float(value)
@@ -180,7 +181,7 @@ def _set(chat: _Chat, rest: str) -> None:
             raise UsageError("`max_tokens` must be 1 or more")
         chat.sampling = replace(chat.sampling, **{name: number})
     except ValueError:
-        chat.write(f"`{name}` needs a {'whole ' * (name in _WHOLE)}number: {printable(value)}\n")
+        chat.write(f"`{name}` needs a {'whole ' * (name in _WHOLE)}number: {value}\n")
     except UsageError as error:
         chat.write(f"{error}\n")
     else:
@@ -197,9 +198,9 @@ def _save(chat: _Chat, name: str) -> None:
         with Path(name).open("x", encoding="utf-8") as file:  # never over a file that is there
             file.write(f"# Conversation with {chat.model.name}\n\n{text}\n")
     except OSError as error:
-        chat.write(f"(not saved: {error.strerror}: {printable(name)})\n")
+        chat.write(f"(not saved: {error.strerror}: {name})\n")
     else:
-        chat.write(f"(saved as {printable(name)})\n")
+        chat.write(f"(saved as {name})\n")
 
 
 def _answer(chat: _Chat) -> None:
@@ -221,7 +222,7 @@ def _turn(model: Talker, messages: list[Message], sampling: Sampling, stdout: Te
                 stdout.write(printable(piece.text))
                 stdout.flush()
     except UsageError as error:
-        stdout.write(f"{error}\n")
+        stdout.write(printable(f"{error}\n"))
         return messages[:-1]
     stdout.write("\n(stopped)\n" if stop.requested else "\n")
     stdout.flush()
@@ -244,8 +245,3 @@ def _stoppable() -> Iterator[StopFlag]:
         yield flag
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def printable(text: str) -> str:
-    """Text without control characters, so that a model cannot steer the terminal; line ends and tabs stay."""
-    return "".join(letter for letter in text if letter in "\n\t" or not (ord(letter) < 32 or 127 <= ord(letter) < 160))

@@ -20,6 +20,8 @@ from chatwright.data.sandbox import Unreadable
 
 _CHUNK_BYTES = 256 * limits.KIB
 _ZIP_END = struct.Struct("<4s4H2LH")
+_ZIP64_POINTER = struct.Struct("<4sLQL")  # stands right before the end record
+_ZIP64_END = struct.Struct("<4sQ2H2L4Q")
 _TAR_FAULTS = (tarfile.TarError, OSError, EOFError, ValueError)
 _ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, struct.error)
 
@@ -138,18 +140,52 @@ def _require_modest_directory(file: IO[bytes]) -> None:
         length = min(size, (1 << 16) + _ZIP_END.size)
         file.seek(size - length)
         tail = file.read(length)
+        at = tail.rfind(b"PK\x05\x06")
+        if at < 0 or len(tail) - at < _ZIP_END.size:
+            raise Unreadable("damaged_zip", "it has no directory")
+        count, directory_bytes = _ZIP_END.unpack_from(tail, at)[4:6]
+        found = _large_directory(file, size - length + at)
         file.seek(0)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, struct.error) as error:
         raise Unreadable("damaged_zip", str(error)) from None
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or len(tail) - at < _ZIP_END.size:
-        raise Unreadable("damaged_zip", "it has no directory")
-    count, directory_bytes = _ZIP_END.unpack_from(tail, at)[4:6]
-    is_large = 0xFFFF in (count,) or directory_bytes == 0xFFFFFFFF  # the true figures stand in the zip64 record
-    if is_large and b"PK\x06\x06" in tail:
-        directory_bytes = int.from_bytes(tail[tail.rfind(b"PK\x06\x06") + 40 :][:8], "little")
+    if found is not None:
+        if count not in (found.members, 0xFFFF) or directory_bytes not in (found.num_bytes, 0xFFFFFFFF):
+            raise Unreadable("damaged_zip", "its two end records contradict each other")
+        directory_bytes = found.num_bytes
     if directory_bytes > limits.MAX_ARCHIVE_DIRECTORY_BYTES:
         raise Unreadable("too_many_members", f"a directory of {directory_bytes} bytes")
+
+
+class _Directory(NamedTuple):
+    """What a zip64 record says of an archive's directory."""
+
+    members: int
+    num_bytes: int
+
+
+def _large_directory(file: IO[bytes], end_at: int) -> _Directory | None:
+    """What the zip64 record says, if one is pointed to; whoever reads the archive believes it, whatever the other says.
+
+    Readers look for it right before its pointer, or where that points: it must be one and the same.
+    """
+    file.seek(max(0, end_at - _ZIP64_POINTER.size))
+    pointer = file.read(min(end_at, _ZIP64_POINTER.size))
+    if not pointer.startswith(b"PK\x06\x07"):
+        return None
+    before = end_at - _ZIP64_POINTER.size - _ZIP64_END.size
+    places = (before, _ZIP64_POINTER.unpack(pointer)[2])
+    found = {_zip64_end(file, place) for place in places if 0 <= place < end_at} - {None}
+    if len(found) != 1:
+        raise Unreadable("damaged_zip", "its zip64 record is missing, or there are two")
+    return found.pop()
+
+
+def _zip64_end(file: IO[bytes], place: int) -> _Directory | None:
+    file.seek(place)
+    record = file.read(_ZIP64_END.size)
+    if len(record) < _ZIP64_END.size or not record.startswith(b"PK\x06\x06"):
+        return None
+    return _Directory(*_ZIP64_END.unpack(record)[7:9])
 
 
 class _Checked(io.RawIOBase):
