@@ -168,6 +168,33 @@ def test_two_tabs_that_ask_at_once_lose_nothing(context, server):
     assert {"from the first", "from the second", "You said: from the first", "You said: from the second"} <= said
 
 
+def test_a_conversation_that_comes_after_its_reader_went_on_is_not_shown(context, server):
+    page = opened(context, server)
+    send(page, "one")
+    wait_for_end(page)
+    first = page.url.partition("#")[2]
+    page.get_by_role("button", name="New conversation").click()
+    send(page, "two")
+    wait_for_end(page)
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    page.route(f"**/v1/conversations/{first}", hold)
+    page.go_back()
+    page.go_back()
+    until(lambda: page.wait_for_timeout(10) or held)
+    page.go_forward()
+    for route in held:
+        with page.expect_response(route.request.url):
+            route.continue_()
+    page.wait_for_timeout(200)
+    assert page.locator(".turn").count() == 0
+    page.go_forward()
+    page.locator(".turn.user .text", has_text="two").wait_for()
+
+
 def test_the_back_button_goes_back_to_the_conversation_before(context, server):
     page = opened(context, server)
     send(page, "one")

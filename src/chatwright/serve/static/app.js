@@ -197,8 +197,8 @@ function connectPage() {
 
 function goToHash() {
   const id = ID.test(location.hash) ? location.hash.slice(1) : null;
-  if (id === (conversation.kept?.id ?? null)) return;
-  if (id) openConversation(id);
+  if (id === (conversation.kept?.id ?? null)) conversation.stay();
+  else if (id) openConversation(id);
   else begin();
 }
 

@@ -17,6 +17,7 @@ export class Conversation {
     this.server = null;
     this.compares = false;
     this.kept = null; // as the server told it last
+    this.wanted = null; // the reading that may still set it: the one asked for last
     this.planned = { system: "", settings: {} }; // of a conversation that is not begun
     this.views = [];
     this.controller = null;
@@ -54,6 +55,7 @@ export class Conversation {
   // Which conversation
 
   begin() {
+    this.stay();
     this.kept = null;
     this.planned = { system: "", settings: {} };
     $("omitted").hidden = true;
@@ -62,10 +64,21 @@ export class Conversation {
   }
 
   async open(id) {
-    this.kept = await api.getConversation(id);
+    const wanted = (this.wanted = Symbol(id));
+    const isLate = () => this.wanted !== wanted; // somebody went on to another one meanwhile
+    const told = await api.getConversation(id).catch((failure) => {
+      if (!isLate()) throw failure;
+    });
+    if (isLate()) return;
+    this.kept = told;
     $("omitted").hidden = true; // until the server says so of this one
     this.showPath();
     this.page.changed();
+  }
+
+  /** What is shown stays: another one that is still being read comes too late. */
+  stay() {
+    this.wanted = null;
   }
 
   async refresh() {
@@ -196,6 +209,7 @@ export class Conversation {
 
   async askAt(parent, text) {
     if (this.isRunning) return false;
+    this.stay();
     this.page.tellTrouble(null);
     this.controller = new AbortController();
     this.page.running(true);
