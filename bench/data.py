@@ -134,7 +134,7 @@ def run_ours(folder: Path, extractor: str) -> None:
     summary = clean_stage.run(StageContext(config=config, inputs=inputs, output=corpus, seed=0, workers=WORKERS))
     inputs = {"corpus": corpus, "tokenizer": folder / "tokenizer"}
     encoded = tokens.run_tokens(StageContext(config=None, inputs=inputs, output=shards, seed=0, workers=WORKERS))
-    number = sum(entry["tokens"] for entry in encoded.values())
+    number = sum(encoded[split]["tokens"] for split in ("train", "heldout"))
     print(json.dumps({"kept": summary["documents_out"], "tokens": number}))
 
 
