@@ -81,7 +81,12 @@ DOCUMENT_CHARACTERS = 900  # at most: fewer tokens than a context on either side
 
 SPEED_MODEL = ModelConfig(width=384, layers=6, heads=6, key_heads=6, head_width=64, mlp_width=1024, context_length=256)
 SPEED_ROWS = 16  # nanoGPT's batch, and our micro-batch
-SPEEDS: dict[str, PrecisionName] = {"chatwright": "auto", "chatwright float32": "float32"}
+SPEEDS: dict[str, tuple[PrecisionName, bool]] = {  # precision, and whether blocks are compiled
+    "chatwright": ("auto", False),
+    "chatwright compiled": ("auto", True),
+    "chatwright float32": ("float32", False),
+    "chatwright float32 compiled": ("float32", True),
+}
 SPEED_STEPS = 4  # of ours, each as long as four iterations of nanoGPT
 
 
@@ -94,7 +99,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="an ASCII text, such as nanoGPT's Shakespeare")
     parser.add_argument("--part", choices=["reach", "speed", "all", "nanochat"], default="all")
     parser.add_argument("--rounds", type=int, default=3, help="of `speed`, in turns")
-    parser.add_argument("--compiled", action="store_true", help="`speed` also against nanoGPT compiled")
+    parser.add_argument("--compiled", action="store_true", help="`speed` also with both sides compiled")
     parser.add_argument("--steps", type=int, default=REACH["steps"], help="our steps in `reach`")
     parser.add_argument("--iterations", type=int, default=README["max_iters"], help="nanoGPT's in `reach`")
     parser.add_argument("--child", nargs=3, help="internal: which part, our data, our output")
@@ -160,8 +165,14 @@ def train_ours(part: str, data: Path, output: Path, *, steps: int) -> None:
         )
         model = CHAT_MODEL
     else:
+        precision, is_compiled = SPEEDS[part]
         settings = PretrainConfig(
-            steps=SPEED_STEPS, batch_rows=4 * SPEED_ROWS, micro_rows=SPEED_ROWS, log_every=1, precision=SPEEDS[part]
+            steps=SPEED_STEPS,
+            batch_rows=4 * SPEED_ROWS,
+            micro_rows=SPEED_ROWS,
+            log_every=1,
+            precision=precision,
+            compile=is_compiled,
         )
         model = SPEED_MODEL
     inputs = {"tokens": data / "tokens", "tokenizer": data / "tokenizer"}
@@ -267,7 +278,7 @@ def compare_speed(options: argparse.Namespace, scratch: Path) -> None:
     ceilings = []
     for number in range(options.rounds):
         ceilings.append(matmul_rate())
-        for name in SPEEDS:
+        for name in (name for name, (_, is_compiled) in SPEEDS.items() if options.compiled or not is_compiled):
             output = scratch / f"{name}-{number}"
             call_ours(options, name, scratch, output)
             found[name] += rates_of_ours(output)
@@ -277,14 +288,14 @@ def compare_speed(options: argparse.Namespace, scratch: Path) -> None:
     ceiling = statistics.median(ceilings)
     work = flops_per_token(SPEED_MODEL)
     print(f"\nmatmul ceiling {ceiling / 1e9:.1f} GFLOP/s (from {min(ceilings) / 1e9:.1f} to {max(ceilings) / 1e9:.1f})")
-    print(f"{'speed':18}{'tokens/s':>10}{'best tenth':>12}{'of ceiling':>12}")
+    print(f"{'speed':28}{'tokens/s':>10}{'best tenth':>12}{'of ceiling':>12}")
     for name, rates in found.items():
         if rates:
             best = statistics.quantiles(rates, n=10)[-1]
             median = statistics.median(rates)
-            print(f"{name:18}{median:>10,.0f}{best:>12,.0f}{median * work / ceiling:>12.2f}")
+            print(f"{name:28}{median:>10,.0f}{best:>12,.0f}{median * work / ceiling:>12.2f}")
     best_theirs = max(statistics.median(rates) for name, rates in found.items() if rates and name not in SPEEDS)
-    for name in SPEEDS:
+    for name in (name for name in SPEEDS if found[name]):
         print(f"tokens/s, {name} over nanoGPT's best: {statistics.median(found[name]) / best_theirs:.3f}")
 
 
