@@ -8,7 +8,6 @@ from chatwright.evaluate.strengths import FIRST, SECOND, TIE, Comparisons, fit
 from chatwright.foundation.errors import UsageError
 
 # Agresti, "Categorical Data Analysis" (table 10.10): American League baseball 1987, wins of the row over the column.
-TEAMS = ["Milwaukee", "Detroit", "Toronto", "New York", "Boston", "Cleveland", "Baltimore"]
 WINS = np.array(
     [
         [0, 7, 9, 7, 7, 9, 11],

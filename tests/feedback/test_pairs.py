@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from chatwright.feedback.conversations import read_conversations
-from chatwright.feedback.pairs import MAX_ANSWER_CHARACTERS, OUT_OF_SCOPE, derive_pairs, wordings, write_pairs
+from chatwright.feedback.conversations import OUT_OF_SCOPE, read_conversations
+from chatwright.feedback.pairs import MAX_ANSWER_CHARACTERS, derive_pairs, wordings, write_pairs
 from chatwright.foundation.errors import DataError, UsageError
 
 FAQ = """# Returns

@@ -14,7 +14,8 @@ from chatwright.model.config import ModelConfig
 from chatwright.model.families import to_hugging_face
 from chatwright.recipe.preview import as_text, preview
 from chatwright.recipe.recipe import load_recipe
-from chatwright.recipe.runner import _WORK, _plan, run_recipe
+from chatwright.recipe.report.facts import WORK
+from chatwright.recipe.runner import _plan, run_recipe
 from chatwright.recipe.stages import stages_of
 from chatwright.train.optimizers import Optimizer, OptimizerConfig
 
@@ -182,7 +183,7 @@ def key_of(recipe, name):
 def test_stages_are_unchanged_interrupted_or_to_be_done(recipe_file):
     recipe = load_recipe(recipe_file)
     publish(recipe, "documents", key=key_of(recipe, "documents"))
-    (recipe.run_dir / _WORK / f"corpus-{key_of(recipe, 'corpus')[:16]}").mkdir(parents=True)
+    (recipe.run_dir / WORK / f"corpus-{key_of(recipe, 'corpus')[:16]}").mkdir(parents=True)
     states = preview(recipe)["stages"]
     assert states == {
         "documents": "unchanged",

@@ -16,8 +16,9 @@ from sample_run import write_run
 from chatwright.foundation import storage
 from chatwright.foundation.errors import UsageError
 from chatwright.foundation.usage import UsageMeter
-from chatwright.recipe import runner, watch
+from chatwright.recipe import watch
 from chatwright.recipe.improve import unfinished
+from chatwright.recipe.report import facts
 from chatwright.recipe.report.look import asset
 from chatwright.recipe.watch_page import look, serve_watch
 from chatwright.serve.settings import settings_for
@@ -27,7 +28,7 @@ from chatwright.train.metrics import MetricsLog, Window
 @pytest.fixture
 def stopped(tmp_path):
     """A run whose pretraining is at step 40 of 100, a second for ten steps; nothing works on it."""
-    work = tmp_path / "run" / runner._WORK / "pretrain-0123456789abcdef"
+    work = tmp_path / "run" / facts.WORK / "pretrain-0123456789abcdef"
     work.mkdir(parents=True)
     (tmp_path / "run" / "recipe.toml").write_text('name = "run"\n[pretrain]\nsteps = 100\n')
     bits = {"all": 4.0, "books": 3.0}
@@ -113,7 +114,7 @@ def test_the_terminal_follows_a_run_from_training_to_training_until_nothing_work
     with storage.exclusive(run_dir):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | as_terminal)
         looks_until(process.stdout, "pretrain, done; the run goes on")
-        work = run_dir / runner._WORK / "finetune-0123456789abcdef"
+        work = run_dir / facts.WORK / "finetune-0123456789abcdef"
         work.mkdir(parents=True)
         log_of(work, 10, total=50)
         looks_until(process.stdout, "finetune, going on")
@@ -151,7 +152,7 @@ def test_a_step_left_out_for_a_spike_is_not_told_as_one_that_was_not_finite(goin
 
 @pytest.mark.parametrize(("stage", "unit"), [("reward", "pairs"), ("align", "verdicts"), ("align", "answers")])
 def test_a_training_on_other_things_than_tokens_names_them_and_knows_how_long_still(tmp_path, stage, unit):
-    work = tmp_path / "run" / runner._WORK / f"{stage}-0123456789abcdef"
+    work = tmp_path / "run" / facts.WORK / f"{stage}-0123456789abcdef"
     work.mkdir(parents=True)
     log = MetricsLog(work, is_writer=True)
     log.begin_anew(steps=100)

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from chatwright.cli.options import AsJson
 from chatwright.foundation.console import say
 
-AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
 BasePath = Annotated[Path, typer.Argument(help="the model that the adapter was trained on", metavar="BASE")]
 AdapterPath = Annotated[Path, typer.Argument(help="an adapter's directory", metavar="ADAPTER")]
 Out = Annotated[Path, typer.Option("--out", help="where the result goes", metavar="DIR")]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from chatwright.cli.options import AsJson
 from chatwright.foundation.console import out, say
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def register(app: typer.Typer) -> None:
         max_tokens: Annotated[int, typer.Option(min=1, help="of an answer")] = 96,
         beams: Annotated[int, typer.Option(min=1, help="of the search for answers; 1 is greedy")] = 1,
         records: Annotated[Path | None, typer.Option(help="folder for the record; default: the first's run")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="print the result for machines")] = False,
+        as_json: AsJson = False,
     ) -> None:
         """Scores of several models, the significance of each difference, and answers side by side."""
         from chatwright.evaluate.compare import Compared, CompareOn

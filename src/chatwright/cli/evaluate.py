@@ -2,17 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from chatwright.cli.options import Again, AsJson, Overrides
+from chatwright.cli.running import do_recipe
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import UsageError
 
 Target = Annotated[Path, typer.Argument(help="a recipe (its stage `evaluate`), or a model directory", metavar="TARGET")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="override a key of the recipe: a.b=c", metavar="KEY=VALUE")
-]
 Texts = Annotated[Path | None, typer.Option(help="file, folder or corpus to measure the loss on")]
 TextKey = Annotated[str, typer.Option(help="key or column of the text")]
 Split = Annotated[str | None, typer.Option(help="of a corpus directory: train or heldout")]
@@ -31,15 +30,6 @@ Cache = Annotated[Path | None, typer.Option(help="file for the harness's answers
 Online = Annotated[bool, typer.Option("--online", help="let the harness fetch data sets")]
 Records = Annotated[Path | None, typer.Option("--records", help="folder for the record; default: the model's run")]
 Page = Annotated[Path | None, typer.Option("--html", help="also write a page with the hardest passages")]
-AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
-
-
-class RunStage(Protocol):
-    """Runs a recipe up to a stage."""
-
-    def __call__(self, recipe: Path, overrides: list[str] | None, *, as_json: bool, until: str | None) -> Path:
-        """Gives the run's folder."""
-        ...
 
 
 class _OnTasks(NamedTuple):
@@ -72,13 +62,14 @@ class _Asked(NamedTuple):
         return self.texts is None and self.answers is None and self.tasks.names is None
 
 
-def register(app: typer.Typer, *, run_stage: RunStage) -> None:
+def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
 
     @app.command()
     def evaluate(  # noqa: PLR0917 - the library calls it by keyword
         target: Target,
         overrides: Overrides = None,
+        again: Again = False,
         texts: Texts = None,
         text_key: TextKey = "text",
         split: Split = None,
@@ -102,10 +93,11 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
         asked = _Asked(texts, text_key, split, stride, context, answers, beams, max_tokens, on_tasks, html)
         if target.is_file() or target.suffix == ".toml":
             _require_recipe_alone(target, asked)
-            run_stage(target, overrides, as_json=as_json, until="evaluate")
+            do_recipe(target, overrides, until="evaluate", again=again, as_json=as_json)
             return
-        if overrides:
-            raise UsageError("`--set` has no effect on a model directory, it goes with a recipe")
+        if overrides or again:
+            option = "--set" if overrides else "--again"
+            raise UsageError(f"`{option}` has no effect on a model directory, it goes with a recipe")
         told = _measured(_open(target, records), asked)
         if as_json:
             typer.echo(json.dumps(told[0] if len(told) == 1 else told, indent=2))

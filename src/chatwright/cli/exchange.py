@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from chatwright.cli.options import AsJson
 from chatwright.foundation.console import say
 
 
@@ -24,9 +25,6 @@ class Numbers(StrEnum):
     F16 = "f16"
     BF16 = "bf16"
     Q8_0 = "q8_0"
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
 
 
 def import_command(

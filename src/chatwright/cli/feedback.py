@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chatwright.cli.options import AsJson
 from chatwright.foundation.console import out, say
 from chatwright.foundation.errors import BusyError, UsageError
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from chatwright.feedback.store import FeedbackStore
 
 STORE_HELP = "the feedback database: a file, or an SQLAlchemy URL"
-AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
 
 
 def register(app: typer.Typer, *, default_store: str) -> None:

@@ -1,22 +1,19 @@
 """The commands `finetune` and `pairs`: conversations learned by a recipe, or with nothing but a model and a file."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from chatwright.cli.options import Again, AsJson, Overrides
+from chatwright.cli.running import do_recipe
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import UsageError
 
-Run = Callable[..., Path]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="override a key: a.b=c", metavar="KEY=VALUE")]
-AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
 
-
-def register(app: typer.Typer, *, run: Run) -> None:
-    """Add the commands; `run` does a recipe up to a stage."""
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
 
     @app.command()
     def finetune(  # noqa: PLR0917 - the library calls it by keyword
@@ -28,16 +25,17 @@ def register(app: typer.Typer, *, run: Run) -> None:
         name: Annotated[str | None, typer.Option(help="with MODEL: of the run")] = None,
         runs: Annotated[Path, typer.Option(help="with MODEL: the folder of runs")] = Path("runs"),
         overrides: Overrides = None,
+        again: Again = False,
         as_json: AsJson = False,
     ) -> None:
         """Fine-tune on conversations; run again to resume. With MODEL and DATA alone, every setting is derived."""
         if not what.is_dir():
             if data is not None or test is not None or name is not None:
                 raise _not_with_recipe(what)
-            run(what, overrides, as_json=as_json, until="finetune")
+            do_recipe(what, overrides, until="finetune", again=again, as_json=as_json)
             return
         path = _derived(what, data, test=test, name=name, runs=runs)
-        run_dir = run(path, overrides, as_json=as_json)
+        run_dir = do_recipe(path, overrides, again=again, as_json=as_json)
         say(f"\nTo talk with it:  chatwright serve {run_dir / 'finetune' / 'model'}     (or `chat` for the terminal)")
 
     app.command()(pairs)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from chatwright.cli.options import AsJson
 from chatwright.foundation.console import out
 from chatwright.foundation.errors import UsageError
 
@@ -26,7 +27,7 @@ def register(app: typer.Typer, *, default_store: str) -> None:
         overrides: Annotated[
             list[str] | None, typer.Option("--set", help="override a key: improve.a=b", metavar="KEY=VALUE")
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="print the result for machines")] = False,
+        as_json: AsJson = False,
     ) -> None:
         """The next model from new feedback, promoted only if it wins. After a kill: goes on where it stopped."""
         from chatwright.recipe.improve import rounds

@@ -1,44 +1,27 @@
-"""The commands that make a model better: `align`, `distill`, and `preferences`, which makes data of feedback."""
+"""The commands `distill` and `preferences`: a student of a teacher, and data for alignment from feedback."""
 
 import contextlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from chatwright.cli.options import Again, AsJson, Overrides
+from chatwright.cli.running import do_recipe
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import UsageError
 
 _UNITS = {"k": 10**3, "m": 10**6, "b": 10**9}
-Run = Callable[..., Path]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="override a key: a.b=c", metavar="KEY=VALUE")]
-AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
 
 
-def register(app: typer.Typer, *, run: Run) -> None:
-    """Add the commands; `run` does a recipe up to a stage."""
-    for name, text in (
-        ("align", "Learn what people prefer."),
-        ("reward", "Learn to tell which answers people prefer."),
-    ):
-        _add_stage(app, name, text, run=run)
-    _add_distill(app, run=run)
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    _add_distill(app)
     _add_preferences(app)
 
 
-def _add_stage(app: typer.Typer, name: str, text: str, *, run: Run) -> None:
-    @app.command(name, help=f"{text} Stages before it are done if they have to be.")
-    def stage(
-        recipe: Annotated[Path, typer.Argument(help="a TOML file", metavar="RECIPE")],
-        overrides: Overrides = None,
-        as_json: AsJson = False,
-    ) -> None:
-        run(recipe, overrides, as_json=as_json, until=name)
-
-
-def _add_distill(app: typer.Typer, *, run: Run) -> None:
+def _add_distill(app: typer.Typer) -> None:
     @app.command()
     def distill(  # noqa: PLR0917 - the library calls it by keyword
         teacher: Annotated[Path, typer.Argument(help="a model directory, or a recipe", metavar="TEACHER")],
@@ -47,6 +30,7 @@ def _add_distill(app: typer.Typer, *, run: Run) -> None:
         chats: Annotated[Path | None, typer.Option(help="conversations instead: JSON Lines or CSV")] = None,
         name: Annotated[str, typer.Option(help="of the run")] = "student",
         overrides: Overrides = None,
+        again: Again = False,
         as_json: AsJson = False,
     ) -> None:
         """A small model learns from a large one: TEACHER --params 3M --data FOLDER, or the stage of a recipe."""
@@ -55,9 +39,9 @@ def _add_distill(app: typer.Typer, *, run: Run) -> None:
                 raise UsageError(
                     "a recipe says all itself: leave out `--params`, `--data` and `--chats`, or use `--set`"
                 )
-            run(teacher, overrides, as_json=as_json, until="distill")
+            do_recipe(teacher, overrides, until="distill", again=again, as_json=as_json)
             return
-        _distill(_distill_recipe(teacher, params, data, chats, name), overrides, as_json=as_json)
+        _distill(_distill_recipe(teacher, params, data, chats, name), overrides, again=again, as_json=as_json)
 
 
 def _add_preferences(app: typer.Typer) -> None:
@@ -110,7 +94,7 @@ def _distill_recipe(
     return recipe
 
 
-def _distill(recipe: dict[str, Any], overrides: list[str] | None, *, as_json: bool) -> None:
+def _distill(recipe: dict[str, Any], overrides: list[str] | None, *, again: bool, as_json: bool) -> None:
     from chatwright.foundation import config as configuration
     from chatwright.recipe.recipe import Recipe
     from chatwright.recipe.runner import run_recipe
@@ -118,7 +102,7 @@ def _distill(recipe: dict[str, Any], overrides: list[str] | None, *, as_json: bo
     settled = configuration.validate(
         Recipe, configuration.apply_overrides(recipe, overrides or []), where="the recipe of this command"
     )
-    summary = run_recipe(settled, until="distill")[-1].summary
+    summary = run_recipe(settled, until="distill", again=again)[-1].summary
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:

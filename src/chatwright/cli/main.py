@@ -26,14 +26,16 @@ from chatwright.cli import (
     improving,
     rate,
     report,
+    running,
     sharded,
     tokenizer,
     watch,
     weak,
 )
 from chatwright.cli import plan as plan_command
+from chatwright.cli.options import AsJson, ModelPath, Overrides
 from chatwright.cli.overview import Commands, put_in_order
-from chatwright.foundation.console import duration, out, say
+from chatwright.foundation.console import out, say
 from chatwright.foundation.errors import ChatwrightError, ExitCode, StoppedError, UsageError
 
 if TYPE_CHECKING:
@@ -47,13 +49,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-RecipePath = Annotated[Path, typer.Argument(help="a TOML file", metavar="RECIPE")]
-ModelPath = Annotated[Path, typer.Argument(help="a model directory", metavar="MODEL")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="override a key of the recipe: a.b=c", metavar="KEY=VALUE")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print the result for machines")]
-Again = Annotated[bool, typer.Option("--again", help="also what an earlier run could not get: parts set aside, pages")]
 DEFAULT_STORE = "chatwright-feedback.db"
 
 
@@ -83,7 +78,7 @@ def demo(
     path = _demo_recipe()
     say("chatwright demo: documents of this Python installation -> a small chat model of the help desk of a shop")
     say(f"  recipe: {path}; about ten minutes on two cores; stop with Ctrl-C, the same command goes on\n")
-    run_dir = _run(path, overrides, as_json=as_json)
+    run_dir = running.do_recipe(path, overrides, as_json=as_json)
     model = run_dir / "finetune" / "model"
     say(f"\nThe report: {run_dir / 'report.html'}")
     if sys.stdout.isatty() and not as_json and "CI" not in os.environ:
@@ -104,75 +99,9 @@ def _demo_recipe() -> Path:
     )
 
 
-@app.command()
-def run(
-    recipe: RecipePath,
-    overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check the recipe and say what would be done")] = False,
-    again: Again = False,
-    as_json: AsJson = False,
-) -> None:
-    """Every stage of a recipe; again: only what changed; after a kill: where it stopped."""
-    if dry_run:
-        from chatwright.recipe.preview import as_text, preview
-        from chatwright.recipe.recipe import load_recipe
-
-        planned = preview(load_recipe(recipe, overrides or ()))
-        out(json.dumps(planned, indent=2) if as_json else as_text(planned))
-        return
-    _tell_what_next(_run(recipe, overrides, as_json=as_json, again=again))
-
-
-def _tell_what_next(run_dir: Path) -> None:
-    """How to meet the model that was made."""
-    tuned, base = (run_dir / stage / "model" for stage in ("finetune", "pretrain"))
-    if tuned.is_dir():
-        say(f"To talk with it:  chatwright chat {tuned}     (or `serve`, for a page)")
-    elif base.is_dir():
-        say(f'To read what it writes:  chatwright generate {base} "It was"')
-
-
-def _run(
-    recipe: Path, overrides: list[str] | None, *, as_json: bool, until: str | None = None, again: bool = False
-) -> Path:
-    from chatwright.recipe.recipe import load_recipe
-    from chatwright.recipe.runner import run_recipe
-
-    loaded = load_recipe(recipe, overrides or ())
-    outcomes = run_recipe(loaded, until=until, report=cards.write_pages, again=again)
-    if outcomes and all(outcome.state == "unchanged" for outcome in outcomes):
-        say("nothing to do: no stage's inputs have changed")
-    if outcomes:
-        from chatwright.recipe.summary import as_table, summarise
-
-        result = summarise(loaded.run_dir, outcomes)
-        if as_json:
-            typer.echo(json.dumps(result, indent=2))
-        else:
-            say("")
-            out(as_table(result))
-            say(f"\n{loaded.run_dir}: {duration(sum(outcome.seconds for outcome in outcomes))} of work")
-    return loaded.run_dir
-
-
-def _stage_command(name: str, text: str) -> None:
-    def command(recipe: RecipePath, overrides: Overrides = None, again: Again = False, as_json: AsJson = False) -> None:
-        _run(recipe, overrides, as_json=as_json, until=name, again=again)
-
-    app.command(name, help=text)(command)
-
-
-for _name, _text in (
-    ("collect", "Gather the documents of a recipe's sources."),
-    ("clean", "Clean, filter, deduplicate and split the documents."),
-    ("tokenize", "Learn the tokenizer and encode the corpus."),
-    ("pretrain", "Train the base model; run again to resume."),
-):
-    _stage_command(_name, f"{_text} Stages before it are done if they have to be.")
-
-
-finetune.register(app, run=_run)
-evaluate.register(app, run_stage=_run)
+running.register(app)
+finetune.register(app)
+evaluate.register(app)
 rate.register(app)
 compare.register(app)
 weak.register(app)
@@ -351,7 +280,7 @@ def lineage(
 
 exchange.register(app)
 adapters.register(app)
-improving.register(app, run=_run)
+improving.register(app)
 improve.register(app, default_store=DEFAULT_STORE)
 tokenizer.register(app)
 plan_command.register(app)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from chatwright.cli.options import AsJson
 from chatwright.foundation.console import out, say
 from chatwright.foundation.errors import UsageError
 
@@ -34,7 +35,7 @@ def rate(  # noqa: PLR0917 - the library calls it by keyword
     store: Annotated[Path | None, typer.Option(help="the study's file; default: RUN/ratings.sqlite")] = None,
     stats: Annotated[bool, typer.Option("--stats", help="what the ratings say, instead of the page")] = False,
     export: Annotated[bool, typer.Option("--export", help="the ratings as JSON Lines instead")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result for machines")] = False,
+    as_json: AsJson = False,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free")] = 8001,
 ) -> None:

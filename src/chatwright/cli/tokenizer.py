@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from chatwright.cli.options import AsJson
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import UsageError
 
@@ -26,7 +27,7 @@ def stats(
         typer.Option("--beside", help="another to compare with: a folder, or a name in Hugging Face's local cache"),
     ] = None,
     documents: Annotated[int, typer.Option(help="at most so many documents, held-out ones first", min=1)] = 1000,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result for machines")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Bytes per token by domain and language, vocabulary in use, digits and spaces, beside other tokenizers.
 

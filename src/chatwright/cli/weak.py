@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from chatwright.cli.options import AsJson
 from chatwright.cli.rate import STORE
 from chatwright.foundation.console import out, say
 from chatwright.foundation.errors import UsageError
@@ -26,7 +27,7 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option("--html", help="also write the tables as a page with a picture")
         ] = None,
         to: Annotated[Path | None, typer.Option(help="the new recipe file with the accepted changes")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="print the result for machines")] = False,
+        as_json: AsJson = False,
     ) -> None:
         """Topics by right answers, ratings and thumbs, weakest first, with changes of the recipe to choose from."""
         from chatwright.recipe import weak as weakness

@@ -24,6 +24,7 @@ Role = Literal["system", "user", "assistant"]
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 _SHAREGPT_ROLES: dict[str, Role] = {**_ROLES, "human": "user", "gpt": "assistant"}
 _LABEL_KEYS = ("label", "policy")
+OUT_OF_SCOPE = "out-of-scope"  # the label of a question that the model is to decline
 MORE_REFERENCES = "more_references"  # beside `messages`: further right answers
 _MAX_REFERENCES = 64  # right answers of one question
 # Keys of a message that would change what is learnt; dropping them quietly would train something else.

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatwright.data.document import PART_PATTERN, iter_documents
+from chatwright.feedback.conversations import OUT_OF_SCOPE
 from chatwright.foundation import storage
 from chatwright.foundation.errors import DataError, UsageError
 
 MAX_FILE_BYTES = 4 << 20  # a document of one's own; more is a dump, and belongs into a corpus
 MAX_ANSWER_CHARACTERS = 600
 MIN_ANSWER_CHARACTERS = 20
-OUT_OF_SCOPE = "out-of-scope"
 
 _TEXT_SUFFIXES = (".md", ".markdown", ".txt", ".rst")
 _HEADING = re.compile(r"(#{1,6})[ \t]+(\S[^\n]*)")

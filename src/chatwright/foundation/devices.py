@@ -48,14 +48,16 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
     return torch.bfloat16 if precision == "float8" else getattr(torch, precision)
 
 
-def pick_device(name: str = "auto", *, local_rank: int = 0) -> torch.device:
+def pick_device(name: str = "auto") -> torch.device:
     """The device asked for, or the best at hand: CUDA, else the CPU.
+
+    Of several GPUs the one of this process's place among those that torchrun has started on this machine.
 
     Raises:
         UsageError: the device asked for is not there.
     """
     if name in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", local_rank)
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if name in ("auto", "cpu"):
         return torch.device("cpu")
     if name == "cuda":
@@ -69,9 +71,14 @@ def usable_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def ranks_of_machine() -> int:
+    """How many processes of this training torchrun has started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def threads_of_a_rank() -> int:
     """This process's share of the cores, where torchrun started several on this machine; at least one."""
-    return max(1, usable_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable_threads() // ranks_of_machine())
 
 
 def _keep_freed_memory() -> None:
@@ -114,7 +121,7 @@ def place(
     Raises:
         UsageError: the device is not there, or does not multiply in this precision.
     """
-    chosen = pick_device(device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+    chosen = pick_device(device)
     count = threads or usable_threads()
     torch.set_num_threads(count)
     if chosen.type == "cpu" and keeps_freed_memory:

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -21,6 +21,11 @@ _SIGNS = (
     "can't start new thread",
     "Cannot allocate memory",
 )
+
+
+def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """What the elements of tensors take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

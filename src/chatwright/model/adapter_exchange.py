@@ -11,21 +11,10 @@ from chatwright.model.adapter_files import load_adapter, read_record
 from chatwright.model.attachment import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Attachment
 from chatwright.model.bottleneck import Bottlenecks
 from chatwright.model.directory import LoadedModel, load_model, save_model
+from chatwright.model.exchange import Exchanged, require_absent, size_of
 from chatwright.model.network import Network
 from chatwright.model.peft_format import PEFT_CONFIG, load_peft, save_peft
 from chatwright.model.tensors import TensorFile
-
-
-class Written(NamedTuple):
-    """What was made, for a person or a program."""
-
-    path: Path
-    facts: dict[str, Any]
-
-
-def is_adapter(directory: Path) -> bool:
-    """Whether a directory holds an adapter, ours or PEFT's."""
-    return (directory / ADAPTER_CONFIG).is_file() or (directory / PEFT_CONFIG).is_file()
 
 
 def open_adapter(directory: Path, network: Network, *, base_digest: str) -> Attachment:
@@ -41,7 +30,7 @@ def open_adapter(directory: Path, network: Network, *, base_digest: str) -> Atta
     return load_adapter(directory, network, base_digest=base_digest)
 
 
-def merge_adapters(base: Path, adapters: Sequence[Path], target: Path, *, weights: Sequence[float] = ()) -> Written:
+def merge_adapters(base: Path, adapters: Sequence[Path], target: Path, *, weights: Sequence[float] = ()) -> Exchanged:
     """Write the model that a base and its adapters are together; several add up.
 
     Args:
@@ -54,7 +43,7 @@ def merge_adapters(base: Path, adapters: Sequence[Path], target: Path, *, weight
         RefusedError: an adapter is damaged or of another base.
         UsageError: the target is there already, counts that differ, or DoRA among several.
     """
-    _require_absent(target)
+    require_absent(target)
     shares = list(weights) or [1.0] * len(adapters)
     if len(shares) != len(adapters):
         raise UsageError(f"{len(adapters)} adapters and {len(shares)} weights", hint="give one `--weight` for each")
@@ -71,10 +60,10 @@ def merge_adapters(base: Path, adapters: Sequence[Path], target: Path, *, weight
     ]
     lineage = {"stage": "merge", "base": loaded.digest, "base_lineage": loaded.lineage, "adapters": told, "inputs": {}}
     digest = save_model(target, loaded.network, loaded.tokenizer, lineage=lineage)
-    return Written(target, {"digest": digest, "adapters": told, "bytes": _size(target)})
+    return Exchanged(target, {"digest": digest, "adapters": told, "bytes": size_of(target)})
 
 
-def unmerge_adapter(model: Path, adapter: Path, target: Path) -> Written:
+def unmerge_adapter(model: Path, adapter: Path, target: Path) -> Exchanged:
     """Write a merged model without one of the adapters that are in it: its base again, to rounding.
 
     It is taken out with the weight that it was merged with. Bottlenecks come out in the order opposite to the merge.
@@ -84,7 +73,7 @@ def unmerge_adapter(model: Path, adapter: Path, target: Path) -> Written:
             bottleneck below another.
         UsageError: the target is there already, or DoRA.
     """
-    _require_absent(target)
+    require_absent(target)
     loaded = load_model(model)
     digest = loaded.lineage.get("base")
     if not isinstance(digest, str):
@@ -103,7 +92,7 @@ def unmerge_adapter(model: Path, adapter: Path, target: Path) -> Written:
     told = [entry._asdict() for entry in left]
     lineage = {"stage": "unmerge", "base": digest, "merged": loaded.digest, "adapters": told, "inputs": {}}
     made = save_model(target, loaded.network, loaded.tokenizer, lineage=lineage)
-    return Written(target, {"digest": made, "bytes": _size(target)})
+    return Exchanged(target, {"digest": made, "bytes": size_of(target)})
 
 
 class _Merged(NamedTuple):
@@ -153,13 +142,13 @@ def _shape_of_base(loaded: LoadedModel, adapter: Path) -> Attachment:
     return open_adapter(adapter, loaded.network, base_digest=str(loaded.lineage["base"]))
 
 
-def to_peft(base: Path, adapter: Path, target: Path) -> Written:
+def to_peft(base: Path, adapter: Path, target: Path) -> Exchanged:
     """Write an adapter of ours in PEFT's format.
 
     Raises:
         UsageError: PEFT cannot express it, or the target is there already.
     """
-    _require_absent(target)
+    require_absent(target)
     loaded = load_model(base)
     opened = load_adapter(adapter, loaded.network, base_digest=loaded.digest)
     if not isinstance(opened, Adapter):
@@ -168,21 +157,21 @@ def to_peft(base: Path, adapter: Path, target: Path) -> Written:
             hint="merge it with `chatwright adapter merge`, and export the model",
         )
     save_peft(target, opened, loaded.network, base=str(base), base_digest=loaded.digest)
-    return Written(target, {"trained": opened.num_parameters(), "bytes": _size(target)})
+    return Exchanged(target, {"trained": opened.num_parameters(), "bytes": size_of(target)})
 
 
-def from_peft(base: Path, adapter: Path, target: Path) -> Written:
+def from_peft(base: Path, adapter: Path, target: Path) -> Exchanged:
     """Write an adapter of PEFT's as one of ours, bound to this base from now on.
 
     Raises:
         RefusedError: it does not fit the base, or asks for what is not computed here.
         UsageError: the target is there already.
     """
-    _require_absent(target)
+    require_absent(target)
     loaded = load_model(base)
     opened = load_peft(adapter, loaded.network, base_digest=loaded.digest)
     opened.save(target, base_digest=loaded.digest)
-    return Written(target, {"trained": opened.num_parameters(), "bytes": _size(target)})
+    return Exchanged(target, {"trained": opened.num_parameters(), "bytes": size_of(target)})
 
 
 def describe(adapter: Path) -> dict[str, Any]:
@@ -192,7 +181,7 @@ def describe(adapter: Path) -> dict[str, Any]:
         trained = sum(_count(entry.shape) for entry in file.entries.values())
     kind = facts.get("kind", Adapter.kind)
     settings = facts.get("lora") or facts.get("bottleneck")
-    return {"kind": kind, "settings": settings, "trained": trained, "bytes": _size(adapter), "base": facts["base"]}
+    return {"kind": kind, "settings": settings, "trained": trained, "bytes": size_of(adapter), "base": facts["base"]}
 
 
 def _count(shape: tuple[int, ...]) -> int:
@@ -205,12 +194,3 @@ def _count(shape: tuple[int, ...]) -> int:
 def adapter_digest(adapter: Path) -> str:
     """Digest of an adapter's files, by which a merged model's lineage names it."""
     return storage.digest_json({path.name: storage.digest_file(path) for path in sorted(adapter.iterdir())})
-
-
-def _size(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.iterdir())
-
-
-def _require_absent(target: Path) -> None:
-    if target.exists():
-        raise UsageError(f"`{target}` is there already", hint="name another place with `--out`, or delete it first")

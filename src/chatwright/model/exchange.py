@@ -19,7 +19,7 @@ _TOLERANCE = 1e-3  # of logits read back by another program in float32
 
 
 class Exchanged(NamedTuple):
-    """What was written, for a person or a program."""
+    """What was made, for a person or a program."""
 
     path: Path
     facts: dict[str, Any]
@@ -32,7 +32,7 @@ def import_model(directory: Path, target: Path) -> Exchanged:
         RefusedError: whatever `load_model` refuses.
         UsageError: the target is there already.
     """
-    _require_absent(target)
+    require_absent(target)
     loaded = load_model(directory)
     config = loaded.network.config
     dtype = stored_dtype(directory, config)
@@ -45,7 +45,7 @@ def import_model(directory: Path, target: Path) -> Exchanged:
         "inputs": {},
     }
     save_model(target, loaded.network, loaded.tokenizer, lineage=lineage, dtype=dtype, generation=asked)
-    return Exchanged(target, _facts(loaded) | {"numbers": dtype, "bytes": _size(target)})
+    return Exchanged(target, _facts(loaded) | {"numbers": dtype, "bytes": size_of(target)})
 
 
 def export_to_hugging_face(model: Path, target: Path, *, numbers: Numbers) -> Exchanged:
@@ -57,7 +57,7 @@ def export_to_hugging_face(model: Path, target: Path, *, numbers: Numbers) -> Ex
     """
     if numbers not in _DTYPES:
         raise UsageError(f"Hugging Face directories have no numbers of kind `{numbers}`", hint="use f32, f16 or bf16")
-    _require_absent(target)
+    require_absent(target)
     loaded = load_model(model)
     asked = read_generation_config(model, vocabulary_size=loaded.network.config.vocabulary_size)
     save_model(
@@ -71,7 +71,7 @@ def export_to_hugging_face(model: Path, target: Path, *, numbers: Numbers) -> Ex
     written = load_model(target)
     check = check_with_transformers(target, written.network, written.tokenizer, tolerance=_TOLERANCE)
     told = {"transformers": None} if check is None else {"transformers": check._asdict()}
-    return Exchanged(target, _facts(written) | {"numbers": _DTYPES[numbers], "bytes": _size(target)} | told)
+    return Exchanged(target, _facts(written) | {"numbers": _DTYPES[numbers], "bytes": size_of(target)} | told)
 
 
 def export_to_gguf(model: Path, target: Path, *, numbers: Numbers) -> Exchanged:
@@ -83,14 +83,19 @@ def export_to_gguf(model: Path, target: Path, *, numbers: Numbers) -> Exchanged:
     """
     if numbers == "bf16":
         raise UsageError("GGUF files with numbers of the kind `bf16` are not written", hint="use f32, f16 or q8_0")
-    _require_absent(target)
+    require_absent(target)
     loaded = load_model(model)
     report = write_gguf(target, loaded.network, loaded.tokenizer, kind=numbers, name=model.resolve().name)
     facts = {"numbers": numbers, "bytes": report.bytes, "pattern": report.pattern}
     return Exchanged(target, _facts(loaded) | facts | {"compared": report.texts_compared, "notes": list(report.notes)})
 
 
-def _require_absent(target: Path) -> None:
+def require_absent(target: Path) -> None:
+    """Nothing is written over.
+
+    Raises:
+        UsageError: the target is there.
+    """
     if target.exists():
         raise UsageError(f"`{target}` is there already", hint="name another place with `--out`, or delete it first")
 
@@ -110,5 +115,6 @@ def _facts(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _size(directory: Path) -> int:
+def size_of(directory: Path) -> int:
+    """Bytes of the files of a directory."""
     return sum(path.stat().st_size for path in directory.iterdir())

@@ -6,7 +6,7 @@ Memory and operations are estimates from shapes; how fast this machine is, is no
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -22,22 +22,16 @@ from chatwright.model.directory import read_config
 from chatwright.model.network import Network
 from chatwright.model.selection import select
 from chatwright.recipe.recipe import Recipe
-from chatwright.recipe.runner import _WORK, _plan, _published, device_problems, missing_problems
+from chatwright.recipe.report.facts import WORK
+from chatwright.recipe.runner import _plan, _published, device_problems, missing_problems
 from chatwright.recipe.stages import stages_of
+from chatwright.train.footprint import FLOAT_BYTES, static_bytes
 from chatwright.train.pretrain import PretrainConfig
 from chatwright.tune.finetune_settings import FinetuneConfig
+from chatwright.tune.memory import foretold
 
-_FLOAT = 4  # bytes; weights, gradients and moments are float32 in training
 _BYTES_PER_TOKEN = 3.0  # of conversations, a cautious guess before the tokenizer is known
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-
-
-class _Trained(NamedTuple):
-    """What a training holds in memory, in numbers of parameters."""
-
-    total: int
-    trained: int
-    by_muon: int  # of the trained ones; Muon keeps one moment, AdamW two
 
 
 def preview(recipe: Recipe) -> dict[str, Any]:
@@ -169,7 +163,7 @@ def _stage_states(recipe: Recipe) -> tuple[dict[str, str], dict[str, storage.Man
         if manifest is not None:
             done[stage.name] = manifest
             states[stage.name] = "unchanged"
-        elif (recipe.run_dir / _WORK / f"{stage.name}-{plan.key[:16]}").is_dir():
+        elif (recipe.run_dir / WORK / f"{stage.name}-{plan.key[:16]}").is_dir():
             states[stage.name] = "interrupted"
     return states, done
 
@@ -197,14 +191,13 @@ def _model(shape: ModelConfig) -> dict[str, Any]:
 def _pretraining(settings: PretrainConfig, shape: ModelConfig) -> dict[str, Any]:
     tokens_per_step = settings.batch_rows * shape.context_length
     tokens = settings.steps * tokens_per_step
-    total = shape.num_parameters()
-    in_blocks = _block_matrices(shape) if settings.optimizer.kind == "muon" else 0
+    by_adam = 0 if settings.optimizer.kind == "muon" else shape.layers * shape.block_matrices()
     return {
         "steps": settings.steps,
         "tokens_per_step": tokens_per_step,
         "tokens": tokens,
         "training_flops": tokens * shape.flops_per_token(),
-        "memory_bytes": _memory(_Trained(total, total, in_blocks)),
+        "memory_bytes": static_bytes(shape) + FLOAT_BYTES * by_adam,  # a second moment of the blocks' matrices
     }
 
 
@@ -213,51 +206,36 @@ def _finetuning(config: FinetuneConfig, shape: ModelConfig, *, has_own_base: boo
     conversations = read_conversations(Path(config.data))
     num_bytes = sum(len(message.content.encode()) for item in conversations for message in item.messages)
     tokens = round(config.epochs * num_bytes / _BYTES_PER_TOKEN)
-    sizes = _finetuned(config, shape, has_own_base=has_own_base)
+    trained = _trained(config, shape, has_own_base=has_own_base)
     # Frozen matrices need no gradients of their own: forward and backward through them, 4 of the 6 operations a weight.
     share = 1.0 if config.method == "all" else 4 / 6
     return {
         "conversations": len(conversations),
         "steps": max(1, math.ceil(config.epochs * len(conversations) / config.batch_rows)),
-        "trained_parameters": sizes.trained,
+        "trained_parameters": trained,
         "tokens_about": tokens,
         "training_flops": tokens * shape.flops_per_token() * share,
-        "memory_bytes": _memory(sizes),
+        "memory_bytes": foretold(
+            shape,
+            numbers=config.base_numbers,
+            trained=trained,
+            is_beside=config.is_beside,
+            tokens=config.micro_tokens,
+        ).total,
     }
 
 
-def _finetuned(config: FinetuneConfig, shape: ModelConfig, *, has_own_base: bool) -> _Trained:
+def _trained(config: FinetuneConfig, shape: ModelConfig, *, has_own_base: bool) -> int:
     """A base of our own pretraining never met the two turn markers, so their embeddings are trained too."""
-    total = shape.num_parameters()
-    if config.method == "all":
-        return _Trained(total, total, _block_matrices(shape) if config.optimizer.kind == "muon" else 0)
-    if not config.is_beside:
-        with torch.device("meta"):
-            chosen = select(Network(shape), config.method)
-        sizes = [(part.numel(), part.ndim == 2 and ".layers." in name) for name, part in chosen.named_parameters()]
-        by_muon = sum(size for size, in_blocks in sizes if in_blocks and config.optimizer.kind == "muon")
-        return _Trained(total, sum(part.numel() for part in chosen.parameters()), by_muon)
     with torch.device("meta"):  # shapes without memory
-        rows = (0, 1) if has_own_base else ()
         network = Network(shape)
-        made = (
-            Adapter(network, config.lora, trained_tokens=rows)
-            if config.method == "lora"
-            else Bottlenecks(network, config.adapters, trained_tokens=rows)
-        )
-        trained = made.num_parameters()
-    return _Trained(total + trained, trained, 0)
-
-
-def _block_matrices(shape: ModelConfig) -> int:
-    """Parameters in the matrices of the blocks, which Muon updates."""
-    return shape.layers * shape.block_matrices()
-
-
-def _memory(sizes: _Trained) -> int:
-    """Weights, gradients and the optimizer's moments; activations come on top and grow with `micro_rows`."""
-    moments = 2 * sizes.trained - sizes.by_muon
-    return _FLOAT * (sizes.total + sizes.trained + moments)
+        rows = (0, 1) if has_own_base else ()
+        if config.method == "lora":
+            return Adapter(network, config.lora, trained_tokens=rows).num_parameters()
+        if config.method == "adapters":
+            return Bottlenecks(network, config.adapters, trained_tokens=rows).num_parameters()
+        chosen = network if config.method == "all" else select(network, config.method)
+        return sum(part.numel() for part in chosen.parameters())
 
 
 def as_text(result: dict[str, Any]) -> str:
@@ -274,10 +252,11 @@ def as_text(result: dict[str, Any]) -> str:
         if part in result:
             shown = ", ".join(f"{key.replace('_', ' ')} {_shown(key, value)}" for key, value in result[part].items())
             lines.append(f"{part}: {shown}")
+    if "pretrain" in result:
+        lines.append("memory of pretraining: weights, gradients and optimizer; activations come on top, by micro_rows")
+    if "finetune" in result:
+        lines.append("memory of fine-tuning: about, at its peak, the program itself included")
     if "pretrain" in result or "finetune" in result:
-        lines.append(
-            "memory: weights, gradients and optimizer in float32; activations come on top and grow with micro_rows"
-        )
         lines.append("time: not measured here; `chatwright plan` measures this machine")
     return "\n".join(lines)
 

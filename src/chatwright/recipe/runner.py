@@ -5,7 +5,6 @@ run. A published directory whose manifest carries the key is done; a scratch dir
 interrupted.
 """
 
-import os
 import platform
 import resource
 import shutil
@@ -29,11 +28,10 @@ from chatwright.foundation.stopping import StopFlag, stop_requested
 from chatwright.recipe import interrupted
 from chatwright.recipe.contents import content_of, former_content_of
 from chatwright.recipe.recipe import Recipe, to_toml, write_toml
+from chatwright.recipe.report.facts import TRAININGS, WORK
 from chatwright.recipe.stages import Outside, Stage, stages_of
 from chatwright.train.ranks import BETWEEN_STAGES_S, Ranks
 
-_WORK = ".work"
-_TRAININGS = ("pretrain", "finetune", "reward", "align", "distill")  # stages that all ranks join
 _FILES = (
     ("finetune", ("data", "test")),
     ("reward", ("data", "test")),
@@ -86,7 +84,7 @@ def run_recipe(
     run_dir, ranks = recipe.run_dir, Ranks()
     stages = _until(stages_of(recipe), until)
     _require_what_is_named(recipe, {stage.name for stage in stages})
-    device = pick_device("auto" if recipe.pretrain is None else recipe.pretrain.device, local_rank=_local_rank())
+    device = pick_device("auto" if recipe.pretrain is None else recipe.pretrain.device)
     ranks.join(device, timeout_s=BETWEEN_STAGES_S)
     with stop_requested() as stop:
         if not ranks.is_first:
@@ -102,10 +100,6 @@ def run_recipe(
             if report is not None and until is None:
                 report(run_dir)
             return outcomes
-
-
-def _local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def _until(stages: list[Stage], until: str | None) -> list[Stage]:
@@ -163,7 +157,7 @@ def device_problems(recipe: Recipe, stages: set[str]) -> Iterator[str]:
 def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag, *, again: bool) -> StageOutcome:
     stop.check("the stages before")
     plan = _plan(stage, recipe, run_dir)
-    work = run_dir / _WORK / f"{stage.name}-{plan.key[:16]}"
+    work = run_dir / WORK / f"{stage.name}-{plan.key[:16]}"
     context = _context(plan, recipe, work, stop)
     done = _published(plan)
     summary = {} if done is None else done.facts.get("summary", {})
@@ -174,7 +168,7 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag, *, again: b
         say(f"{stage.name}: unchanged{_told_habits(plan, recipe, done)}{_told_left(summary)}")
         return StageOutcome(stage.name, "unchanged", 0.0, summary)
     _move_damage_aside(plan)
-    if stage.name in _TRAININGS and not work.exists():
+    if stage.name in TRAININGS and not work.exists():
         read = {name: told["digest"] for name, told in plan.outside.items()}
         made_from = interrupted.MadeFrom(_settings(plan, recipe), plan.contents | read)
         interrupted.begin(work, made_from, tokens=plan.inputs["tokens"] if stage.name == "pretrain" else None)
@@ -187,7 +181,7 @@ def _do(stage: Stage, recipe: Recipe, run_dir: Path, stop: StopFlag, *, again: b
     storage.finish(work, plan.final, _facts(plan, recipe, summary, seconds))
     _tell_published(stage, plan)
     kept = context.work if TRY_AGAIN in summary else None
-    _discard(*(stale for stale in (run_dir / _WORK).glob(f"{stage.name}-*") if stale != kept))
+    _discard(*(stale for stale in (run_dir / WORK).glob(f"{stage.name}-*") if stale != kept))
     interrupted.forget(work)
     say(f"  done in {duration(seconds)}{_told_left(summary)}")
     return StageOutcome(stage.name, "done", seconds, summary)
@@ -240,10 +234,10 @@ def _differing(before: Any, now: Any, place: str = "") -> Iterator[str]:
 def _follow(recipe: Recipe, stages: list[Stage], stop: StopFlag, ranks: Ranks) -> list[StageOutcome]:
     """A rank that only trains: it waits while the first rank does the rest, and joins every training."""
     for stage in stages:
-        if stage.name in _TRAININGS:
+        if stage.name in TRAININGS:
             plan = _plan(stage, recipe, recipe.run_dir)
             if _published(plan) is None:
-                work = recipe.run_dir / _WORK / f"{stage.name}-{plan.key[:16]}"
+                work = recipe.run_dir / WORK / f"{stage.name}-{plan.key[:16]}"
                 stage.run(_context(plan, recipe, work, stop))  # the first rank makes the directory, once it may begin
         ranks.wait_for_stage()
     return []
@@ -297,7 +291,7 @@ def _key(stage: Stage, recipe: Recipe, contents: dict[str, str], outside: Outsid
 
 def _is_known(stage: Stage, key: str, run_dir: Path) -> bool:
     """Whether the stage stands there under this key, done or half done."""
-    if (run_dir / _WORK / f"{stage.name}-{key[:16]}").exists():
+    if (run_dir / WORK / f"{stage.name}-{key[:16]}").exists():
         return True
     try:
         return storage.read_manifest(run_dir / stage.name).facts.get("key") == key

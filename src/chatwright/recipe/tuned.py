@@ -194,11 +194,13 @@ def _learning(config: ModelConfig, lesson: _Lesson, rank: Setting, *, is_young: 
 
 def _openings(lesson: _Lesson, epochs: float) -> list[Setting]:
     """Where answers recur, most samples are learned only so far that the right answer is chosen."""
-    share = min(1.0, _WHOLE_READINGS * lesson.answers / (epochs * lesson.conversations))
+    share = float(f"{min(1.0, _WHOLE_READINGS * lesson.answers / (epochs * lesson.conversations)):.1g}")
+    if share == 1:
+        return []
     return [
         Setting(
             "finetune.whole_share",
-            float(f"{share:.1g}"),
+            share,
             f"{lesson.answers} answers recur: each is learned to its end about {_WHOLE_READINGS} times,",
         ),
         Setting("finetune.opening_tokens", lesson.telling, "else so far that it is told from the others"),

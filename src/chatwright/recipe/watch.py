@@ -15,12 +15,10 @@ from chatwright.foundation.config import read_toml
 from chatwright.foundation.console import duration
 from chatwright.foundation.errors import UsageError
 from chatwright.foundation.usage import Usage
+from chatwright.recipe.report.facts import ROUND_WORK, TRAININGS, WORK
 
 METRICS = "metrics.jsonl"
-_WORK = ".work"
 _REPORT = "report.json"  # of a round's training; written last
-_TRAININGS = ("pretrain", "finetune", "reward", "align", "distill")
-_ROUND = "improve-"  # how the folder begins in which a round works
 _ROUND_TRAININGS = ("edits", "align")
 _BARS = "▁▂▃▄▅▆▇█"
 _RECENT = 5  # lines of metrics that the pace is taken over
@@ -69,15 +67,15 @@ def find_training(run_dir: Path) -> Watched:
     Raises:
         UsageError: no training has begun here.
     """
-    work, is_held = run_dir / _WORK, storage.is_held(run_dir)
+    work, is_held = run_dir / WORK, storage.is_held(run_dir)
     # What is not published comes first: published between the two, it is found the second time.
-    found = [Watched(stage, path, False, is_held) for stage in _TRAININGS for path in work.glob(f"{stage}-*/{METRICS}")]
+    found = [Watched(stage, path, False, is_held) for stage in TRAININGS for path in work.glob(f"{stage}-*/{METRICS}")]
     for training in _ROUND_TRAININGS:
-        for path in work.glob(f"{_ROUND}*/{training}/{METRICS}"):
-            number = path.parent.parent.name.removeprefix(_ROUND)
+        for path in work.glob(f"{ROUND_WORK}*/{training}/{METRICS}"):
+            number = path.parent.parent.name.removeprefix(ROUND_WORK)
             is_done = (path.parent / _REPORT).is_file()
             found.append(Watched(f"round-{number}/{training}", path, is_done, is_held))
-    published = [*(run_dir / stage / METRICS for stage in _TRAININGS), *run_dir.glob(f"round-[0-9]*/{METRICS}")]
+    published = [*(run_dir / stage / METRICS for stage in TRAININGS), *run_dir.glob(f"round-[0-9]*/{METRICS}")]
     found += [Watched(path.parent.name, path, True, is_held) for path in published if path.is_file()]
     if not found:
         raise UsageError(

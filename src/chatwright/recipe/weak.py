@@ -12,21 +12,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import tomli_w
 
-from chatwright.evaluate.records import history
+from chatwright.evaluate.records import FOLDER, history
 from chatwright.foundation import storage
 from chatwright.foundation.config import read_toml
 from chatwright.foundation.console import printable
 from chatwright.foundation.errors import UsageError
 from chatwright.foundation.masking import without_secrets
 from chatwright.recipe.recipe import Recipe, load_recipe, write_toml
-from chatwright.recipe.report.facts import EVALUATIONS, RunFacts
+from chatwright.recipe.report.facts import FORGETTING_ALLOWED, RunFacts
 
 _ROUNDS = 25
 _LEAST = 3  # judgements of a topic below which nothing is concluded
 _POOR_SHARE = 0.6  # of right answers
 _POOR_SCORE = 3.0  # of five
 _HARD = 1.15  # times the loss of all documents
-_FORGOTTEN = 0.05  # bits per byte of the base's documents
 
 
 class Topic(NamedTuple):
@@ -141,7 +140,7 @@ def _task_rows(run: RunFacts, digest: str | None) -> list[tuple[str, str, float]
         digest: of the model whose answers stand beside them: other models' records tell nothing of it. None: of any.
     """
     newest: dict[str, dict[str, Any]] = {}
-    for record in history(run.directory / EVALUATIONS):
+    for record in history(run.directory / FOLDER):
         if record["kind"] == "tasks" and (digest is None or record["model"].get("digest") == digest):
             # Tasks of the public harness have no topics: what they ask is nothing that this recipe could teach.
             newest |= {name: figures for name, figures in record["result"]["tasks"].items() if "topics" in figures}
@@ -264,7 +263,7 @@ def _learning_from_people(recipe: Recipe, topics: Sequence[Topic], store: str | 
 
 def _more_replay(recipe: Recipe, run: RunFacts) -> list[Proposal]:
     forgotten = (run.summary("finetune").get("forgetting") or {}).get("all")
-    if recipe.finetune is None or forgotten is None or forgotten <= _FORGOTTEN:
+    if recipe.finetune is None or forgotten is None or forgotten <= FORGETTING_ALLOWED:
         return []
     share = min(0.5, round(max(0.1, 2 * recipe.finetune.replay_share), 3))
     why = f"fine-tuning forgot {forgotten:.2f} bits per byte of the base's documents: replay more of them"

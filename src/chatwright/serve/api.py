@@ -9,25 +9,20 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from chatwright.feedback.store import FeedbackStore
 from chatwright.foundation.console import say
 from chatwright.serve.engine import ChatEngine
-from chatwright.serve.errors import ApiError
+from chatwright.serve.errors import tell_in_one_shape
 from chatwright.serve.guard import Guard
 from chatwright.serve.metrics import Metrics
 from chatwright.serve.routes import answering, feedback, information, kept, page, people, writing
 from chatwright.serve.settings import ServeSettings
 from chatwright.serve.shelf import Shelf
 
-_TAGS = frozenset({"a_rating", "a_choice", "a_score"})  # steps of a path that name a shape, not a field
-_PLACES = frozenset({"body", "query", "path", "header"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "PUT"})
 
 
 def create_app(
@@ -67,7 +62,7 @@ def create_app(
     app.include_router(people.router(store, settings))
     app.include_router(writing.router(shelf, store, settings, clock=clock))
     app.include_router(page.router())
-    _tell_errors_in_one_shape(app)
+    tell_in_one_shape(app)
     return app
 
 
@@ -131,49 +126,3 @@ class _Counted:
             route = getattr(scope.get("route"), "path", "other")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self._metrics.count(route, method=method, status=status, seconds=time.monotonic() - began)
-
-
-_METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "PUT"})
-
-
-def _tell_errors_in_one_shape(app: FastAPI) -> None:
-    @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> Response:
-        return error.response()
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return _invalid(error).response()
-
-    @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-        return ApiError(error.status_code, str(error.detail), code=code, headers=error.headers).response()
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:  # noqa: ARG001 - uvicorn logs it with its traceback
-        return ApiError(500, "the server failed; its log has the cause", code="internal_error").response()
-
-
-def _invalid(error: RequestValidationError) -> ApiError:
-    """All problems of a request in one sentence each; the first one's field is `param`."""
-    sentences: list[str] = []
-    for detail in error.errors()[:10]:
-        path = ".".join(str(step) for step in detail["loc"] if step not in _TAGS | _PLACES)
-        message = detail["msg"].removeprefix("Value error, ")
-        if detail["type"] == "extra_forbidden":
-            message = "this field is not known here"
-        sentences.append(f"`{path or 'body'}`: {message}")
-    first = next((str(step) for step in error.errors()[0]["loc"] if step not in _TAGS | _PLACES), None)
-    unknown = error.errors()[0]["type"] == "extra_forbidden"
-    return ApiError(
-        400,
-        _sound("; ".join(sentences)),
-        code="unknown_parameter" if unknown else "invalid_value",
-        param=first and _sound(first),
-    )
-
-
-def _sound(text: str) -> str:
-    """Text from a request as it may be sent back: lone surrogates replaced, cut to a fair length."""
-    return text.encode(errors="replace").decode()[:1000]

@@ -22,10 +22,11 @@ from chatwright.train.loop import Trainer
 from chatwright.train.ranks import Ranks
 from chatwright.tune.chats import ChatSource, Sample, Variation, encode_samples
 from chatwright.tune.finetune_settings import FinetuneConfig
+from chatwright.tune.forgetting import BEFORE, kept
 from chatwright.tune.keeping import KeepingBase
 from chatwright.tune.keeping_best import Watch, curve
 from chatwright.tune.learned import Learned
-from chatwright.tune.measuring import BEFORE, Task, answers_of, forgotten, measured_once
+from chatwright.tune.measuring import Task, answers_of, forgotten
 
 REPORT = "report.json"
 
@@ -48,7 +49,7 @@ def run(context: StageContext) -> dict[str, Any]:
     learned = Learned(base, config, seed=context.seed)
     _introduce(material.samples, learned)
     with Ranks().first_ahead():
-        before = measured_once(context.output / BEFORE, base.network, material.task)
+        before = kept(context.output / BEFORE, lambda: material.task.figures(base.network))
     learned.attach()
     steps = _num_steps(config, len(material.samples))
     watch = Watch(
@@ -232,9 +233,9 @@ def _introduce(samples: Sequence[Sample], learned: Learned) -> None:
 
 def _tell(report: dict[str, Any]) -> None:
     before, after = report["before"], report["after"]
-    kept = report.get("kept", {})
-    if kept.get("which") == "best":
-        say(f"  kept: the weights of step {kept['step']}, the best by the two-sided score")
+    held = report.get("kept", {})
+    if held.get("which") == "best":
+        say(f"  kept: the weights of step {held['step']}, the best by the two-sided score")
     if "interpolation" in report:
         say(f"  kept: {report['interpolation']['chosen']:.0%} of the way from the base")
     for name, said in (("test", "test answers"), ("validation", "held-back answers")):

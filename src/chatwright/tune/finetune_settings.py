@@ -105,6 +105,8 @@ class FinetuneConfig(TrainingConfig):
             yield f'`base_numbers = "{self.base_numbers}"` is for a frozen base, not for `method = "{self.method}"`'
         if self.base_numbers != "float32" and self.lora.magnitudes:
             yield "`lora.magnitudes` needs the base in float32"
+        if self.whole_share == 1 and self.opening_tokens != type(self).model_fields["opening_tokens"].default:
+            yield "`opening_tokens` has no effect with `whole_share = 1`: every answer is learned to its end"
         if self.lora.magnitudes and self.keeping.interpolate:
             yield "`keeping.interpolate` has no points between for `lora.magnitudes`"
         if self.keeping.average_share and not (self.test or self.validation_share):

@@ -2,21 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from chatwright.feedback.conversations import Conversation
-from chatwright.foundation import storage
 from chatwright.model.network import Network
 from chatwright.model.prompts import ChatEncoder
 from chatwright.tokens.shards import TokenDocument
 from chatwright.train.heldout import by_domain, document_losses
 from chatwright.train.objectives import next_token
+from chatwright.tune import forgetting
 from chatwright.tune.chats import Sample, collate, encode_samples
-
-BEFORE = "before.json"
 
 
 class Answers(NamedTuple):
@@ -74,23 +71,12 @@ class Task(NamedTuple):
         return result
 
 
-def measured_once(path: Path, network: Network, task: Task) -> dict[str, Any]:
-    """The measurement before training, taken once even if the stage is killed and goes on."""
-    if not path.is_file():
-        with storage.publish_file(path) as scratch:
-            storage.write_json(scratch, task.figures(network))
-    value: dict[str, Any] = storage.read_json(path)
-    return value
-
-
 def forgotten(before: dict[str, Any], after: dict[str, Any]) -> dict[str, float]:
     """Bits per byte lost on the base's held-out documents, by domain; positive means forgotten."""
-    if "heldout" not in before:
-        return {}
-    return {
-        name: round(after["heldout"][name]["bits_per_byte"] - values["bits_per_byte"], 5)
-        for name, values in before["heldout"].items()
-    }
+    was, now = (
+        {name: values["bits_per_byte"] for name, values in side.get("heldout", {}).items()} for side in (before, after)
+    )
+    return forgetting.forgotten(was, now)
 
 
 def two_sided(before: dict[str, Any], now: dict[str, Any], *, forgetting_weight: float) -> float:

@@ -15,10 +15,10 @@ from chatwright.data.crawl.urls import RefusedUrl, Url, parse_url
 from chatwright.data.crawl.verdicts import Unfetchable
 from chatwright.data.decode import Decoded, decode_as_declared, decode_html
 from chatwright.data.document import HTML, TEXT
+from chatwright.data.formats.stored import status_may_pass
 from chatwright.data.sandbox import Sandbox, Unreadable
 
 REDIRECTS = (301, 302, 303, 307, 308)
-_PASSING = (408, 425, 429)  # of the statuses that blame the request, those that ask for patience
 _MEDIA = {"text/html": HTML, "application/xhtml+xml": HTML, "text/plain": TEXT, "text/markdown": TEXT}
 # What is kept of a response's headers: to ask again, to read the body, to know its owner's will.
 _KEPT_HEADERS = (
@@ -68,7 +68,7 @@ def require_final(response: Response) -> None:
     Raises:
         Unfetchable: with what the server asked to wait.
     """
-    if response.status >= 500 or response.status in _PASSING:
+    if response.status >= 400 and status_may_pass(response.status):
         wait_s = retry_after_s(response)
         raise Unfetchable(f"http_{response.status}", "", may_pass=True, wait_s=wait_s)
 

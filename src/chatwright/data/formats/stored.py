@@ -96,9 +96,14 @@ def not_read(what: str, error: Exception, *, hint: str) -> DataError:
     )
 
 
+def status_may_pass(status: int) -> bool:
+    """Whether a status of HTTP does not blame the request, or blames it and asks for patience."""
+    return not 400 <= status < 500 or status in _PASSING
+
+
 def _may_pass(error: Exception) -> bool:
     """Whether asking again may help: not where the store says that there is no such thing, or not for us."""
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(status, int):
-        return not 400 <= status < 500 or status in _PASSING
+        return status_may_pass(status)
     return not isinstance(error, _FOR_GOOD)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, Protocol, TypeVar, cast
+from typing import IO, Any, NamedTuple, Protocol, cast
 
 from chatwright.data.formats.stored import not_read, stored_file
 from chatwright.data.sandbox import Unreadable
@@ -18,8 +18,6 @@ from chatwright.foundation import storage
 from chatwright.foundation.config import Config, path_of
 from chatwright.foundation.errors import ChatwrightError, DataError
 from chatwright.foundation.masking import masked
-
-Answer = TypeVar("Answer")
 
 # Schemes that a recipe may name, the module each needs, and the extra that brings it.
 _SCHEMES = {
@@ -189,7 +187,7 @@ class _Store:
 
         with failures_named(address):
             system, root = fsspec.core.url_to_fs(address)
-        is_file = _asked(stretch, address, lambda: system.isfile(root))
+        is_file = stretch.ask(lambda: system.isfile(root), within=lambda: failures_named(address))
         single = root.rsplit("/", 1)[-1] if is_file else ""
         folder = root.rsplit("/", 1)[0] if single else root.rstrip("/")
         name = PurePosixPath(address.split("?", maxsplit=1)[0]).name
@@ -231,20 +229,14 @@ class _Store:
         return f"{self.root}/{relative}" if self.root else relative
 
     def _info(self, full: str) -> dict[str, Any]:
-        return _asked(self.stretch, self.address, lambda: cast("dict[str, Any]", self.system.info(full)))
+        return cast("dict[str, Any]", self._ask(lambda: self.system.info(full)))
 
     def _matching(self, pattern: str) -> dict[str, Any]:
         paths = f"{self.root}/{pattern}"
-        found = _asked(self.stretch, self.address, lambda: self.system.glob(paths, detail=True))
-        return cast("dict[str, Any]", found)
+        return cast("dict[str, Any]", self._ask(lambda: self.system.glob(paths, detail=True)))
 
-
-def _asked(stretch: Stretch, address: str, call: Callable[[], Answer]) -> Answer:
-    def named() -> Answer:
-        with failures_named(address):
-            return call()
-
-    return stretch.ask(named)
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        return self.stretch.ask(call, within=lambda: failures_named(self.address))
 
 
 def _version(info: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from chatwright.recipe.improve.settings import ImproveConfig
 from chatwright.recipe.weak import topics_of
 from chatwright.tune.preferences.card import data_card
 from chatwright.tune.preferences.harvest import Harvest, harvest
-from chatwright.tune.preferences.material import is_held_out
+from chatwright.tune.preferences.material import split
 from chatwright.tune.preferences.pairs import Pair, Preferences, Verdict, read_preferences, write_preferences
 
 CARD, LEARNED = "data_card.md", "learned.json"
@@ -92,7 +92,7 @@ def gather(
     now = harvest(only(entries, lambda name: name not in set_aside), config.harvest, test_prompts=test_prompts)
     was = harvest(only(entries, lambda name: name in learned), config.harvest, test_prompts=test_prompts)
     fresh = _without(now.preferences, was.preferences)
-    train, heldout = _divided(fresh, config.heldout_share)
+    train, heldout = split(fresh, config.heldout_share)
     train, weak = _weighed(train, fresh, config)
     fresh_names = names - learned - set_aside
     facts = {
@@ -105,7 +105,7 @@ def gather(
         "opinions": sorted(fresh_names),
         "answers": sorted(str(e["id"]) for e in entries if any(name in fresh_names for _, _, name in opinion_ids(e))),
     }
-    return Gathered(train, heldout, _divided(was.preferences, config.heldout_share)[1], facts), now
+    return Gathered(train, heldout, split(was.preferences, config.heldout_share)[1], facts), now
 
 
 def _without(whole: Preferences, known: Preferences) -> Preferences:
@@ -116,16 +116,6 @@ def _without(whole: Preferences, known: Preferences) -> Preferences:
         [p for p in whole.pairs if (p.messages, p.chosen, p.rejected, p.weight) not in pairs],
         [v for v in whole.verdicts if (v.messages, v.answer, v.is_good, v.weight) not in verdicts],
     )
-
-
-def _divided(whole: Preferences, share: float) -> tuple[Preferences, Preferences]:
-    """By the first question alone, so that it is on the same side in every round."""
-    sides = (Preferences([], []), Preferences([], []))
-    for pair in whole.pairs:
-        sides[is_held_out(pair.messages, share)].pairs.append(pair)
-    for verdict in whole.verdicts:
-        sides[is_held_out(verdict.messages, share)].verdicts.append(verdict)
-    return sides
 
 
 def _weighed(train: Preferences, fresh: Preferences, config: ImproveConfig) -> tuple[Preferences, list[dict[str, Any]]]:
@@ -140,7 +130,7 @@ def _weighed(train: Preferences, fresh: Preferences, config: ImproveConfig) -> t
     weak = {place for place, count in seen.items() if count >= 3 and bad[place] / count > mean}
     names = {topic[asked]: asked for asked in reversed(questions)}
     told = [
-        {"like": names[place][:60], "thumbs": seen[place], "down": bad[place]}
+        {"like": " ".join(names[place].split())[:60], "thumbs": seen[place], "down": bad[place]}
         for place in sorted(weak, key=lambda place: -bad[place] / seen[place])
     ]
 

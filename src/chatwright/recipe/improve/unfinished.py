@@ -11,15 +11,14 @@ from typing import Any
 from chatwright.foundation import storage
 from chatwright.foundation.config import without_habits
 from chatwright.recipe.improve.settings import ImproveConfig
+from chatwright.recipe.report.facts import ROUND_WORK, WORK
 
-_WORK = ".work"
-_PREFIX = "improve-"
 USED = "used.json"
 
 
 def work_of(run_dir: Path, number: int) -> Path:
     """Where a round works."""
-    return run_dir / _WORK / f"{_PREFIX}{number:04}"
+    return run_dir / WORK / f"{ROUND_WORK}{number:04}"
 
 
 def feedback_of(work: Path) -> Path:
@@ -73,7 +72,7 @@ def why_not_to_go_on(work: Path, foundation: Mapping[str, str], opinions: set[tu
 
 def discard(run_dir: Path, *, but: Path | None = None) -> None:
     """Remove what rounds left that were not finished, or were and could not tidy up before a kill."""
-    for work in (run_dir / _WORK).glob(f"{_PREFIX}*"):
+    for work in (run_dir / WORK).glob(f"{ROUND_WORK}*"):
         if work != but:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -94,6 +93,6 @@ def discard_with(run_dir: Path, answer_ids: set[str]) -> bool:
 def _holds(run_dir: Path, answer_ids: set[str]) -> bool:
     return any(
         answer in answer_ids
-        for path in (run_dir / _WORK).glob(f"{_PREFIX}*/feedback/{USED}")
+        for path in (run_dir / WORK).glob(f"{ROUND_WORK}*/feedback/{USED}")
         for answer, _ in storage.read_json(path)
     )

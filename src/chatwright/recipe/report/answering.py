@@ -10,7 +10,6 @@ from chatwright.recipe.report.heatmap import spans_part
 
 _EVEN, _WRONG = 12, 8  # questions shown: spread over all, and of those answered wrongly
 _MAX_WEAK = 12
-_DECLINED = "out-of-scope"
 
 
 class Verdict(NamedTuple):

@@ -17,8 +17,11 @@ STAGE_NAMES = (
     *("documents", "corpus", "tokenizer", "tokens", "pretrain", "finetune"),
     *("reward", "align", "distill", "evaluate"),
 )
+TRAININGS = ("pretrain", "finetune", "reward", "align", "distill")  # of these; all ranks join them
 RECIPE = "recipe.toml"
-EVALUATIONS = "evaluations"  # records of single evaluations
+WORK = ".work"  # where what is not published stands: of a stage `STAGE-KEY`, of a round `ROUND_WORK` and its number
+ROUND_WORK = "improve-"
+FORGETTING_ALLOWED = 0.05  # bits per byte of the base's documents; more is explained
 RATINGS = "ratings.sqlite"  # the study of `chatwright rate`
 # Stages that make a model which is measured, in the order of its life, and what people call it.
 MODEL_NAMES = {

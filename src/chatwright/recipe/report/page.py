@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import chatwright
+from chatwright.evaluate.records import FOLDER
 from chatwright.foundation import storage
 from chatwright.recipe.report import markup as html
-from chatwright.recipe.report.facts import EVALUATIONS, RATINGS, RECIPE, RunFacts, manifest_paths, read_run
+from chatwright.recipe.report.facts import RATINGS, RECIPE, RunFacts, manifest_paths, read_run
 from chatwright.recipe.report.rounds import round_paths, rounds_section
 from chatwright.recipe.report.shell import page_of
 
@@ -44,7 +45,7 @@ def _digest(run_dir: Path) -> str:
         *round_paths(run_dir),
         run_dir / RECIPE,
         run_dir / RATINGS,
-        *sorted((run_dir / EVALUATIONS).glob("*.json")),
+        *sorted((run_dir / FOLDER).glob("*.json")),
     ]
     # What raters said last stands in SQLite's log until the last of its users closes it, or for good after a kill.
     log = run_dir / f"{RATINGS}-wal"

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from chatwright.recipe.report import markup as html
-from chatwright.recipe.report.facts import MODEL_NAMES, RunFacts
+from chatwright.recipe.report.facts import FORGETTING_ALLOWED, MODEL_NAMES, RunFacts
 from chatwright.recipe.report.figures import COLOURS, MUTED, Bars, bars
 from chatwright.recipe.report.overview import BASELINES, NONE_HELD_OUT, heldout_note
 
@@ -254,15 +254,11 @@ def _way_from_the_base(run: RunFacts) -> list[html.Html]:
     return [drawn]
 
 
-# Bits per byte; what a fine-tune may cost on the base's documents without a word of explanation.
-_FORGETTING_ALLOWED = 0.05
-
-
 def _why_forgotten(run: RunFacts) -> list[html.Html]:
     """Where more was forgotten than is usual: how much, what guarded the base, and what would guard it better."""
     stage = run.stages["finetune"]
     lost = (stage.summary.get("forgetting") or {}).get("all")
-    if lost is None or lost <= _FORGETTING_ALLOWED:
+    if lost is None or lost <= FORGETTING_ALLOWED:
         return []
     share, replay = stage.summary.get("share"), stage.config.get("replay_share")
     guard = (

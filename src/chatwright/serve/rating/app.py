@@ -1,11 +1,9 @@
 """The application for raters: join, the next item, a judgement, undo. Blind: no model's name ever leaves it."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,13 +13,13 @@ from chatwright.feedback.ratings import Study
 from chatwright.feedback.store import StoreError
 from chatwright.feedback.study import DIMENSIONS, Judgement, JudgementError, Place, Rater, Shown, UnknownRaterError
 from chatwright.foundation.errors import UsageError
-from chatwright.serve.errors import ApiError
+from chatwright.serve.errors import ApiError, tell_in_one_shape
 from chatwright.serve.guard import Guard
 from chatwright.serve.rating.scales import SCALES
+from chatwright.serve.routes import page
 from chatwright.serve.settings import ServeSettings
 
 STATIC_DIR = Path(__file__).with_name("static")
-_MEDIA = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _MAX_TEXT = 20_000
 
 Token = Annotated[str, Field(min_length=1, max_length=64)]
@@ -77,8 +75,9 @@ class RatingApp(FastAPI):
 def create_rating_app(study: Study, settings: ServeSettings) -> RatingApp:
     """The whole application for one study."""
     app = RatingApp(settings)
-    _tell_errors(app)
-    _add_pages(app)
+    tell_in_one_shape(app)
+    _tell_what_studies_refuse(app)
+    app.include_router(page.router(STATIC_DIR))
     _add_routes(app, study)
     return app
 
@@ -159,34 +158,7 @@ def _shown(study: Study, rater: Rater, shown: Shown) -> dict[str, Any]:
     return value
 
 
-def _add_pages(app: FastAPI) -> None:
-    """The page's files from a closed table: no path of a request ever names a file."""
-    for file in sorted(STATIC_DIR.iterdir()):
-        if file.suffix in _MEDIA:
-            path = "/" if file.name == "index.html" else f"/static/{file.name}"
-            app.add_api_route(path, _file(file.read_bytes(), _MEDIA[file.suffix]), methods=["GET", "HEAD"])
-
-
-def _file(content: bytes, media_type: str) -> Callable[[], Response]:
-    def static_file() -> Response:
-        return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
-
-    return static_file
-
-
-def _tell_errors(app: FastAPI) -> None:
-    @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> Response:
-        return error.response()
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        where = "; ".join(
-            f"`{'.'.join(str(step) for step in detail['loc'] if step != 'body')}`: {detail['msg']}"
-            for detail in error.errors()[:5]
-        )
-        return ApiError(400, where.encode(errors="replace").decode()[:1000], code="invalid_value").response()
-
+def _tell_what_studies_refuse(app: FastAPI) -> None:
     @app.exception_handler(UsageError)
     async def wrong(_: Request, error: UsageError) -> Response:
         status = {UnknownRaterError: 401, JudgementError: 409}.get(type(error), 400)
@@ -195,7 +167,3 @@ def _tell_errors(app: FastAPI) -> None:
     @app.exception_handler(StoreError)
     async def unavailable(_: Request, error: StoreError) -> Response:  # noqa: ARG001 - its text names a path
         return ApiError(503, "the rating could not be stored now", code="store_unavailable").response()
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:  # noqa: ARG001 - uvicorn logs it
-        return ApiError(500, "the server failed; its log has the cause", code="internal_error").response()

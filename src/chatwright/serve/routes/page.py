@@ -10,10 +10,10 @@ STATIC_DIR = Path(__file__).parent.with_name("static")
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
-def router() -> APIRouter:
-    """One route for each file, read once."""
+def router(directory: Path = STATIC_DIR) -> APIRouter:
+    """One route for each file of a folder, read once; `index.html` is the page itself."""
     routes = APIRouter(include_in_schema=False)
-    for file in sorted(STATIC_DIR.iterdir()):
+    for file in sorted(directory.iterdir()):
         if file.suffix in MEDIA_TYPES:
             path = "/" if file.name == "index.html" else f"/static/{file.name}"
             handler = _static_file(file.read_bytes(), MEDIA_TYPES[file.suffix])

@@ -85,7 +85,7 @@ def _from_preferences(
         asked = questions_of(heldout.conversations())
         train = _without(train, asked, dropped)
     else:
-        train, heldout = _split(train, config.heldout_share)
+        train, heldout = split(train, config.heldout_share)
     if config.objective == "kto":
         verdicts = _encoded_verdicts(train, encoder, context_length, dropped)
         pairs: list[EncodedPair] = []
@@ -134,19 +134,14 @@ def _without(train: Preferences, asked: frozenset[str], dropped: Counter[str]) -
     return Preferences(pairs, verdicts)
 
 
-class _Parts(NamedTuple):
-    train: Preferences
-    heldout: Preferences
-
-
-def _split(whole: Preferences, share: float) -> _Parts:
-    """By the first question, so that a conversation stays on one side, and stays there as data are added."""
+def split(whole: Preferences, share: float) -> tuple[Preferences, Preferences]:
+    """What is learned and what is held out: by the first question, so that both stay so as data are added."""
     sides: tuple[Preferences, Preferences] = (Preferences([], []), Preferences([], []))
     for pair in whole.pairs:
         sides[is_held_out(pair.messages, share)].pairs.append(pair)
     for verdict in whole.verdicts:
         sides[is_held_out(verdict.messages, share)].verdicts.append(verdict)
-    return _Parts(*sides)
+    return sides
 
 
 def is_held_out(messages: Sequence[Message], share: float) -> bool:
