@@ -11,6 +11,7 @@ from tiny_training import DrawnSource, new_network, new_trainer
 
 from chatwright.foundation.errors import StoppedError
 from chatwright.foundation.stopping import StopFlag
+from chatwright.model.network import Network
 from chatwright.train.average import AverageConfig
 from chatwright.train.objectives import next_token
 from chatwright.train.ranks import Ranks
@@ -32,13 +33,16 @@ class StoppedSource(DrawnSource):
 def main() -> None:
     torch.set_num_threads(1)
     directory, steps, parallel, is_stopped = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], len(sys.argv) > 4
-    network, flag = new_network(deep=True), StopFlag()
+    network, values, flag = new_network(deep=True), None, StopFlag()
+    if parallel != "ddp":
+        network, values = Network.without_memory(network.config), network.named_parameters()
     # Five rows: the ranks' shares are unequal, and no matrix's rows divide evenly by three.
     source = StoppedSource(flag, rows=5, micro_rows=1) if is_stopped else DrawnSource(rows=5, micro_rows=1)
     (batch,) = DrawnSource(rows=2).step(99)
     trainer = new_trainer(
         directory,
         network=network,
+        values=values,
         steps=steps,
         source=source,
         evaluate=lambda: {"nats": float(next_token(network, batch))},

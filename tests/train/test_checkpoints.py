@@ -3,6 +3,7 @@
 import collections
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,6 +47,22 @@ def test_only_the_newest_ones_are_kept(tmp_path):
     for step in (5, 10, 15, 20):
         checkpoints.save(step, checkpoint(step))
     assert names(tmp_path) == ["step-00000015", "step-00000020"]
+
+
+def own_bytes():
+    """Memory of this process behind which no file stands."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("RssAnon:"))) << 10
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the system does not say what a process holds")
+def test_a_checkpoint_that_is_loaded_takes_no_memory_for_what_stands_in_its_files(tmp_path):
+    saved = checkpoint(1, numbers=1 << 24)
+    Checkpoints(tmp_path).save(1, saved)
+    before = own_bytes()
+    found = Checkpoints(tmp_path).load(1)
+    assert torch.equal(found.weights["w"], saved.weights["w"])  # all of it was looked at
+    assert own_bytes() - before < found.num_bytes / 8
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])

@@ -15,6 +15,7 @@ from chatwright.foundation.errors import StoppedError, UsageError
 from chatwright.foundation.stopping import StopFlag
 from chatwright.model.directory import load_model, save_model
 from chatwright.model.float8 import Float8Linear, multiply_in_float8
+from chatwright.model.network import Network
 from chatwright.train.footprint import kept_bytes
 from chatwright.train.objectives import next_token
 
@@ -135,4 +136,6 @@ def test_shards_of_one_rank_learn_what_a_whole_network_learns(tmp_path):
 
 if __name__ == "__main__":  # a group of processes, even of one, belongs to a process of its own
     torch.set_num_threads(1)
-    trained(Path(sys.argv[1]), parallel="fsdp", evaluate=lambda: {"weights": 0.0})
+    whole = new_golden_network()
+    shapes = {"network": Network.without_memory(whole.config), "values": whole.named_parameters()}
+    trained(Path(sys.argv[1]), **shapes, parallel="fsdp", evaluate=lambda: {"weights": 0.0})

@@ -13,6 +13,7 @@ from chatwright.model.directory import load_model
 from chatwright.tokens.shards import ShardWriter, write_index
 from chatwright.tokens.tokenizer import TokenizerConfig, train_tokenizer
 from chatwright.train import pretrain
+from chatwright.train.loop import Trainer
 from chatwright.train.metrics import METRICS
 
 SHAPE = {"width": 16, "layers": 2, "heads": 2, "key_heads": 1, "head_width": 8, "mlp_width": 24, "context_length": 16}
@@ -36,12 +37,12 @@ def material(tmp_path_factory):
     return folder
 
 
-def run(material, output, **section):
+def run(material, output, base=None, **section):
     before = torch.get_num_threads()
     output.mkdir()
     common = {"device": "cpu", "precision": "float32", "threads": 1, "steps": 5, "batch_rows": 4, "micro_rows": 2}
     config = validate(pretrain.PretrainInputs, {"model": SHAPE, "pretrain": {**common, **section}}, where="test")
-    inputs = {"tokens": material / "tokens", "tokenizer": material / "tokenizer"}
+    inputs = {"tokens": material / "tokens", "tokenizer": material / "tokenizer"} | ({"base": base} if base else {})
     try:
         summary = pretrain.run(StageContext(config=config, inputs=inputs, output=output, seed=1, stop=StopFlag()))
     finally:
@@ -69,6 +70,27 @@ def test_a_model_that_was_trained_in_shards_is_saved_whole_and_opens(material, p
     assert weights.keys() == plain[1].keys()
     assert max(float((weights[name] - plain[1][name]).abs().max()) for name in weights) < 2e-5
     assert load_model(tmp_path / "run" / "model").network.config.layers == SHAPE["layers"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("alone")
+def test_what_is_trained_in_shards_has_no_memory_before_and_goes_on_from_a_base_as_the_whole_does(
+    material, tmp_path, monkeypatch
+):
+    _, first = run(material, tmp_path / "first")
+    base, seen = tmp_path / "first" / "model", []
+
+    class Watched(Trainer):
+        def __init__(self, **parts):
+            seen.append(any(tensor.is_meta for tensor in parts["network"].parameters()))
+            super().__init__(**parts)
+
+    monkeypatch.setattr(pretrain, "Trainer", Watched)
+    _, weights = run(material, tmp_path / "shards", base=base, parallel="fsdp")
+    _, expected = run(material, tmp_path / "whole", base=base)
+    assert seen == [True, False]
+    assert max(float((weights[name] - expected[name]).abs().max()) for name in weights) < 2e-5
+    assert not any(torch.equal(expected[name], first[name]) for name in expected)
 
 
 def test_samples_at_each_measurement_change_no_bit_of_the_model(material, plain, tmp_path):

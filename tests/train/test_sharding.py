@@ -30,20 +30,26 @@ def free_port():
         return str(probe.getsockname()[1])
 
 
-def train(directory, parallel, *, ranks=1, per_machine=0, stop=False):
-    """Run it on so many processes; gives what the first printed."""
+def run_on_ranks(program, *arguments, ranks=1, per_machine=0, code=0):
+    """Run a program on so many processes, which all end with this code; gives what each printed."""
     settings = os.environ | {"OMP_NUM_THREADS": "1"}
     if ranks > 1:
         settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(ranks)}
-    command = [sys.executable, str(PROGRAM), str(directory), str(STEPS), parallel, *(["stop"] if stop else [])]
+    command = [sys.executable, str(program), *map(str, arguments)]
     processes = []
     for rank in range(ranks):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(per_machine or ranks)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         processes.append(subprocess.Popen(command, env=settings | (own if ranks > 1 else {}), **pipes))
     outputs = [process.communicate(timeout=240) for process in processes]
-    assert [process.returncode for process in processes] == [3 if stop else 0] * ranks, outputs[0][1] + outputs[-1][1]
-    return outputs[0][0]
+    assert [process.returncode for process in processes] == [code] * ranks, outputs[0][1] + outputs[-1][1]
+    return [printed for printed, _ in outputs]
+
+
+def train(directory, parallel, *, ranks=1, per_machine=0, stop=False):
+    """Run it on so many processes; gives what the first printed."""
+    arguments = [directory, STEPS, parallel, *(["stop"] if stop else [])]
+    return run_on_ranks(PROGRAM, *arguments, ranks=ranks, per_machine=per_machine, code=3 if stop else 0)[0]
 
 
 def saved(directory, step=STEPS):

@@ -142,6 +142,7 @@ def new_trainer(
     with_adapter: bool = False,
     flops_per_token: float | None = None,
     evaluate=None,
+    values=None,
     **loop,
 ) -> Trainer:
     """A trainer that saves every four steps, logs every three and measures every five."""
@@ -165,6 +166,7 @@ def new_trainer(
         directory=directory,
         flops_per_token=flops_per_token,
         evaluate=evaluate or (lambda: {"weights": float(sum(parameter.sum() for parameter in trained.parameters()))}),
+        values=values,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from chatwright.feedback.conversations import Message
 from chatwright.foundation.errors import UsageError
 from chatwright.model.directory import LoadedModel, load_model
-from chatwright.model.engine.engine import Engine, EngineSettings
+from chatwright.model.engine.engine import Engine, EngineSettings, Written
 from chatwright.model.generation import EngineLoad, GenerationRequest, Piece, Sampling
 from chatwright.model.network import Network
 from chatwright.model.prompts import ChatEncoder
@@ -155,9 +155,13 @@ class ChatModel:
 
     def answers(self, conversations: Sequence[Sequence[Message]], *, max_tokens: int) -> list[str]:
         """Greedy answers to many conversations, written together."""
+        return [written.text.strip() for written in self.written(conversations, max_tokens=max_tokens)]
+
+    def written(self, conversations: Sequence[Sequence[Message]], *, max_tokens: int) -> list[Written]:
+        """The same with how each ended: by itself, or at the most tokens that it may have."""
         sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
-        written = self.engine.run([self.chat_request(messages, sampling) for messages in conversations])
-        return [answer.text.strip() for (answer,) in written]
+        found = self.engine.run([self.chat_request(messages, sampling) for messages in conversations])
+        return [answer for (answer,) in found]
 
     def logprobs(self, text: str) -> list[float]:
         """Natural-log probability of each token of a text, read as the beginning of a document.

@@ -4,7 +4,7 @@ Foreign directories of the families we know open here too. Whatever is damaged, 
 as a whole; nothing is ever loaded half, and no code comes from files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,11 +21,21 @@ from chatwright.model.generation_config import GENERATION_CONFIG, generation_con
 from chatwright.model.network import Network
 from chatwright.model.prompts import stop_tokens
 from chatwright.model.quantised import Numbers
-from chatwright.model.weights import WEIGHTS, WEIGHTS_INDEX, read_network, weight_files
+from chatwright.model.weights import WEIGHTS, WEIGHTS_INDEX, read_network, read_values, weight_files
 from chatwright.tokens.soundness import require_sound_tokenizer
 from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["LINEAGE", "WEIGHTS", "WEIGHTS_INDEX", "LoadedModel", "load_model", "read_config", "save_model"]
+__all__ = [
+    "LINEAGE",
+    "WEIGHTS",
+    "WEIGHTS_INDEX",
+    "LoadedModel",
+    "OpenedModel",
+    "load_model",
+    "open_model",
+    "read_config",
+    "save_model",
+]
 
 LINEAGE = "chatwright.json"
 TEMPLATE = "chat_template.jinja"
@@ -42,6 +52,19 @@ class LoadedModel(NamedTuple):
     tokenizer: Tokenizer
     lineage: dict[str, Any]  # empty for foreign models
     digest: str  # of the weights' and tokenizer's files
+
+
+class OpenedModel(NamedTuple):
+    """A model directory in which all but the weights was read and found sound."""
+
+    directory: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+    head: dict[str, Any]  # what `write_head` wrote; empty for foreign models
+
+    def values(self) -> Iterator[tuple[str, Tensor]]:
+        """Its weights in float32 by parameter, one tensor at a time; what is wrong with them is refused on the way."""
+        return read_values(self.directory, self.config)
 
 
 def save_model(
@@ -130,6 +153,18 @@ def load_model(directory: Path, *, device: torch.device | str = "cpu", numbers: 
         RefusedError: files missing or damaged, links out of the directory, tensors missing, extra, mis-shaped or not
             finite, a tokenizer that does not fit the model, or no memory for it; differences are listed.
     """
+    opened = open_model(directory)
+    network = read_network(directory, opened.config, numbers=numbers).to(device)
+    digest = opened.head["digest"] if opened.head else storage.digest_json(_file_digests(directory))
+    return LoadedModel(network, opened.tokenizer, opened.head.get("lineage", {}), str(digest))
+
+
+def open_model(directory: Path) -> OpenedModel:
+    """Check a model directory as `load_model` does, up to its weights, which need not fit the memory whole.
+
+    Raises:
+        RefusedError: as `load_model`, for all but the weights.
+    """
     config = read_config(directory)
     lineage = _verified_lineage(directory)
     require_own_files(directory)
@@ -142,9 +177,7 @@ def load_model(directory: Path, *, device: torch.device | str = "cpu", numbers: 
         )
     if lineage and lineage.get("tokenizer") != tokenizer.digest:
         raise RefusedError(f"the tokenizer of `{directory}` is not the one that its model was trained with")
-    network = read_network(directory, config, numbers=numbers).to(device)
-    digest = lineage["digest"] if lineage else storage.digest_json(_file_digests(directory))
-    return LoadedModel(network, tokenizer, lineage.get("lineage", {}), str(digest))
+    return OpenedModel(directory, config, tokenizer, lineage)
 
 
 def _read_template(directory: Path, tokenizer: Tokenizer) -> None:

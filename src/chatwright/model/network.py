@@ -6,6 +6,7 @@ Legend of shapes: B batch, T time, S slots that are read, D width, H query heads
 V vocabulary.
 """
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import torch
@@ -205,6 +206,17 @@ def _same_document(documents_BT: Tensor) -> Tensor:
     return same_BTT.tril().unsqueeze(1)
 
 
+def _draw(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Fill a parameter of this name with its first values."""
+    if name.endswith(".bias"):
+        return nn.init.zeros_(tensor)
+    if tensor.ndim == 1:
+        return nn.init.ones_(tensor)
+    if name.endswith(("o_proj.weight", "down_proj.weight")):
+        return nn.init.zeros_(tensor)
+    return nn.init.normal_(tensor, std=INITIAL_STD, generator=generator)
+
+
 class Network(nn.Module):
     """A GPT: token ids in, a score for each possible next token out."""
 
@@ -217,14 +229,24 @@ class Network(nn.Module):
         self._rotary = Rotary(config)
 
     @classmethod
+    def without_memory(cls, config: ModelConfig) -> "Network":
+        """A network of shapes alone: it is to take memory, and to be filled, before it computes."""
+        with torch.device("meta"):
+            return cls(config)
+
+    @classmethod
     def without_values(cls, config: ModelConfig, device: torch.device | str) -> "Network":
         """A network whose memory is taken and whose weights are whatever stood there: to be filled from a file."""
-        with torch.device("meta"):
-            network = cls(config)
-        network.to_empty(device=device)
-        network._tie()  # `to_empty` gave each side memory of its own
-        network._rotary.settle(device)
+        network = cls.without_memory(config)
+        network.take_memory(device)
         return network
+
+    def take_memory(self, device: torch.device | str) -> None:
+        """Memory for a network of shapes, in place; of one in shards for this rank's part alone."""
+        self.to_empty(device=device)
+        self._tie()  # `to_empty` gave each side memory of its own
+        self._rotary.settle("cpu")  # every device then has the same angles, to the bit
+        self._rotary.to(device)
 
     def _tie(self) -> None:
         if self.config.tied:
@@ -245,14 +267,12 @@ class Network(nn.Module):
         modded-nanogpt's ablations), so depth costs nothing at the start.
         """
         for name, parameter in self.named_parameters():
-            if name.endswith(".bias"):
-                nn.init.zeros_(parameter)
-            elif parameter.ndim == 1:
-                nn.init.ones_(parameter)
-            elif name.endswith(("o_proj.weight", "down_proj.weight")):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.normal_(parameter, std=INITIAL_STD, generator=generator)
+            _draw(name, parameter, generator)
+
+    def first_values(self, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+        """What `initialise` draws, to the bit, by name: whole and one at a time, for a network without memory."""
+        for name, parameter in self.named_parameters():
+            yield name, _draw(name, torch.empty(parameter.shape, dtype=parameter.dtype), generator)
 
     def hidden(
         self, ids_BT: Int[Tensor, "B T"], documents_BT: Int[Tensor, "B T"] | None = None

@@ -1,9 +1,13 @@
 """From a directory's safetensors files to a network: all checked first, then read once, each number into its place."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from chatwright.foundation import storage
 from chatwright.foundation.errors import RefusedError
@@ -21,6 +25,7 @@ _MAX_INDEX_BYTES = 4 << 20
 _MAX_SHARDS = 1_000
 _FREE_TABLE_BYTES = 64 << 20
 _SHOWN = 8  # differences that an error lists
+_EMBEDDING = "model.embed_tokens.weight"  # our name of it
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -65,25 +70,35 @@ def read_network(directory: Path, config: ModelConfig, *, numbers: Numbers = "fl
     Raises:
         RefusedError: damaged files, differences from the configuration, numbers that are not finite, or no memory.
     """
-    wanted = {tensor.name: tensor for tensor in layout(config)}
-    files = [_open(path) for path in weight_files(directory)]
-    try:
-        places = _places(files, config, directory)
-        _compare({name: place.shape for name, place in places.items()}, wanted, directory)
-        _require_memory(directory, config, numbers)
+    with _opened(directory, config) as stored:
+        _require_memory(directory, config, numbers, held=weight_bytes(config, numbers))
         network = Network.without_values(config, "cpu")
         parameters = dict(network.named_parameters(remove_duplicate=False))
         workspace = Workspace()
-        for name, tensor in wanted.items():
-            _read(places[name], tensor, parameters)
+        for tensor in stored.tensors:
+            _read(stored.places[tensor.name], tensor, parameters)
             if numbers != "float32":
                 _pack(network, tensor, parameters, numbers, workspace)
         if config.tied:
-            _require_tied(files, network, directory)
-    finally:
-        for file in files:
-            file.__exit__(None, None, None)
+            _require_tied(stored.files, network.model.embed_tokens.weight.detach(), directory)
     return network
+
+
+def read_values(directory: Path, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a directory in float32 by parameter, one tensor of its files at a time: for a network in shards.
+
+    Raises:
+        RefusedError: as `read_network`; what is wrong with a tensor's numbers only once it is read.
+    """
+    with _opened(directory, config) as stored:
+        largest = max(math.prod(tensor.shape) for tensor in stored.tensors)
+        _require_memory(directory, config, "float32", held=torch.float32.itemsize * largest)
+        for tensor in stored.tensors:
+            for part, value in _parts(stored.places[tensor.name], tensor):
+                if config.tied and part == _EMBEDDING:
+                    _require_tied(stored.files, value, directory)
+                yield part, value
+                del value  # whoever asked for it has it; the next one is made without it
 
 
 def stored_dtype(directory: Path, config: ModelConfig) -> Literal["float32", "float16", "bfloat16"]:
@@ -124,6 +139,29 @@ class _Place:
         self.shape = file.entries[name].shape
 
 
+class _Stored(NamedTuple):
+    """The files of a model, open, whose headers are sound and fit its configuration."""
+
+    files: list[TensorFile]
+    places: dict[str, _Place]  # by the name of the tensor
+    tensors: list[StoredTensor]
+
+
+@contextmanager
+def _opened(directory: Path, config: ModelConfig) -> Iterator[_Stored]:
+    """The files of a directory, checked before any number is read."""
+    wanted = {tensor.name: tensor for tensor in layout(config)}
+    files: list[TensorFile] = []
+    try:
+        files += map(_open, weight_files(directory))
+        places = _places(files, config, directory)
+        _compare({name: place.shape for name, place in places.items()}, wanted, directory)
+        yield _Stored(files, places, list(wanted.values()))
+    finally:
+        for file in files:
+            file.__exit__(None, None, None)
+
+
 def _open(path: Path) -> TensorFile:
     require_own_file(path)
     if not path.is_file():
@@ -151,16 +189,20 @@ def _read(place: _Place, tensor: StoredTensor, parameters: dict[str, torch.nn.Pa
     if len(tensor.parts) == 1 and not tensor.is_transposed:
         place.file.read_into(place.name, parameters[tensor.parts[0]].data)
         return
-    whole = torch.empty(tensor.shape)
-    place.file.read_into(place.name, whole)
-    rows = torch.split(whole.T if tensor.is_transposed else whole, list(tensor.rows))
-    for part, values in zip(tensor.parts, rows, strict=True):
+    for part, values in _parts(place, tensor):
         parameters[part].copy_(values)
 
 
-def _require_tied(files: list[TensorFile], network: Network, directory: Path) -> None:
+def _parts(place: _Place, tensor: StoredTensor) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that stand in one tensor of a file, which is read whole."""
+    whole = torch.empty(tensor.shape)
+    place.file.read_into(place.name, whole)
+    rows = torch.split(whole.T if tensor.is_transposed else whole, list(tensor.rows))
+    yield from zip(tensor.parts, rows, strict=True)
+
+
+def _require_tied(files: list[TensorFile], embedding: Tensor, directory: Path) -> None:
     """Output weights that a tied model's files hold once more must be the embedding, or they would be lost."""
-    embedding = network.model.embed_tokens.weight.detach()
     for file in files:
         if OUTPUT in file.entries and not file.equals(OUTPUT, embedding):
             raise RefusedError(
@@ -183,8 +225,15 @@ def _compare(met: dict[str, tuple[int, ...]], wanted: dict[str, StoredTensor], d
         raise RefusedError(f"the weights of `{directory}` do not fit its `config.json`: {shown}")
 
 
-def _require_memory(directory: Path, config: ModelConfig, numbers: Numbers) -> None:
-    """An honest model may be too large for this machine, and a dishonest one may ask for huge tables."""
+def _require_memory(directory: Path, config: ModelConfig, numbers: Numbers, *, held: int) -> None:
+    """An honest model may be too large for this machine, and a dishonest one may ask for huge tables.
+
+    Args:
+        directory: of the model.
+        config: its shape.
+        numbers: in which it is held.
+        held: bytes of its weights that are in memory at once.
+    """
     weights = weight_bytes(config, numbers)
     tables = 0 if config.is_gpt2 else 4 * config.context_length * config.head_width
     if tables > max(_FREE_TABLE_BYTES, weights):
@@ -194,8 +243,8 @@ def _require_memory(directory: Path, config: ModelConfig, numbers: Numbers) -> N
             hint="set `max_position_embeddings` in its `config.json` to what you need",
         )
     free = available_bytes()
-    if free is not None and weights + tables > free:
+    if free is not None and held + tables > free:
         raise RefusedError(
-            f"`{directory}` needs {(weights + tables) >> 20} MiB of memory in {numbers}, {free >> 20} MiB are free",
+            f"`{directory}` needs {(held + tables) >> 20} MiB of memory in {numbers}, {free >> 20} MiB are free",
             hint="use a smaller model, a machine with more memory, or end other programs",
         )

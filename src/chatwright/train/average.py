@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from chatwright.foundation.config import Config
 from chatwright.foundation.errors import UsageError
+from chatwright.foundation.memory import bytes_of
 from chatwright.train.sharding import joined_like, local, part_like
 
 _DECAY = 0.99
@@ -118,7 +119,7 @@ class TailAverage:
         """What it takes once the tail has begun."""
         if self._config is None:
             return 0
-        return sum(parameter.numel() * parameter.element_size() for _, parameter in self._named)
+        return bytes_of(parameter for _, parameter in self._named)
 
     def tensors(self) -> dict[str, Tensor]:
         """By parameter's name, sharded as the parameter is; views; nothing before the tail begins."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import RefusedError, StorageFailedError, StorageFullError
+from chatwright.foundation.memory import bytes_of
 
 _WEIGHTS = "weights.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
@@ -34,8 +35,7 @@ class Checkpoint(NamedTuple):
     @property
     def num_bytes(self) -> int:
         """What its tensors take."""
-        tensors = [*self.weights.values(), *self.optimizer.values(), *(self.average or {}).values()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return bytes_of([*self.weights.values(), *self.optimizer.values(), *(self.average or {}).values()])
 
 
 class Retention(NamedTuple):

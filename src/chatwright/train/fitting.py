@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from chatwright.foundation import storage
-from chatwright.foundation.devices import trim_memory
+from chatwright.foundation.devices import ranks_of_machine, trim_memory
 from chatwright.foundation.errors import OutOfMemoryError, RefusedError
 from chatwright.foundation.memory import available_bytes, is_out_of_memory
 from chatwright.train.batches import MicroBatch
-from chatwright.train.ranks import ranks_of_machine
 
 FITTING = "fitting.json"
 

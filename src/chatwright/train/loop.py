@@ -7,12 +7,12 @@ as a source, what is measured as a callback; the loop knows nothing of them. How
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
-from torch import nn
+from torch import Tensor, nn
 
 from chatwright.foundation import storage
 from chatwright.foundation.console import ProgressLine, say
@@ -62,6 +62,7 @@ class Trainer:
         evaluate: measures on held-out data between steps, drawing nothing; ends the run by the figure `finished`.
         identity: what the source's fingerprint is made of, by name, so that a difference can be told.
         unit: what the loss is a mean over, for people.
+        values: the network's first weights, each whole, where it has no memory before it lies in shards.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Trainer:
         ranks: Ranks | None = None,
         identity: dict[str, Any] | None = None,
         unit: str = "tokens",
+        values: Iterable[tuple[str, Tensor]] | None = None,
     ):
         self._network, self._trained = network, trained
         if config.parallel == "ddp":  # else each block is moved when it is sharded: the whole may be too large for one
@@ -97,7 +99,7 @@ class Trainer:
         self._ranks = ranks or Ranks()
         self._ranks.join(placement.device, timeout_s=config.collective_timeout_s)
         if config.parallel != "ddp":
-            self._shard()
+            self._shard(values)
         named = [(name, parameter) for name, parameter in trained.named_parameters() if parameter.requires_grad]
         self._optimizer = Optimizer(named, optimizer, in_bfloat16=placement.autocast_dtype is not None)
         self._average = TailAverage(config.average, named, steps=config.steps, is_measured=evaluate is not None)
@@ -155,11 +157,11 @@ class Trainer:
             maximum_failures=config.maximum_failed_saves,
         )
 
-    def _shard(self) -> None:
+    def _shard(self, values: Iterable[tuple[str, Tensor]] | None) -> None:
         if self._trained is not self._network:
             raise UsageError(f'`parallel = "{self._config.parallel}"` trains whole networks, not adapters or heads')
-        shard(self._network, parallel=self._config.parallel, placement=self._placement, ranks=self._ranks)
-        self._network.to(self._placement.device)  # what belongs to no block
+        parallel, placement, ranks = self._config.parallel, self._placement, self._ranks
+        shard(self._network, parallel=parallel, placement=placement, ranks=ranks, values=values)
 
     @property
     def step(self) -> int:

@@ -13,9 +13,8 @@ from chatwright.foundation.console import say
 from chatwright.foundation.devices import Placement
 from chatwright.foundation.errors import RefusedError, UsageError
 from chatwright.foundation.stage import StageContext
-from chatwright.foundation.streams import seed_for
 from chatwright.model.config import ModelConfig
-from chatwright.model.directory import digest_of, load_model, save_model
+from chatwright.model.directory import digest_of, save_model
 from chatwright.model.network import Network
 from chatwright.tokens.mixture import MixtureConfig, MixtureOrder
 from chatwright.tokens.order import WindowOrder
@@ -25,6 +24,7 @@ from chatwright.tokens.tokenizer import Tokenizer, load_tokenizer
 from chatwright.train.ahead import Ahead
 from chatwright.train.average import AverageConfig
 from chatwright.train.batches import IGNORED, FittableSource, WindowSource
+from chatwright.train.beginning import begin
 from chatwright.train.chunk import settled_chunk
 from chatwright.train.curriculum import CurriculumConfig, CurriculumOrder
 from chatwright.train.document_scores import document_scores
@@ -115,7 +115,8 @@ def run(context: StageContext) -> dict[str, Any]:
         raise RefusedError("the token shards were made with another tokenizer", hint="delete `tokens/` and run again")
     train = data.split("train", skip_damaged=settings.skip_damaged)
     shape = config.model if settings.chunk is None else _with_chunk(context, tokenizer, train)
-    network = build_network(shape, tokenizer, seed=context.seed, base=context.inputs.get("base"))
+    base, in_shards = context.inputs.get("base"), settings.parallel != "ddp"
+    network, values = begin(shape, tokenizer, seed=context.seed, base=base, in_shards=in_shards)
     placement = settings.settle(context.output, width=network.config.width)
     _introduce(network, settings, placement)
     length = network.config.context_length
@@ -142,6 +143,7 @@ def run(context: StageContext) -> dict[str, Any]:
         flops_per_token=network.config.flops_per_token(),
         evaluate=_measurement(check, samples),
         identity=identity,
+        values=values,
     )
     summary = trainer.run(context.stop, label="pretrain")
     summary |= {
@@ -156,7 +158,7 @@ def run(context: StageContext) -> dict[str, Any]:
         summary["left_out"] = [one._asdict() for one in train.left_out]
     if shares:
         summary["mixture"] = {one.domain: {"tokens": one.tokens, "epochs": one.epochs} for one in shares}
-    finished = network if settings.parallel == "ddp" else whole_network(network, is_first=Ranks().is_first)
+    finished = whole_network(network, is_first=Ranks().is_first) if in_shards else network
     if Ranks().is_first and finished is not None:
         summary["model_digest"] = save_model(context.output / "model", finished, tokenizer, lineage=context.lineage)
     return summary
@@ -277,20 +279,6 @@ def _identity(context: StageContext, train: TokenSplit, *, length: int) -> dict[
     if settings.separate_documents:
         told["separate_documents"] = True
     return told | train.identity
-
-
-def build_network(config: ModelConfig, tokenizer: Tokenizer, *, seed: int, base: Path | None = None) -> Network:
-    """A fresh network for this tokenizer, or the base model's."""
-    if base is not None:
-        return load_model(base).network
-    if 0 < config.vocabulary_size < tokenizer.size:
-        raise RefusedError(
-            f"`model.vocabulary_size` is below the tokenizer's {tokenizer.size}: {config.vocabulary_size}",
-            hint="leave it out: it is then the tokenizer's",
-        )
-    network = Network(config.model_copy(update={"vocabulary_size": config.vocabulary_size or tokenizer.size}))
-    network.initialise(torch.Generator().manual_seed(seed_for(seed, "weights")))
-    return network
 
 
 def _introduce(network: Network, settings: PretrainConfig, placement: Placement) -> None:

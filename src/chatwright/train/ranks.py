@@ -25,11 +25,6 @@ _MEETING_S = 900  # processes that are started again on a busy machine need thei
 _GLOO = "gloo/"  # the place in its source that gloo names in whatever it raises, always a bare RuntimeError
 
 
-def ranks_of_machine() -> int:
-    """How many processes of this training torchrun has started on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
 class Ranks:
     """This process among those that torchrun started."""
 

@@ -5,23 +5,37 @@ Rajbhandari et al. 2020); `"hsdp"` shards it within each machine and replicates 
 Checkpoints hold whole tensors, so that a run goes on with any number of ranks. Nothing here needs a GPU.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from chatwright.foundation.devices import Placement
+from chatwright.foundation.devices import Placement, ranks_of_machine
 from chatwright.foundation.errors import UsageError
 from chatwright.model.network import Network
-from chatwright.train.ranks import Ranks, ranks_of_machine
+from chatwright.train.ranks import Ranks
 
 ParallelName = Literal["ddp", "fsdp", "hsdp"]
 
 
-def shard(network: Network, *, parallel: ParallelName, placement: Placement, ranks: Ranks) -> None:
-    """Give each rank its shard of every parameter, in place.
+def shard(
+    network: Network,
+    *,
+    parallel: ParallelName,
+    placement: Placement,
+    ranks: Ranks,
+    values: Iterable[tuple[str, Tensor]] | None = None,
+) -> None:
+    """Give each rank its shard of every parameter, in place and on its device.
+
+    Args:
+        network: with its weights, or without memory; then `values` are its weights.
+        parallel: over which ranks.
+        placement: of this rank.
+        ranks: all of them.
+        values: whole tensors by name. Only one is held at a time, so that no rank ever holds the whole network.
 
     Raises:
         UsageError: the ranks cannot be divided so.
@@ -33,6 +47,11 @@ def shard(network: Network, *, parallel: ParallelName, placement: Placement, ran
         mesh = _mesh(parallel, placement.device.type, ranks)
     ranks.limit(mesh.get_all_groups())
     shard_over(network, mesh, precision=placement.autocast_dtype)
+    if values is None:
+        network.to(placement.device)  # what belongs to no block
+    else:
+        network.take_memory(placement.device)
+        fill(network, values)
 
 
 def shard_over(network: Network, mesh: Any, *, precision: torch.dtype | None) -> None:
@@ -115,6 +134,15 @@ def part_like(parameter: Tensor, tensor: Tensor) -> Tensor:
     given = tensor.to(local(parameter).device)
     layout: Any = parameter
     return distribute_tensor(given, layout.device_mesh, layout.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def fill(module: nn.Module, values: Iterable[tuple[str, Tensor]]) -> None:
+    """Give parameters whole values by name, in place; of a shard each rank keeps its part, and nothing is sent."""
+    named = named_parts(module)
+    for name, value in values:
+        named[name].copy_(part_like(named[name], value))
+        del value  # before the next one is made
 
 
 def joined_like(parameter: Tensor, part: Tensor) -> Tensor:

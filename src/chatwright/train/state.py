@@ -6,9 +6,9 @@ What a checkpoint holds is decided here alone; when it is saved is the loop's af
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from chatwright.foundation.memory import bytes_of
 from chatwright.train.average import TailAverage
 from chatwright.train.checkpoints import Checkpoint
 from chatwright.train.faults import FaultGuard
@@ -17,7 +17,7 @@ from chatwright.train.optimizers import Optimizer
 from chatwright.train.patience import Patience
 from chatwright.train.progress import Progress
 from chatwright.train.resume import STATE_VERSION, Belonging, refuse_foreign
-from chatwright.train.sharding import in_main_memory, named_parts, part_like
+from chatwright.train.sharding import fill, in_main_memory, named_parts
 from chatwright.train.step import Stepper
 
 _COPIES = 4  # of the weights, at most: themselves, two moments, an average
@@ -41,7 +41,7 @@ class RunState(NamedTuple):
     @property
     def num_bytes(self) -> int:
         """What a checkpoint takes at most, whole."""
-        return _COPIES * _bytes(self.optimizer.parameters)
+        return _COPIES * bytes_of(self.optimizer.parameters)
 
     def bytes_to_come(self, *, is_copied: bool) -> int:
         """What the run will hold beside a pass and does not hold yet: gradients, moments, the average, a copy to save.
@@ -49,8 +49,8 @@ class RunState(NamedTuple):
         Args:
             is_copied: whether the copy that is saved lies in the memory that is meant.
         """
-        weights, kept = _bytes(self.optimizer.parameters), self.optimizer.full_bytes + self.average.full_bytes
-        held = _bytes([*self.optimizer.tensors().values(), *self.average.tensors().values()])
+        weights, kept = bytes_of(self.optimizer.parameters), self.optimizer.full_bytes + self.average.full_bytes
+        held = bytes_of([*self.optimizer.tensors().values(), *self.average.tensors().values()])
         return weights + max(0, kept - held) + (weights + kept if is_copied else 0)
 
     def snapshot(self, *, is_kept: bool) -> Checkpoint:
@@ -80,10 +80,7 @@ class RunState(NamedTuple):
 
     def take_weights(self, tensors: dict[str, Tensor]) -> None:
         """Give the trained parameters these values."""
-        named = named_parts(self.trained)
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                named[name].copy_(part_like(named[name], tensor))
+        fill(self.trained, tensors.items())
 
     def _numbers(self) -> dict[str, Any]:
         """All of it that is no tensor; JSON."""
@@ -98,7 +95,3 @@ class RunState(NamedTuple):
             "circumstances": self.circumstances,
             **self.belongs.state(),
         }
-
-
-def _bytes(tensors: list[Tensor] | list[nn.Parameter]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

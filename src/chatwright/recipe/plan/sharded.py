@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from chatwright.foundation.devices import autocast_dtype
 from chatwright.foundation.errors import UsageError
+from chatwright.foundation.memory import bytes_of
 from chatwright.model.config import ModelConfig
 from chatwright.model.directory import read_config
 from chatwright.model.network import Network
@@ -136,9 +137,9 @@ def _run(shape: Shape, layers: int) -> PerRank:
         per_step = {kind: shape.num_micro * passing.sent[kind] + traffic.sent[kind] for kind in _NAMES.values()}
         held = [local(parameter) for parameter in network.parameters()]
         return PerRank(
-            weights=_bytes(held),
-            gradients=_bytes(held),
-            moments=_bytes(local(tensor) for tensor in optimizer.tensors().values()),
+            weights=bytes_of(held),
+            gradients=bytes_of(held),
+            moments=bytes_of(local(tensor) for tensor in optimizer.tensors().values()),
             activations=kept,
             gathered=_gathered(network, shape, low),
             scores=_score_bytes(shape),
@@ -206,10 +207,6 @@ def _score_bytes(shape: Shape) -> int:
     return 3 * _FLOAT * held
 
 
-def _bytes(tensors: Any) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
 class _Taken(NamedTuple):
     """What was exchanged in a part of the step."""
 
@@ -246,8 +243,8 @@ class _Traffic(TorchDispatchMode):
 def _payload(name: str, args: Any) -> int:
     """Bytes of the whole that is gathered, scattered or exchanged; an all-reduce is a scatter and a gather."""
     if name == "allreduce_":
-        return 2 * _bytes(args[0])
-    return max(_bytes(args[:1]), _bytes(args[1:2]))
+        return 2 * bytes_of(args[0])
+    return max(bytes_of(args[:1]), bytes_of(args[1:2]))
 
 
 def in_shards(memory: Memory, model: ModelConfig, *, num_devices: int, precision: str) -> Memory:
