@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from chatwright.evaluate.answers import Answered, ask, references_by_label, score, stated_label, token_f1
 from chatwright.evaluate.metrics import score_intervals
+from chatwright.evaluate.stage import _shown
 from chatwright.feedback.conversations import Conversation, Message
 from chatwright.foundation.streams import seed_for
 from chatwright.model.chat import ChatModel
@@ -158,3 +159,13 @@ def test_each_question_gets_the_answer_it_would_get_alone(tiny_network, tiny_tok
     assert [item.conversation for item in together] == asked
     alone = [ask(model, [item], max_tokens=6)[0].answer for item in asked]
     assert [item.answer for item in together] == alone
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_an_answer_says_whether_it_was_cut_at_its_most_tokens(tiny_network, tiny_tokenizer, monkeypatch, beams):
+    model = ChatModel(LoadedModel(tiny_network, tiny_tokenizer, {}, "digest"), name="tiny")
+    asked = [conversation(question, "returns") for question in ("Why?", "The ferry?")]
+    for stops, finish in ((frozenset(), "length"), (frozenset(range(tiny_tokenizer.size)), "stop")):
+        monkeypatch.setattr(model.encoder, "stop_ids", lambda stops=stops: stops)  # no token ends an answer, or any
+        found = ask(model, asked, max_tokens=3, beams=beams)
+        assert [_shown(item, {})["finish"] for item in found] == [finish, finish]

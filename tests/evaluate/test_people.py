@@ -1,5 +1,7 @@
 """What ratings say: users and experts apart, checks never counted for models, odd raters named."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -163,3 +165,15 @@ def test_items_come_from_a_run_or_a_file_and_checks_are_shuffled_answers(tmp_pat
     (tmp_path / "items.jsonl").write_text('{"asked": "a", "answers": ["b"], "models": ["m"]}\n{"asked": 1}\n')
     with pytest.raises(DataError, match="items.jsonl:2"):
         items_of_file(tmp_path / "items.jsonl")
+
+
+def test_a_file_of_items_may_say_how_answers_ended(tmp_path):
+    path = tmp_path / "items.jsonl"
+    pair = {"asked": "a", "answers": ["b", "c"], "models": ["m", "n"]}
+    for finishes in ({}, {"finishes": ["length", "stop"]}, {"finishes": ["cut", "stop"]}):
+        with path.open("a") as file:
+            file.write(json.dumps({**pair, **finishes}) + "\n")
+    with pytest.raises(DataError, match="items.jsonl:3.*`finishes` must be of stop, length"):
+        items_of_file(path)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    assert [item.finishes for item in items_of_file(path)] == [(), ("length", "stop")]

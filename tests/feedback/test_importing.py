@@ -10,7 +10,7 @@ from chatwright.feedback.conversations import Message
 from chatwright.feedback.importing import import_entries, import_study, read_export
 from chatwright.feedback.ratings import Study, make_study
 from chatwright.feedback.store import Choice, FeedbackStore, Rating, Score
-from chatwright.feedback.study import Judgement, StudyItem, StudyPlan
+from chatwright.feedback.study import DIMENSIONS, Judgement, StudyItem, StudyPlan
 from chatwright.foundation import storage
 from chatwright.foundation.errors import DataError
 from chatwright.tune.preferences.harvest import HarvestConfig, harvest, questions_of
@@ -198,3 +198,45 @@ def test_of_a_study_that_joined_the_turns_to_one_text_no_test_question_is_learne
     assert [entry["messages"] for entry in entries] == [[{"role": "user", "content": joined}]] * 2
     found = harvest(entries, HarvestConfig(), test_prompts=questions_of([test]))
     assert (found.preferences.pairs, found.dropped) == ([], {"a test prompt": 2})
+
+
+def rated(run_dir, *, as_pairs):
+    """What a rater said of two answers of a run, of which the better one was cut at its most tokens."""
+    question = [{"role": "user", "content": "When?"}]
+    given = {"base": ("At ni", "length"), "tuned": ("No.", "stop")}
+    samples = {
+        name: {"answers": [{"messages": question, "answer": text, "finish": finish, "expected": None}]}
+        for name, (text, finish) in given.items()
+    }
+    (run_dir / "evaluate").mkdir(parents=True)
+    storage.write_json(run_dir / "evaluate" / "samples.json", samples)
+    items = items_of_run(run_dir, count=2, as_pairs=as_pairs)
+    make_study(run_dir / "study.sqlite", items, StudyPlan(repeat_share=0.0))
+    study = Study(run_dir / "study.sqlite")
+    ann = study.join("Ann", "user")
+    for item, score in zip(items, (5, 1), strict=False):
+        said = {"choice": "first"} if as_pairs else {"scores": dict.fromkeys(DIMENSIONS, score)}
+        better = None if as_pairs or score == 1 else "At nine."
+        study.judge(ann, Judgement(item=item.id, occasion=0, key=f"key-{item.id}", better=better, **said))
+    told = list(study.export())
+    study.close()
+    return told
+
+
+@pytest.mark.parametrize(("as_pairs", "learned"), [(True, []), (False, [("edit", "At nine.", "At ni")])])
+def test_an_answer_that_was_cut_comes_from_the_page_for_raters_as_one_and_is_not_learned_as_a_whole_one(
+    stores, tmp_path, as_pairs, learned
+):
+    told = rated(tmp_path / "run", as_pairs=as_pairs)
+    import_study(stores[1], told)
+    entries = list(stores[1].export())
+    assert {entry["answer"]: entry["finish"] for entry in entries} == {"At ni": "length", "No.": "stop"}
+    found = harvest(entries, HarvestConfig(), test_prompts=frozenset())
+    assert [(pair.origin, pair.chosen, pair.rejected) for pair in found.preferences.pairs] == learned
+    assert found.dropped == {"the answer was cut off": 1}
+
+
+def test_answers_of_a_study_that_does_not_know_how_they_ended_count_as_whole(stores, tmp_path):
+    told = rated(tmp_path / "run", as_pairs=True)
+    import_study(stores[1], [{name: value for name, value in one.items() if name != "finishes"} for one in told])
+    assert [entry["finish"] for entry in stores[1].export()] == ["stop", "stop"]

@@ -163,6 +163,8 @@ def test_the_items_are_frozen(place):
         ([scale(1), scale(1)], "the same id"),
         ([StudyItem(id="x", asked="?", answers=(), models=())], "has 0 answers"),
         ([StudyItem(id="x", asked="?", answers=("a",), models=())], "names 0 models"),
+        ([scale(1, finishes=("stop", "length"))], "does not say of each answer how it ended"),
+        ([scale(1, finishes=("cut",))], "does not say of each answer how it ended"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(place, items, told):

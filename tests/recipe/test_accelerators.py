@@ -1,6 +1,7 @@
 """Plans for machines that are not here: the table, whole machines, memory of one device, scripts that a shell reads."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +114,15 @@ def test_a_slurm_job_leaves_its_workers_the_time_to_save_that_the_signal_gives()
     before, _, after = text.partition("export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110\n")
     assert "--signal=TERM@120\n" in before
     assert "\nsrun " in after
+
+
+def test_a_slurm_job_says_what_is_queued_again_and_what_is_not_as_the_guide_does():
+    text = slurm_script(fleet_of("h100x8"), "planned.toml", hours=5)
+    assert "#SBATCH --requeue\n" in text
+    assert "not when its time is up" in text
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "cluster.md").read_text(encoding="utf-8")
+    for queued in (text, guide):
+        assert "sbatch --dependency=singleton" in queued
 
 
 @pytest.mark.parametrize("name", ["h100x8", "h100x32"])

@@ -14,8 +14,9 @@ from chatwright.recipe.report.figures import Bars, bars
 
 
 def words_of(page):
-    """The text of a page, without markup."""
-    return re.sub(r"<[^>]*>", " ", page.read_text(encoding="utf-8"))
+    """The text of a page, without markup and scripts."""
+    shown = re.sub(r"<script\b.*?</script>", " ", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.sub(r"<[^>]*>", " ", shown)
 
 
 def rewrite(stage, file, change):

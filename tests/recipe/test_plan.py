@@ -19,7 +19,6 @@ from chatwright.model.config import ModelConfig
 from chatwright.model.network import Network
 from chatwright.recipe.plan import Budget, advise, as_json, as_recipe, choose, cost, effective_tokens, size_of_documents
 from chatwright.recipe.plan import corpus as corpora
-from chatwright.recipe.plan import machine as machines
 from chatwright.recipe.plan.choose import measure_every, num_measurements, save_every
 from chatwright.recipe.plan.corpus import CorpusSize, size_of_run
 from chatwright.recipe.plan.machine import Machine, StepRate, free_memory, rate_at, resident_bytes
@@ -29,6 +28,7 @@ from chatwright.recipe.preview import preview
 from chatwright.recipe.recipe import load_recipe
 from chatwright.recipe.runner import run_recipe
 from chatwright.tokens.shards import TokenData
+from chatwright.train import fitting
 from chatwright.train.batches import MicroBatch
 from chatwright.train.objectives import next_token
 
@@ -227,6 +227,13 @@ def test_too_little_memory_takes_fewer_rows_at_once_and_far_too_little_is_refuse
         choose(TWO_CORES._replace(memory_bytes=1_000_000), corpus(), Budget(seconds=1200))
 
 
+def test_a_budget_too_short_for_any_model_is_told_as_such():
+    for budget in (Budget(tokens=1000), Budget(seconds=1)):
+        with pytest.raises(UsageError, match="budget is too short") as refused:
+            choose(TWO_CORES, corpus(), budget)
+        assert "50 steps" in refused.value.hint
+
+
 def test_the_recipe_of_a_plan_passes_the_dry_run(tmp_path, documents):
     plan = choose(TWO_CORES, corpus(folder=documents), Budget(seconds=600))
     path = tmp_path / "planned.toml"
@@ -354,13 +361,13 @@ def test_files_that_a_container_has_read_leave_their_memory_free(tmp_path, monke
     (tmp_path / "memory.current").write_text("7500000000\n")
     (tmp_path / "memory.stat").write_text("anon 500000000\ninactive_file 7000000000\n")
     paths = {"meminfo": tmp_path / "meminfo", "group": tmp_path}
-    monkeypatch.setattr(machines, "available_bytes", functools.partial(available_bytes, **paths))
+    monkeypatch.setattr(fitting, "available_bytes", functools.partial(available_bytes, **paths))
     assert free_memory(torch.device("cpu")) == 7_500_000_000
 
 
 def test_where_the_system_does_not_say_what_is_free_eight_gibibytes_are_assumed(tmp_path, monkeypatch):
     paths = {"meminfo": tmp_path / "none", "group": tmp_path / "none"}
-    monkeypatch.setattr(machines, "available_bytes", functools.partial(available_bytes, **paths))
+    monkeypatch.setattr(fitting, "available_bytes", functools.partial(available_bytes, **paths))
     assert free_memory(torch.device("cpu")) == 8 << 30
 
 

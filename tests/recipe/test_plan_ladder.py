@@ -1,12 +1,16 @@
 """A ladder keeps what its finished rungs reached: a call that was interrupted goes on, other tokens begin anew."""
 
+from functools import partial
+
 import pytest
 from test_plan import TWO_CORES, corpus
 from tiny_recipe import write_recipe
 
 from chatwright.foundation import storage
-from chatwright.recipe.plan import Budget, Rung, affordable, climb, kept_rungs, trainer_on
+from chatwright.foundation.errors import UsageError
+from chatwright.recipe.plan import Budget, Rung, affordable, climb, cost, kept_rungs, ladder_seconds, trainer_on
 from chatwright.recipe.plan.proposal import Candidate
+from chatwright.recipe.plan.room import fitted
 from chatwright.recipe.plan.shapes import shape_of
 from chatwright.recipe.recipe import load_recipe
 from chatwright.recipe.runner import run_recipe
@@ -47,6 +51,31 @@ def test_of_another_batch_or_shape_nothing_is_taken():
     whole = climb(found(), 600, counting_trainer()[0])
     other = [rung._replace(batch_rows=2 * rung.batch_rows + 1, bits_per_byte=1.0) for rung in whole]
     assert climb(found(), 600, counting_trainer()[0], kept=other) == whole
+
+
+@pytest.mark.parametrize("seconds", [600, 3600])
+def test_a_ladder_takes_no_longer_than_is_said_before_it(seconds):
+    took = []
+
+    def train(one, steps):
+        took.append(steps * one.step_seconds)
+        return 2.0 - one.parameters / 1e9
+
+    climb(affordable(TWO_CORES, corpus(10**9), Budget(seconds=seconds)), seconds, train)
+    assert 0.8 * ladder_seconds(seconds) < sum(took) <= ladder_seconds(seconds)
+
+
+def test_a_size_that_no_memory_holds_is_not_trained():
+    largest = climb(found(), 600, counting_trainer()[0])[-1].shape
+    needed = cost.memory(largest, micro_rows=1, precision="float32", process=TWO_CORES.process_bytes).total
+    tight = TWO_CORES._replace(memory_bytes=int((needed - 1) / cost.MEMORY_SHARE))
+    train, trained = counting_trainer()
+    climb(found(), 600, train, hold=partial(fitted, machine=tight))
+    sizes = {shape.num_parameters() for shape, _ in trained}
+    assert len(sizes) > 1
+    assert max(sizes) < largest.num_parameters()
+    with pytest.raises(UsageError, match="memory is too small"):
+        climb(found(), 600, train, hold=partial(fitted, machine=TWO_CORES._replace(memory_bytes=10**6)))
 
 
 @pytest.mark.slow

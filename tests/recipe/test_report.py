@@ -101,11 +101,12 @@ def test_the_report_shows(page, shown):
     assert shown in page.text
 
 
-def measured_again(run_dir):
-    """Two evaluations of the run's base, a day apart."""
+def measured_again(run_dir, *, ends=None):
+    """Two evaluations of the run's base, a day apart, the second with an interval that ends so."""
     model = {"name": "one-pretrain", "path": "pretrain/model", "digest": "d", "parameters": 1}
     for day, bits in enumerate((2.0, 1.5)):
-        result = {"heldout": {"all": {"bits_per_byte": bits}}}
+        sure = {"bits_per_byte_95": ends} if day and ends else {}
+        result = {"heldout": {"all": {"bits_per_byte": bits, **sure}}}
         when = partial(float, day * 86_400)
         keep(
             new_record("run", model=model, data={"path": "x"}, settings={}, result=result, clock=when), run_dir / FOLDER
@@ -143,6 +144,15 @@ def test_no_two_parts_of_the_page_have_the_same_name(tmp_path):
     assert "history" in page.sections
     assert page.data["history"]["series"]
     assert sorted(page.ids) == sorted(set(page.ids))
+
+
+@pytest.mark.parametrize("ends", [[1.25, 4.0], None])
+def test_a_line_over_evaluations_has_intervals_where_its_records_have_them(tmp_path, ends):
+    measured_again(write_run(tmp_path), ends=ends)
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    (series,) = page.data["history"]["series"]
+    assert (series["y"], series["ends"]) == ([2.0, 1.5], [None, ends])
+    assert ("Scores over time, the thin lines are" in page.text) is (ends is not None)
 
 
 def test_the_curves_can_be_put_over_steps_or_seconds(page):
@@ -404,6 +414,31 @@ def test_curves_tell_their_values_zoom_and_go_back_by_mouse_and_keyboard(tmp_pat
     frame.locator("svg").focus()
     page.keyboard.press("Escape")
     assert not frame.locator(".whole").is_visible()
+    page.close()
+
+
+@pytest.mark.browser
+def test_a_point_of_a_curve_shows_its_interval_as_a_line_within_the_figure_and_in_words(tmp_path, browser):
+    measured_again(write_run(tmp_path), ends=[1.25, 4.0])
+    page = browser.new_page(viewport={"width": 1000, "height": 800})
+    page.set_default_timeout(120_000)
+    page.goto(write_report(tmp_path).as_uri())
+    frame = page.locator("#plot-history .frame")
+    assert frame.locator("path.interval").count() == 1  # the first evaluation has none
+    figure, curve, interval = (
+        frame.locator(part).bounding_box() for part in ("svg", "path[data-name]", "path.interval")
+    )
+    assert figure["y"] < interval["y"] < curve["y"]  # 4 is above both points, 1.25 below
+    assert curve["y"] + curve["height"] < interval["y"] + interval["height"] < figure["y"] + figure["height"]
+    for label in frame.locator("text.tick").all():
+        place = label.bounding_box()
+        assert figure["x"] <= place["x"]
+        assert place["x"] + place["width"] <= figure["x"] + figure["width"]
+    frame.locator("svg").focus()
+    page.keyboard.press("End")
+    assert "1.5, 95% interval 1.25 to 4 (one-pretrain)" in frame.locator(".tip").text_content()
+    page.keyboard.press("Home")
+    assert "interval" not in frame.locator(".tip").text_content()
     page.close()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from chatwright.foundation import storage
 from chatwright.foundation.errors import UsageError
 from chatwright.model.families import to_hugging_face
-from chatwright.recipe.plan.accelerators import fleet_of
+from chatwright.recipe.plan.accelerators import FREE_SHARE, fleet_of
 from chatwright.recipe.plan.cost import Memory
 from chatwright.recipe.plan.shapes import shape_of
 from chatwright.recipe.plan.sharded import Shape, advise, count, model_of
@@ -112,3 +113,13 @@ def test_what_is_counted_agrees_with_the_memory_of_a_real_step_within_a_tenth():
     )
     for name, (measured, predicted) in json.loads(done.stdout).items():
         assert measured == pytest.approx(predicted, rel=0.1), name
+
+
+@pytest.mark.slow
+def test_the_recipe_of_gpt2_small_needs_what_it_says_and_fits_the_gpu_that_it_names():
+    path = Path(__file__).parents[2] / "recipes" / "gpt2-small.toml"
+    said = re.search(r"One GPU of (\d+) GB .* counts (\d+) GB with (\d+) rows", path.read_text(encoding="utf-8"))
+    gpu, needed, rows = (int(number) for number in said.groups())
+    shape = Shape(model_of(str(path)), 1, 1, "ddp", rows, 1, "bfloat16", recompute=False)
+    assert count(shape).memory / 1e9 == pytest.approx(needed, abs=0.5)
+    assert count(shape._replace(micro_rows=2 * rows)).memory < FREE_SHARE * gpu * 1e9

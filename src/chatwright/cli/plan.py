@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,9 +24,9 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(  # noqa: PLR0917 - the library calls it by keyword
-    budget: Annotated[str | None, typer.Option(help="time for pretraining: 90s, 10m, 2h, 1d")] = None,
+    budget: Annotated[str | None, typer.Option(help="time for pretraining: 90s, 10m, 2h, 1d; default 10m")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="tokens to train on, instead of a time")] = None,
-    spend: Annotated[float | None, typer.Option(min=0.01, help="money instead of a time, with `--price`")] = None,
+    spend: Annotated[float | None, typer.Option(min=0.01, max=1e12, help="money instead, with `--price`")] = None,
     target: Annotated[float | None, typer.Option(min=0.1, max=8, help="bits per byte to reach, instead")] = None,
     documents: Annotated[Path | None, typer.Option(help="a folder of documents")] = None,
     run: Annotated[Path | None, typer.Option(help="a run whose tokens are counted already")] = None,
@@ -33,7 +34,7 @@ def plan(  # noqa: PLR0917 - the library calls it by keyword
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     write: Annotated[Path | None, typer.Option(help="write the recipe here instead of printing it")] = None,
     on: Annotated[str | None, typer.Option(help="plan for machines you do not have: h100x8, a100, l4x2")] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="of one device an hour, in any currency")] = None,
+    price: Annotated[float | None, typer.Option(min=0, max=1e6, help="of one device an hour, in any currency")] = None,
     scripts: Annotated[Path | None, typer.Option(help="with --on and --write: a folder for job scripts")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the plan for machines")] = False,
 ) -> None:
@@ -44,7 +45,9 @@ def plan(  # noqa: PLR0917 - the library calls it by keyword
     fleet = None if on is None else planning.fleet_of(on)
     _require_sense(documents, run, fleet=fleet, device=device, fit=fit, scripts=scripts, write=write)
     spent = _budget(budget, tokens, money=spend, price=price, devices=_devices(fleet))
-    counted = None if run is None else planning.size_of_run(run)
+    counted = None if run is None else _counted(run, fit=fit)
+    if documents is not None:
+        planning.require_files(documents)
     if fleet is None:
         say("measuring this machine by training steps of small models, for up to a minute")
         machine = planning.measure_machine(device=device)
@@ -105,13 +108,23 @@ def _require_sense(
     if fit and fleet is not None:
         raise UsageError("`--fit` trains on this machine and cannot go with `--on`", hint="leave one of the two out")
     if fleet is None and scripts is not None:
-        raise UsageError("`--scripts` has no effect without `--on`")
+        raise UsageError("`--scripts` has no effect without `--on`", hint="add the machines, such as `--on h100x8`")
     if scripts is not None and write is None:
         raise UsageError("`--scripts` call a recipe: name its file by `--write FILE`")
     if fleet is not None and device != "auto":
         raise UsageError("`--device` is of this machine and has no effect with `--on`", hint="leave one of the two out")
     if write is not None:
         _require_new(write)
+        _require_place(write.parent)
+    if scripts is not None:
+        _require_place(scripts)
+
+
+def _require_place(folder: Path) -> None:
+    """What stands at the place of a folder, or of one above it, is none."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        raise UsageError(f"`{there}` is a file", kept="everything in it", hint="name another place")
 
 
 def _require_new(write: Path) -> None:
@@ -123,8 +136,13 @@ def _require_new(write: Path) -> None:
 def _require_one_goal(
     target: float | None, budget: str | None, *, tokens: int | None, spend: float | None, fit: bool
 ) -> None:
-    """A target looks for its own budget; beside it, a time is the ladder's or nobody's."""
+    """A target looks for its own budget; beside it, a time is the ladder's or nobody's. A ladder needs a time."""
     if target is None:
+        if fit and tokens is not None:
+            raise UsageError(
+                "`--fit` needs a time, of which its ladder is a share: `--tokens` gives none",
+                hint="give `--budget`, or `--spend` with `--price`, or leave `--fit` out",
+            )
         return
     limits = [name for name, given in (("--tokens", tokens), ("--spend", spend)) if given is not None]
     if limits:
@@ -139,17 +157,27 @@ def _require_one_goal(
         )
 
 
+def _counted(run: Path, *, fit: bool) -> Any:
+    """The tokens of a run, and with a ladder of them something that its models are measured on."""
+    from chatwright.recipe.plan import size_of_run
+
+    counted = size_of_run(run)
+    if fit and not counted.heldout_tokens:
+        raise UsageError(f"`{run}` has no held-out documents", hint="set `clean.heldout_share` above 0")
+    return counted
+
+
 def _climbed(run: Path, machine: Any, corpus: Any, budget: Any) -> tuple[Any, ...]:
     """A ladder of small trainings on this corpus, less those of it that were done before."""
     from chatwright.recipe import plan as planning
+    from chatwright.recipe.plan.room import fitted
 
-    if budget.seconds is None:
-        raise UsageError("`--fit` needs a time: its ladder is a share of it", hint="give `--budget`, not `--tokens`")
-    say("training a ladder of small models")
+    say(f"training a ladder of small models, for about {duration(planning.ladder_seconds(budget.seconds))} at most")
     found = planning.affordable(machine, corpus, budget)
     place = {"precision": machine.precision, "device": machine.kind}
     train = planning.trainer_on(run, threads=machine.threads, **place)
-    return planning.climb(found, budget.seconds, train, kept=planning.kept_rungs(run, **place))
+    kept = planning.kept_rungs(run, **place)
+    return planning.climb(found, budget.seconds, train, kept=kept, hold=partial(fitted, machine=machine))
 
 
 def _cost(result: dict[str, Any], price: float | None, devices: int) -> float | None:
@@ -199,6 +227,11 @@ def _sent_along(corpus: Any, recipe: Path) -> Any:
         say(
             f"warning: {places} not in this folder, the only one that `sky.yaml` sends: move it here and plan again, "
             "or add `file_mounts` to the task"
+        )
+    if not Path("pyproject.toml").is_file():
+        say(
+            "warning: this folder is no clone of chatwright, from which `sky.yaml` installs it on the machine: plan in "
+            "one, or change `setup` in the task"
         )
     return corpus._replace(sections=found.sections)
 
@@ -253,9 +286,9 @@ def _budget(text: str | None, tokens: int | None, *, money: float | None, price:
     from chatwright.recipe.plan import Budget
 
     if sum(given is not None for given in (text, tokens, money)) > 1:
-        raise UsageError("a plan has one limit: `--budget`, `--tokens` or `--spend`")
+        raise UsageError("a plan has one limit: `--budget`, `--tokens` or `--spend`", hint="leave the others out")
     if money is not None and not price:
-        raise UsageError("`--spend` needs `--price`: what one device costs an hour")
+        raise UsageError("`--spend` needs a price", hint="add `--price`: what one device costs an hour")
     if tokens is not None:
         return Budget(tokens=tokens)
     if money is not None and price:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 from chatwright.evaluate.beam import beam_answers
 from chatwright.evaluate.metrics import same, score_intervals, text_scores, token_f1
 from chatwright.evaluate.resampling import share_interval
-from chatwright.feedback.conversations import Conversation, Message
+from chatwright.feedback.conversations import OUT_OF_SCOPE, Conversation, Message
 from chatwright.model.chat import ChatModel
+from chatwright.model.engine.engine import Written
+from chatwright.model.generation import Finish
 
 NEAR_ENOUGH = 0.5  # token F1 with the reference below which an answer states no policy at all
 
@@ -22,6 +24,7 @@ class Answered(NamedTuple):
 
     conversation: Conversation
     answer: str
+    finish: Finish = "stop"  # how it ended: by itself, or at the most tokens that it may have
 
     @property
     def reference(self) -> str:
@@ -39,16 +42,19 @@ def ask(
 ) -> list[Answered]:
     """Answers to the last question of each conversation, greedy or by beam search; what comes before it stands."""
     order = sorted(range(len(conversations)), key=lambda index: _length(conversations[index]))
-    answers: dict[int, str] = {}
+    answers: dict[int, Written] = {}
     for start in range(0, len(order), rows):
         group = order[start : start + rows]
         asked = [_asked(conversations[index]) for index in group]
         if beams == 1:
-            texts = model.answers(asked, max_tokens=max_tokens)
+            written = model.written(asked, max_tokens=max_tokens)
         else:
-            texts = beam_answers(model, asked, beams=beams, max_tokens=max_tokens)
-        answers.update(zip(group, texts, strict=True))
-    return [Answered(conversation, answers[index]) for index, conversation in enumerate(conversations)]
+            written = beam_answers(model, asked, beams=beams, max_tokens=max_tokens)
+        answers.update(zip(group, written, strict=True))
+    return [
+        Answered(conversation, answers[index].text.strip(), answers[index].finish)
+        for index, conversation in enumerate(conversations)
+    ]
 
 
 def _asked(conversation: Conversation) -> tuple[Message, ...]:
@@ -108,7 +114,7 @@ def _by_kind(answered: Sequence[Answered], right: Sequence[bool]) -> dict[str, d
 
 
 def _kind(conversation: Conversation) -> str:
-    if conversation.label == "out-of-scope":
+    if conversation.label == OUT_OF_SCOPE:
         return "out of scope"
     return "one turn" if len(conversation.messages) == 2 else "several turns"
 

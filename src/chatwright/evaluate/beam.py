@@ -14,6 +14,7 @@ from torch import Tensor
 from chatwright.feedback.conversations import Message
 from chatwright.foundation.errors import UsageError
 from chatwright.model.chat import ChatModel
+from chatwright.model.engine.engine import Written
 from chatwright.model.engine.rows import OpenRow, Rows
 from chatwright.model.network import Network
 
@@ -25,6 +26,7 @@ class Hypothesis(NamedTuple):
 
     ids: tuple[int, ...]  # without the prompt
     logprob: float
+    is_cut: bool = False  # it ended at the most tokens that it may have, not by a stop token
 
 
 class _Rules(NamedTuple):
@@ -53,11 +55,14 @@ class _Search:
 
 def beam_answers(
     model: ChatModel, conversations: Sequence[Sequence[Message]], *, beams: int, max_tokens: int
-) -> list[str]:
+) -> list[Written]:
     """The assistant's next turn of each conversation, by beam search."""
     prompts = [model.encoder.prompt(messages) for messages in conversations]
     found = beam_search(model.network, prompts, beams=beams, max_tokens=max_tokens, stop_ids=model.encoder.stop_ids())
-    return [model.tokenizer.decode(list(hypothesis.ids)).strip() for hypothesis in found]
+    return [
+        Written(list(one.ids), model.tokenizer.decode(list(one.ids)), "length" if one.is_cut else "stop", ())
+        for one in found
+    ]
 
 
 @torch.inference_mode()
@@ -175,7 +180,7 @@ def _advance(search: _Search, scores_KV: Tensor, rules: _Rules) -> list[int]:
     length = len(running[0].ids) if running else search.limit
     if length >= search.limit:
         for hypothesis in running:
-            _finish(search, hypothesis, length=length, rules=rules)
+            _finish(search, hypothesis._replace(is_cut=True), length=length, rules=rules)
         search.is_done = True
     elif len(search.finished) >= beams:
         search.is_done = running[0].logprob / length**rules.length_penalty <= search.finished[-1][0]

@@ -215,6 +215,7 @@ def _shown(item: Answered, references: dict[str, str]) -> dict[str, Any]:
     return {
         "messages": messages,
         "answer": item.answer,
+        "finish": item.finish,
         "reference": item.reference,
         "expected": expected,
         "said": said,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from chatwright.feedback.conversations import Message
-from chatwright.feedback.study import StudyItem, in_one_text
+from chatwright.feedback.study import FINISHES, StudyItem, in_one_text
 from chatwright.foundation import storage
 from chatwright.foundation.errors import DataError, UsageError
 from chatwright.foundation.streams import Permutation, seed_for
@@ -55,7 +55,8 @@ def _pair(number: int, given: dict[str, dict[str, Any]]) -> list[StudyItem]:
     if first["answer"] == second["answer"]:
         return []
     answers, models = (first["answer"], second["answer"]), (one, other)
-    return [StudyItem(id=f"q{number}", answers=answers, models=models, **_question(first))]
+    ends = _finishes(first, second)
+    return [StudyItem(id=f"q{number}", answers=answers, models=models, finishes=ends, **_question(first))]
 
 
 def _singles(number: int, given: dict[str, dict[str, Any]]) -> list[StudyItem]:
@@ -66,11 +67,17 @@ def _singles(number: int, given: dict[str, dict[str, Any]]) -> list[StudyItem]:
             id=f"q{number}-{place}",
             answers=(item["answer"],),
             models=(name,),
+            finishes=_finishes(item),
             reference=str(item.get("reference", "")),
             **_question(first),
         )
         for place, (name, item) in enumerate(given.items())
     ]
+
+
+def _finishes(*given: dict[str, Any]) -> tuple[str, ...]:
+    """How each answer ended; nothing where the run was evaluated by a version that did not note it."""
+    return tuple(one["finish"] for one in given) if all("finish" in one for one in given) else ()
 
 
 def _question(item: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +87,10 @@ def _question(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def items_of_file(path: Path) -> list[StudyItem]:
-    """Items from JSON Lines: `asked`, `answers` (one or two), `models`, optionally `id`, `topic`, `check`, `reference`.
+    """Items from JSON Lines: `asked`, `answers` (one or two) and `models`.
+
+    A line may have `id`, `topic`, `check`, `reference`, and `finishes`: of each answer `stop`, or `length` where it was
+    cut at its most tokens.
 
     Raises:
         DataError: a line that is no item, with its number, or a file that is no text.
@@ -107,6 +117,9 @@ def _item(value: Any, number: str) -> StudyItem:
     for name, texts in (("answers", answers), ("models", models)):
         if not isinstance(texts, list) or len(texts) not in (1, 2) or not all(isinstance(t, str) for t in texts):
             raise ValueError(f"`{name}` must be one or two texts")
+    finishes = value.get("finishes", [])
+    if not isinstance(finishes, list) or not all(one in FINISHES for one in finishes):
+        raise ValueError(f"`finishes` must be of {', '.join(FINISHES)}, one for each answer")
     return StudyItem(
         id=str(value.get("id", number)),
         asked=value["asked"],
@@ -115,6 +128,7 @@ def _item(value: Any, number: str) -> StudyItem:
         check=value.get("check"),
         topic=str(value.get("topic", "")),
         reference=str(value.get("reference", "")),
+        finishes=tuple(finishes),
     )
 
 

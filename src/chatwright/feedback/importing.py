@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from chatwright.feedback.conversations import Message
 from chatwright.feedback.store import Answer, Choice, FeedbackStore, Rating, Score
+from chatwright.feedback.study import FINISHES
 from chatwright.foundation.errors import DataError
 from chatwright.foundation.storage import digest_json
 
 MAX_LINE_BYTES = 8 << 20
-_FINISHES = ("stop", "length", "cancelled")
 _SIDES = {("first", "won"): "first", ("first", "lost"): "second", ("second", "won"): "second"}
 _SIDES |= {("second", "lost"): "first"}
 
@@ -55,8 +55,8 @@ def _checked(raw: bytes, where: str) -> dict[str, Any]:
         messages = entry["messages"]
         if not all(isinstance(m["role"], str) and isinstance(m["content"], str) for m in messages):
             raise ValueError("expected `messages` with `role` and `content`")
-        if entry["finish"] not in _FINISHES:
-            raise ValueError(f"expected `finish` to be one of {', '.join(_FINISHES)}")
+        if entry["finish"] not in FINISHES:
+            raise ValueError(f"expected `finish` to be one of {', '.join(FINISHES)}")
         float(entry["created"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
@@ -181,13 +181,14 @@ def _of_study(told: dict[str, Any], place: int) -> dict[str, Any]:
     asked, answer, model = told["asked"], told["answers"][place], told["models"][place]
     question = [{"role": "user", "content": asked}]  # studies of older versions do not tell the turns
     turns = told.get("messages") or question
+    finishes = told.get("finishes")  # nor do they tell, or items of a file, how an answer ended
     name = digest_json([told["item"], asked, answer, model, *([turns] if turns != question else [])])[:32]
     return {
         "id": f"study-{name}",
         "model": model,
         "messages": turns,
         "answer": answer,
-        "finish": "stop",
+        "finish": finishes[place] if finishes else "stop",
         "created": told["created"],
         "owner": "",
     }

@@ -20,6 +20,7 @@ from chatwright.feedback.database import StoreError, open_engine, unavailable
 from chatwright.feedback.study import (
     CHOICES,
     DIMENSIONS,
+    FINISHES,
     MAX_ITEMS,
     SCALE,
     Judgement,
@@ -39,6 +40,7 @@ from chatwright.foundation.storage import digest_json
 from chatwright.foundation.streams import Permutation, seed_for
 
 SCHEMA_VERSION = 1
+_ADDED = ("messages", "finishes")  # of an item; studies of older versions do not have them
 
 _metadata = sql.MetaData()
 _study = sql.Table(
@@ -260,6 +262,7 @@ class Study:
                 "asked": item.asked,
                 "messages": [message._asdict() for message in item.messages],
                 "answers": list(item.answers),
+                "finishes": list(item.finishes),
                 "topic": item.topic,
                 "reference": item.reference,
                 "is_check": item.check is not None,
@@ -291,13 +294,18 @@ def make_study(place: str | Path, items: Sequence[StudyItem], plan: StudyPlan) -
     """Make a study and freeze its items.
 
     Raises:
-        UsageError: no items, too many, two of one id, an item with other than one or two answers, or a study that is
-            there already.
+        UsageError: no items, too many, two of one id, an item with other than one or two answers or with other ends
+            than these may have, or a study that is there already.
         StoreError: the database cannot be written.
     """
     problems = [f"`{item.id}` has {len(item.answers)} answers" for item in items if len(item.answers) not in (1, 2)]
     problems += [
         f"`{item.id}` names {len(item.models)} models" for item in items if len(item.models) != len(item.answers)
+    ]
+    problems += [
+        f"`{item.id}` does not say of each answer how it ended: {item.finishes}"
+        for item in items
+        if item.finishes and (len(item.finishes) != len(item.answers) or not set(item.finishes) <= set(FINISHES))
     ]
     if len({item.id for item in items}) != len(items):
         problems.append("two items have the same id")
@@ -325,7 +333,7 @@ def _content(item: StudyItem) -> dict[str, Any]:
     """As it is stored; what studies of older versions did not have is left out where it is empty: digests stay."""
     value: dict[str, Any] = json.loads(json.dumps(asdict(item)))
     value["messages"] = [message._asdict() for message in item.messages]
-    return value if item.messages else {name: told for name, told in value.items() if name != "messages"}
+    return {name: told for name, told in value.items() if told or name not in _ADDED}
 
 
 def _digest(items: Sequence[StudyItem]) -> str:
@@ -335,7 +343,7 @@ def _digest(items: Sequence[StudyItem]) -> str:
 def _item_of(row: RowMapping) -> StudyItem:
     content = dict(row["content"])
     turns = tuple(Message(**message) for message in content.get("messages", ()))
-    texts = {name: tuple(content[name]) for name in ("answers", "models")}
+    texts = {name: tuple(content.get(name, ())) for name in ("answers", "models", "finishes")}
     return StudyItem(**{**content, **texts, "messages": turns})
 
 

@@ -9,6 +9,7 @@ from chatwright.foundation.errors import UsageError
 
 MAX_ITEMS = 100_000
 DIMENSIONS = ("fluency", "coherence", "relevance")
+FINISHES = ("stop", "length", "cancelled")  # how an answer ended: by itself, at its most tokens, by somebody
 SCALE = (1, 5)
 CHOICES = ("first", "second", "tie", "both_bad")
 
@@ -36,6 +37,7 @@ class StudyItem:
     topic: str = ""
     reference: str = ""  # what should have been said; never shown, for setting automatic scores beside people's
     messages: tuple[Message, ...] = ()  # the turns of `asked`; absent: it is one question
+    finishes: tuple[str, ...] = ()  # how each answer ended, of `FINISHES`; absent: not known
 
     @property
     def kind(self) -> ItemKind:

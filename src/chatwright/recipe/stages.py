@@ -281,7 +281,7 @@ STAGES = (
     ),
     Stage(
         name="evaluate",
-        version=5,
+        version=6,
         command="evaluate",
         wanted=lambda recipe: (
             recipe.evaluate is not None and bool(_evaluate_inputs(recipe).keys() & MODEL_NAMES.keys())

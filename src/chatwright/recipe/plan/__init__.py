@@ -10,9 +10,9 @@ from chatwright.recipe.plan.accelerators import (
     torchrun_script,
 )
 from chatwright.recipe.plan.choose import affordable, choose, step_timer, vocabulary_for
-from chatwright.recipe.plan.corpus import CorpusSize, size_of_documents, size_of_run
+from chatwright.recipe.plan.corpus import CorpusSize, require_files, size_of_documents, size_of_run
 from chatwright.recipe.plan.fitting import FittedLaw, fit
-from chatwright.recipe.plan.ladder import Rung, climb, kept_rungs, trainer_on
+from chatwright.recipe.plan.ladder import Rung, climb, kept_rungs, ladder_seconds, trainer_on
 from chatwright.recipe.plan.machine import Machine, StepRate, measure_machine
 from chatwright.recipe.plan.path import Advice, advise
 from chatwright.recipe.plan.proposal import Budget, Candidate, Plan
@@ -46,10 +46,12 @@ __all__ = [
     "fit",
     "fleet_of",
     "kept_rungs",
+    "ladder_seconds",
     "learning_rate_for",
     "machine_of",
     "measure_machine",
     "plan_for",
+    "require_files",
     "size_of_documents",
     "size_of_run",
     "sky_task",

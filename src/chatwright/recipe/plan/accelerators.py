@@ -137,7 +137,9 @@ def torchrun_script(fleet: Fleet, recipe: str) -> str:
 
 
 def slurm_script(fleet: Fleet, recipe: str, *, hours: int) -> str:
-    """A Slurm batch script; the signal before the end lets the run save, and the same job goes on from there.
+    """A Slurm batch script, whose signal before the end lets the run save; who queues the next job goes on from there.
+
+    `--requeue` queues a job again whose machine failed, or that was pushed aside, not one whose time was up.
 
     Slurm gives a task one processor unless asked for more. Whole machines are taken with all that they have; of a part
     of one a share is asked for, of both commands: since Slurm 22.05 srun no longer takes it from sbatch.
@@ -151,6 +153,8 @@ def slurm_script(fleet: Fleet, recipe: str, *, hours: int) -> str:
         f"#SBATCH --job-name=chatwright\n#SBATCH --nodes={fleet.nodes}\n#SBATCH --ntasks-per-node=1\n"
         f"#SBATCH --gpus-per-node={fleet.per_node}\n{share}#SBATCH --time={hours}:00:00\n"
         f"#SBATCH --signal=TERM@{_SIGNAL_S}\n#SBATCH --requeue\n"
+        "# Slurm queues it again after a failed machine, not when its time is up: it has saved then, and the next one\n"
+        "# goes on. To queue one more, which begins when this one has ended: sbatch --dependency=singleton THIS_FILE\n"
         "set -euo pipefail\n"
         "# torchrun kills its workers so many seconds after the signal, 30 unless told otherwise: time to save.\n"
         f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={_SIGNAL_S - 10}\n"

@@ -146,13 +146,18 @@ def step_timer(machine: Machine) -> StepTimer:
 
 def _best_that_fits(found: list[Candidate], machine: Machine) -> Candidate:
     """The law's best of those that a device holds: whole, or in shards over all devices where there are several."""
+    if not found:
+        raise UsageError(
+            "the budget is too short to train any model",
+            hint=f"allow more: {_FEWEST_STEPS} steps of the smallest model must fit",
+        )
     for one in sorted(found, key=lambda one: one.score):
         held = fitted(one, machine)
         if held is not None:
             return held
     raise UsageError(
-        f"no model fits the budget and {room_of(machine) / 1e9:.1f} GB of memory",
-        hint=f"allow more time: at least {_FEWEST_STEPS} steps of the smallest model must fit",
+        f"no model fits in {room_of(machine) / 1e9:.1f} GB, all that a plan takes of the memory",
+        hint="free memory, or plan for other machines by `--on`",
     )
 
 

@@ -10,7 +10,7 @@ from typing import IO, Any, NamedTuple
 
 from chatwright.data.report import Tally
 from chatwright.data.sources import Files, Partition, list_partitions
-from chatwright.data.sources.files import read_partition
+from chatwright.data.sources.files import list_files, read_partition
 from chatwright.data.sources.partition import Input
 from chatwright.data.sources.places import Listed, Place, place_of
 from chatwright.foundation import storage
@@ -101,13 +101,26 @@ def _where_and_how(recipe: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     return kept
 
 
+def require_files(folder: Path) -> None:
+    """Told before minutes of measuring: a folder without any file that is read.
+
+    Raises:
+        DataError: as it says.
+    """
+    list_files(_source_of(folder))
+
+
+def _source_of(folder: Path) -> Files:
+    return Files(path=str(folder), books="chapter")  # of a few whole books none might be held out
+
+
 def size_of_documents(folder: Path, *, vocabulary_size: int) -> CorpusSize:
     """Estimated: documents are read for some seconds, a tokenizer is learned on them, the rest is judged by size.
 
     Raises:
         DataError: no folder, or nothing in it can be read.
     """
-    source = Files(path=str(folder), books="chapter")  # of a few whole books none might be held out
+    source = _source_of(folder)
     partitions = list_partitions(source)
     whole = sum(_bytes_of(one.inputs) for one in partitions)
     texts, read_bytes = _sample(source, partitions)

@@ -5,6 +5,7 @@ ends lie on curves of equal cost (approach 2 of Hoffmann et al. 2022), and the b
 finished rung reached is kept in the run's scratch folder: a ladder that was interrupted goes on from there.
 """
 
+import itertools
 import json
 import math
 import tempfile
@@ -23,6 +24,7 @@ from chatwright.model.config import ModelConfig
 from chatwright.recipe.plan.cost import step_flops
 from chatwright.recipe.plan.proposal import Candidate
 from chatwright.recipe.plan.shapes import batch_tokens_for, learning_rate_for
+from chatwright.recipe.report.facts import WORK
 from chatwright.recipe.stages import STAGES
 from chatwright.train.pretrain import PretrainConfig, PretrainInputs
 from chatwright.train.pretrain import run as pretrain
@@ -35,7 +37,7 @@ _LONG_SHARE, _LONG = 1 / 3, 2  # of the budget, for the best sizes of the shorte
 _LONG_BUDGET_S = 900.0  # above, each share is a quarter: the ladder must stay short beside what it plans
 _ALIKE = 1.25  # a kept rung's steps over those that are due, either way: pace is measured anew with each call
 _SEED = 1
-_KEPT = Path(".work") / "ladder.jsonl"  # in the run's folder
+_KEPT = Path(WORK) / "ladder.jsonl"  # in the run's folder
 
 
 class Rung(NamedTuple):
@@ -69,28 +71,42 @@ class Rung(NamedTuple):
 
 
 Train = Callable[[Candidate, int], float]  # a candidate and its steps -> bits per byte
+Hold = Callable[[Candidate], Candidate | None]
 
 
-def climb(found: Sequence[Candidate], seconds: float, train: Train, *, kept: Sequence[Rung] = ()) -> tuple[Rung, ...]:
+def ladder_seconds(seconds: float) -> float:
+    """What the ladder of a budget of so many seconds takes at most, measurements left out."""
+    return _scale(seconds) * seconds * (_SIZES * sum(_SHARES) + _LONG * _LONG_SHARE)
+
+
+def _scale(seconds: float) -> float:
+    return 1.0 if seconds <= _LONG_BUDGET_S else 0.25
+
+
+def climb(
+    found: Sequence[Candidate],
+    seconds: float,
+    train: Train,
+    *,
+    kept: Sequence[Rung] = (),
+    hold: Hold | None = None,
+) -> tuple[Rung, ...]:
     """Train the ladder for a budget of so many seconds.
 
     Args:
         found: what the budget affords, with the seconds of a step.
-        seconds: of the budget; the ladder takes about 1.7 times as long, or a quarter of that for long ones.
+        seconds: of the budget; the ladder takes `ladder_seconds` at most.
         train: trains a candidate for some steps and measures it.
         kept: rungs trained before, which are not trained again where one of nearly the same length is due.
+        hold: gives a candidate as the memory holds it, or None where it does not; absent: all are held.
 
     Raises:
-        UsageError: the budget is too short for two sizes.
+        UsageError: the budget is too short for two sizes, or the memory too small.
     """
-    scale = 1.0 if seconds <= _LONG_BUDGET_S else 0.25
+    scale = _scale(seconds)
     shares = [scale * share for share in _SHARES]
-    sizes = _spaced([one for one in found if _steps(_for_share(one, shares[0]), seconds * shares[0]) >= _FEWEST_STEPS])
-    if len(sizes) < 2:
-        raise UsageError(
-            "the budget is too short for a ladder of sizes",
-            hint=f"`--fit` needs {_FEWEST_STEPS} steps of two sizes in a twelfth of the budget: allow more time",
-        )
+    afforded = [one for one in found if _steps(_for_share(one, shares[0]), seconds * shares[0]) >= _FEWEST_STEPS]
+    sizes = _sizes(afforded, hold)
     rungs = [_rung(one, seconds, share, train, kept) for share in shares for one in sizes]
     best = sorted(rungs[-len(sizes) :], key=lambda rung: rung.bits_per_byte)[:_LONG]
     for one in (one for one in sizes if one.shape in [rung.shape for rung in best]):
@@ -147,12 +163,27 @@ def _steps(one: Candidate, seconds: float) -> int:
 
 
 def _spaced(found: Sequence[Candidate]) -> list[Candidate]:
-    """The smallest, and each next one that is far enough above; of more than enough, the largest."""
+    """The smallest, and each next one that is far enough above."""
     taken: list[Candidate] = []
     for one in sorted(found, key=lambda one: one.parameters):
         if not taken or one.parameters >= _APART * taken[-1].parameters:
             taken.append(one)
-    return taken[-_SIZES:]
+    return taken
+
+
+def _sizes(afforded: Sequence[Candidate], hold: Hold | None) -> list[Candidate]:
+    """Those of the ladder: of more than enough, the largest that the memory holds; smaller ones are not looked at."""
+    spaced = _spaced(afforded)
+    if len(spaced) < 2:
+        raise UsageError(
+            "the budget is too short for a ladder of sizes",
+            hint=f"`--fit` needs {_FEWEST_STEPS} steps of two sizes in a twelfth of the budget: allow more time",
+        )
+    held = (one if hold is None else hold(one) for one in reversed(spaced))
+    sizes = list(itertools.islice((one for one in held if one is not None), _SIZES))[::-1]
+    if len(sizes) < 2:
+        raise UsageError("the memory is too small for a ladder of sizes", hint="free memory, or leave `--fit` out")
+    return sizes
 
 
 def _rung(one: Candidate, seconds: float, share: float, train: Train, kept: Sequence[Rung]) -> Rung:
@@ -214,10 +245,7 @@ def trainer_on(run_dir: Path, *, precision: str, threads: int, device: str = "au
                 stop=StopFlag(),
             )
             summary = pretrain(context)
-        evaluation = summary.get("evaluation") or {}
-        if "bits_per_byte" not in evaluation:
-            raise UsageError(f"`{run_dir}` has no held-out documents", hint="set `clean.heldout_share` above 0")
-        bits = float(evaluation["bits_per_byte"]["all"])
+        bits = float(summary["evaluation"]["bits_per_byte"]["all"])
         _keep(run_dir, Rung(one.shape, steps, one.batch_rows, bits), conditions)
         return bits
 

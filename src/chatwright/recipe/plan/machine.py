@@ -15,13 +15,13 @@ import torch
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
 from chatwright.foundation.devices import Placement, PrecisionName, place
-from chatwright.foundation.memory import available_bytes
 from chatwright.model.config import ModelConfig
 from chatwright.model.network import Network
 from chatwright.recipe.plan.cost import FIRST_USE_BYTES, step_flops
 from chatwright.recipe.plan.energy import EnergyMeter
 from chatwright.recipe.plan.shapes import shape_of
 from chatwright.train.batches import MicroBatch
+from chatwright.train.fitting import free_bytes
 from chatwright.train.habits import LoopConfig
 from chatwright.train.loop import Trainer
 from chatwright.train.metrics import METRICS
@@ -212,9 +212,7 @@ def _device_name(device: torch.device) -> str:
 
 def free_memory(device: torch.device) -> int:
     """Bytes that a training could take now: of the GPU, else of the system and of the container's limit."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    free = available_bytes()
+    free = free_bytes(device)
     return _CAUTIOUS_BYTES if free is None else free
 
 

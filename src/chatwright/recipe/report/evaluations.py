@@ -22,6 +22,14 @@ class Measured(NamedTuple):
     ends: Sequence[float] | None = None
 
 
+class _Point(NamedTuple):
+    """A figure of one evaluation."""
+
+    when: float  # seconds since 1970, UTC
+    found: Measured
+    model: str
+
+
 def main_figures(record: dict[str, Any]) -> dict[str, Measured]:
     """The few figures of a record that make a line over time, by their names."""
     result, kind = record["result"], record["kind"]
@@ -61,25 +69,32 @@ def evaluations_section(run: RunFacts) -> html.Section | None:
 
 
 def _lines(records: Sequence[dict[str, Any]]) -> html.Html | None:
-    series: dict[str, list[tuple[float, float, str]]] = {}
+    series: dict[str, list[_Point]] = {}
     for record in records:
         # A recipe measures all its models each time: these are lines side by side, not one that goes up and down.
         whose = record["model"]["name"] if record["kind"] == "run" else Path(str(record["data"].get("path", ""))).name
         for name, found in main_figures(record).items():
-            series.setdefault(f"{whose}, {name}", []).append((record["created"], found.value, record["model"]["name"]))
+            series.setdefault(f"{whose}, {name}", []).append(_Point(record["created"], found, record["model"]["name"]))
     drawn = {name: points for name, points in series.items() if len(points) > 1}
     if not drawn:
         return None
-    content = over_time(
-        [
-            TimeLine(
-                name, [when for when, _, _ in points], [value for _, value, _ in points], [m for _, _, m in points]
-            )
-            for name, points in drawn.items()
-        ]
+    content = over_time([_time_line(name, points) for name, points in drawn.items()])
+    told = "; ".join(
+        f"{name}: {_shown(points[0].found)} at first, {_shown(points[-1].found)} last" for name, points in drawn.items()
     )
-    told = "; ".join(f"{name}: {points[0][1]:.4g} at first, {points[-1][1]:.4g} last" for name, points in drawn.items())
-    return figure("history", content, caption="Scores over time", description=told)
+    is_sure = any(point.found.ends for points in drawn.values() for point in points)
+    caption = "Scores over time" + (", the thin lines are 95% intervals" if is_sure else "")
+    return figure("history", content, caption=caption, description=told)
+
+
+def _time_line(name: str, points: Sequence[_Point]) -> TimeLine:
+    return TimeLine(
+        name,
+        when=[point.when for point in points],
+        values=[point.found.value for point in points],
+        notes=[point.model for point in points],
+        ends=[point.found.ends for point in points],
+    )
 
 
 def _shown(found: Measured) -> str:

@@ -57,6 +57,7 @@ class TimeLine(NamedTuple):
     when: list[float]  # seconds since 1970, UTC
     values: list[float]
     notes: list[str]  # of each point
+    ends: list[Sequence[float] | None]  # of each point's 95 % interval, where it has one
 
 
 def curves(drawn: Sequence[Curve], *, y_title: str) -> dict[str, Any]:
@@ -76,13 +77,14 @@ def curves(drawn: Sequence[Curve], *, y_title: str) -> dict[str, Any]:
 
 
 def over_time(drawn: Sequence[TimeLine]) -> dict[str, Any]:
-    """Lines over dates."""
+    """Lines over dates; a point with an interval has it as a thin line through it."""
     series = [
         {
             "name": line.name,
             "when": line.when,
             "y": line.values,
             "notes": line.notes,
+            "ends": line.ends,
             "colour": COLOURS[index % len(COLOURS)],
             "isMain": False,
         }

@@ -1,5 +1,6 @@
 // Curves as SVG from plain data: hover, zoom, keyboard, legend, switch of axes. No library, no network.
-// A figure: { y: title, axes: { key: title }, isTime, series: [{ name, colour, isMain, y: [], notes?, KEY: [] }] }.
+// A figure: { y: title, axes: { key: title }, isTime, series: [{ name, colour, isMain, y: [], notes?, ends?, KEY: [] }] }.
+// `ends` are those of each point's interval, or null where it has none.
 // Text of names is set as text, never as markup.
 (() => {
   "use strict";
@@ -36,6 +37,7 @@
   const dated = (value) => new Date(value * 1000).toISOString().slice(0, 16).replace("T", " ");
   const exact = (value) => Math.abs(value) >= 1000 ? value.toLocaleString("en", { maximumFractionDigits: 1 })
     : String(Number(value.toPrecision(4)));
+  const endsOf = (series, index) => (series.ends && series.ends[index]) || [];
 
   class Chart {
     constructor(place, figure) {
@@ -104,7 +106,9 @@
       if (low === high) [low, high] = [low - 0.5, high + 0.5];
       const seen = [];
       for (const series of lines) {
-        series[this.axis].forEach((x, index) => { if (x >= low && x <= high) seen.push(series.y[index]); });
+        series[this.axis].forEach((x, index) => {
+          if (x >= low && x <= high) seen.push(series.y[index], ...endsOf(series, index));
+        });
       }
       const values = seen.length ? seen : lines.flatMap((series) => series.y);
       const bottom = values.reduce((a, b) => Math.min(a, b)), top = values.reduce((a, b) => Math.max(a, b));
@@ -147,8 +151,9 @@
       const across = ticksOf(...ranges.x, Math.max(2, width / (this.figure.isTime ? 150 : 90)));
       for (const tick of across.ticks) {
         const x = this.toX(tick), label = this.figure.isTime ? dated(tick) : numbered(tick, across.step);
+        const half = 4 * label.length, middle = Math.max(half, Math.min(x, this.width - half));  // within the figure
         nodes.push(make("line", { class: "grid", x1: x, x2: x, y1: TOP, y2: foot }),
-          make("text", { class: "tick", x, y: foot + 18, "text-anchor": "middle" }, label));
+          make("text", { class: "tick", x: middle, y: foot + 18, "text-anchor": "middle" }, label));
       }
       nodes.push(make("text", { class: "title", x: left + width / 2, y: HEIGHT - 6, "text-anchor": "middle" },
         this.figure.axes[this.axis]),
@@ -165,11 +170,21 @@
         const path = at.map(([x, y], index) => `${index ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
         const line = make("path", { d: path, fill: "none", stroke: series.colour, "clip-path": `url(#${key})`,
           "stroke-width": series.isMain ? 2.8 : 1.7, "stroke-linejoin": "round", "data-name": series.name });
-        if (at.length > 30) return [line];
-        return [line, ...at.filter(([x]) => x >= left - 1 && x <= left + width + 1).map(([x, y]) =>
+        const isSeen = ([x]) => x >= left - 1 && x <= left + width + 1;
+        const sure = at.flatMap((place, index) => isSeen(place) ? this.interval(series, index, place[0]) : []);
+        if (at.length > 30) return [line, ...sure];
+        return [line, ...sure, ...at.filter(isSeen).map(([x, y]) =>
           make("circle", { cx: x, cy: y, r: series.isMain ? 3.2 : 2.5, fill: series.colour }))];
       });
       return [clip, ...nodes.flat()];
+    }
+
+    // A point's interval as a thin line through it, closed at both ends; nothing where it has none.
+    interval(series, index, x) {
+      const [low, high] = endsOf(series, index).map((end) => this.toY(end).toFixed(1)), left = (x - 3).toFixed(1);
+      if (low === undefined) return [];
+      return [make("path", { class: "interval", d: `M${left} ${low}h6m-3 0V${high}m-3 0h6`, fill: "none",
+        stroke: series.colour, "stroke-width": 1.2 })];
     }
 
     listen() {
@@ -251,8 +266,9 @@
       const head = this.figure.isTime ? dated(nearest) : `${this.figure.axes[this.axis]} ${exact(nearest)}`;
       const entries = rows.map(({ series, best }) => {
         const mark = html("i", ""), told = series.notes ? ` (${series.notes[best]})` : "";
+        const ends = endsOf(series, best).map(exact), sure = ends.length ? `, 95% interval ${ends.join(" to ")}` : "";
         mark.style.background = series.colour;
-        return html("div", "", mark, `${rows.length > 1 ? `${series.name}: ` : ""}${exact(series.y[best])}${told}`);
+        return html("div", "", mark, `${rows.length > 1 ? `${series.name}: ` : ""}${exact(series.y[best])}${sure}${told}`);
       });
       this.tip.replaceChildren(html("b", "", head), ...entries);
       const place = this.toX(nearest) / this.width;
