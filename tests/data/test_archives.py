@@ -11,6 +11,7 @@ import zipfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from drop_reasons import reasons
 
 from chatwright.data import limits
 from chatwright.data.report import Tally
@@ -37,10 +38,6 @@ def collect(folder, **settings):
     config = Files(path=str(folder), **settings)
     tally = Tally()
     return [d for partition in list_partitions(config) for d in read_partition(config, partition, tally)], tally
-
-
-def reasons(tally):
-    return {reason: [e["path"] for e in entry["examples"]] for reason, entry in tally.dropped.items()}
 
 
 def write_zip(path, members):

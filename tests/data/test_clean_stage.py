@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from chatwright.data import clean_phases, clean_stage, limits
+from chatwright.data import clean_phases, clean_stage, limits, stretch
 from chatwright.data.clean import CleanConfig, text_hash
 from chatwright.data.document import DOCUMENTS_SCHEMA, PartWriter, document_id, iter_documents
 from chatwright.data.duplicates.config import DuplicatesConfig
@@ -224,3 +224,38 @@ def test_a_corpus_that_is_held_out_to_the_last_document_stops_with_the_name_of_i
     with pytest.raises(DataError, match="`train` is empty") as caught:
         clean_stage.run(stage(CleanConfig(duplicates=EXACT_ONLY), documents=placed((0, 0.04), (0, 0.04))))
     assert caught.value.cause == "`clean.heldout_share` is 0.05"
+
+
+def test_a_stop_while_removed_copies_are_written_leaves_no_half_file_and_the_next_try_ends_as_an_unbroken_one(
+    raw, stage, monkeypatch
+):
+    straight = stage(CleanConfig(duplicates=EXACT_ONLY), name="straight", documents=raw)
+    clean_stage.run(straight)
+    context = stage(CleanConfig(duplicates=EXACT_ONLY), documents=raw)
+    whole, given = clean_stage.write_removals, []
+
+    def interrupted(copies, directory):
+        def noted():
+            for copy in copies:
+                given.append(copy)
+                context.stop.requested = True
+                yield copy
+
+        whole(noted(), directory)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clean_stage, "write_removals", interrupted)
+        with pytest.raises(StoppedError):
+            clean_stage.run(context)
+    assert len(given) == 1
+    assert not list(context.output.glob("*copies*"))
+    context.stop.requested = False
+    clean_stage.run(context)
+    assert files_in(context.output) == files_in(straight.output)
+
+
+def test_finding_removed_copies_says_how_far_it_is_where_it_takes_long(raw, stage, monkeypatch, capsys):
+    monkeypatch.setattr(stretch, "_QUIET_S", 0.0)
+    clean_stage.run(stage(CleanConfig(duplicates=EXACT_ONLY), documents=raw))
+    told = capsys.readouterr().err
+    assert all(f"{label} 0/" in told for label in ("read hashes", "find removed copies", "write removed copies"))

@@ -7,6 +7,7 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from drop_reasons import reasons
 
 from chatwright.data import limits
 from chatwright.data.formats.books import read_book
@@ -24,10 +25,6 @@ def collect(folder, **settings):
     tally = Tally()
     documents = [d for partition in list_partitions(config) for d in read_partition(config, partition, tally)]
     return documents, tally
-
-
-def reasons(tally):
-    return {reason: [e["path"] for e in entry["examples"]] for reason, entry in tally.dropped.items()}
 
 
 def test_texts_are_read_in_order_with_their_origin(tmp_path):

@@ -8,6 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pytest
+from drop_reasons import reasons
 
 from chatwright.data import licences, limits
 from chatwright.data.formats import reading
@@ -23,10 +24,6 @@ def collect(path, **settings):
     config = Files(path=str(path), **settings)
     tally = Tally()
     return [d for partition in list_partitions(config) for d in read_partition(config, partition, tally)], tally
-
-
-def reasons(tally):
-    return {reason: [e["path"] for e in entry["examples"]] for reason, entry in tally.dropped.items()}
 
 
 W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatwright.data import pool
+from chatwright.data import limits, pool
 from chatwright.data.report import Tally
 from chatwright.data.sources import Files, Hub, Listing, iter_partitions, list_partitions, read_partition
 from chatwright.data.sources.hub import partitions_in
@@ -132,3 +132,105 @@ def test_a_file_is_looked_into_when_its_partitions_are_taken(tmp_path):
     (partition,) = partitions
     assert [entry["path"] for entry in partition.inputs] == ["a.parquet", "b.parquet"]
     assert "group" not in partition.inputs[0]
+
+
+class Watched:
+    """The file system of this machine, which notes what is opened and how many are being opened at the same time."""
+
+    def __init__(self, *, together=()):
+        self._system, self._lock = fsspec.filesystem("file"), threading.Lock()
+        self._together, self._met = together, threading.Barrier(max(1, len(together)))
+        self.opened, self.most, self._within = [], 0, 0
+
+    def __getattr__(self, name):
+        return getattr(self._system, name)
+
+    def open(self, name, mode):
+        number = int(name[-10:-8])
+        with self._lock:
+            self.opened.append(number)
+            self._within += 1
+            self.most = max(self.most, self._within)
+        if number in self._together:
+            self._met.wait(timeout=20.0)  # until all of them are asked for; alone, it breaks
+        with self._lock:
+            self._within -= 1
+        return self._system.open(name, mode)
+
+
+@pytest.fixture
+def tables(tmp_path):
+    for number in range(24):
+        pq.write_table(pa.table({"text": [f"text {number}"]}), tmp_path / f"{number:02}.parquet")
+    return tmp_path
+
+
+def listed(system, folder, listing=None, **settings):
+    config = Hub(dataset="someone/books", files="*.parquet", **settings)
+    return partitions_in(system, str(folder), config, commit=COMMIT, listing=listing)
+
+
+def test_footers_are_read_eight_at_a_time_and_given_in_the_order_of_files(tables):
+    system = Watched(together=range(7, 15))
+    assert list(listed(system, tables)) == list(listed(fsspec.filesystem("file"), tables))
+    assert (system.most, sorted(system.opened)) == (8, list(range(24)))
+
+
+@pytest.mark.parametrize(("documents", "most"), [(1, 1), (2, 3), (4, 7), (10, 17)])
+def test_no_more_footers_are_read_ahead_than_were_needed(tables, documents, most):
+    system = Watched()
+    (partition,) = listed(system, tables, max_documents=documents)
+    assert [entry["path"] for entry in partition.inputs] == [f"{number:02}.parquet" for number in range(documents)]
+    assert set(system.opened) <= set(range(most))
+
+
+def test_a_broken_file_behind_the_last_that_is_needed_does_not_matter(tables, monkeypatch):
+    (tables / "02.parquet").write_bytes(b"no table")
+    assert [len(one.inputs) for one in listed(Watched(), tables, max_documents=2)] == [2]
+    monkeypatch.setattr(limits, "PARTITION_BYTES", 0)
+    listing, system = Listing(), Watched()
+    partitions = listed(system, tables, listing)
+    assert next(partitions).label.startswith("00.parquet")  # and the second file is known, too
+    listing.names_suffice = True
+    paths = [entry["path"] for one in partitions for entry in one.inputs]
+    assert paths == [f"{number:02}.parquet" for number in range(1, 24)]
+    assert set(system.opened) == {0, 1, 2}
+
+
+def test_a_broken_file_that_was_read_ahead_is_named_when_its_turn_comes(tables, monkeypatch):
+    (tables / "05.parquet").write_bytes(b"no table")
+    monkeypatch.setattr(limits, "PARTITION_BYTES", 0)
+    partitions = listed(Watched(), tables)
+    assert [next(partitions).label[:2] for _ in range(4)] == ["00", "01", "02", "03"]
+    with pytest.raises(DataError, match=r"05\.parquet"):
+        list(partitions)
+
+
+def test_a_stop_is_heard_while_footers_are_read_ahead(tables, monkeypatch):
+    monkeypatch.setattr(limits, "PARTITION_BYTES", 0)
+    stop = StopFlag()
+    partitions = listed(Watched(), tables, Listing(stop=stop))
+    next(partitions)
+    stop.requested = True
+    with pytest.raises(StoppedError):
+        next(partitions)
+
+
+def test_footers_in_a_store_are_read_several_at_once(store, tables, monkeypatch):
+    for name in ("0.parquet", "1.parquet", "2.parquet"):
+        store.pipe(f"/listed/{name}", (tables / f"0{name}").read_bytes())
+    store.pipe("/listed/3.parquet", b"no table")
+    source = Files(path="memory://listed")
+    expected = list_partitions(source)
+    met, whole = threading.Barrier(2), type(store).open
+
+    def opened(self, path, *arguments, **settings):
+        if path.endswith(("1.parquet", "2.parquet")):
+            met.wait(timeout=20.0)
+        return whole(self, path, *arguments, **settings)
+
+    monkeypatch.setattr(type(store), "open", opened)
+    assert list_partitions(source) == expected
+    paths = [entry["path"] for one in expected for entry in one.inputs]
+    assert paths == [*(f"{number}.parquet" for number in range(4)), "a.txt", "b.txt", "c.txt"]
+    assert ["group" in entry for one in expected for entry in one.inputs] == [True] * 3 + [False] * 4

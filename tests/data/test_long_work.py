@@ -1,7 +1,9 @@
 """What takes long can be stopped, says what it waits for, and does not depend on the folder that somebody stands in."""
 
 import dataclasses
+import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,27 @@ def test_without_a_flag_nothing_is_said_or_asked_twice(make, monkeypatch, capsys
     assert list(one.through("abc", total=3)) == ["a", "b", "c"]
     assert one.ask(os.getpid) == os.getpid()
     assert capsys.readouterr().err == ""
+
+
+class Terminal(io.StringIO):
+    """What stands for a person's terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_the_line_of_work_that_is_left_ends(monkeypatch):
+    monkeypatch.setattr(stretch, "_QUIET_S", 0.0)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    items = Stretch("label", stop=StopFlag()).through("abc", total=3)
+    next(items)
+    items.close()
+    assert sys.stderr.getvalue() == "\r  label 0/3 (0%)\n"
+
+
+def test_what_a_stop_leaves_is_said():
+    stop = StopFlag()
+    stop.requested = True
+    with pytest.raises(StoppedError) as caught:
+        Stretch(stop=stop, kept="three shards").check()
+    assert caught.value.kept == "three shards"

@@ -6,9 +6,10 @@ import json
 import random
 
 import pytest
+from drop_reasons import reasons
 
 from chatwright.data import limits
-from chatwright.data.formats.pieces import text_pieces
+from chatwright.data.formats.pieces import pieces_in_parts, text_pieces
 from chatwright.data.formats.recoded import in_utf8
 from chatwright.data.report import Tally
 from chatwright.data.sandbox import Unreadable
@@ -21,10 +22,6 @@ RUSSIAN = "Съешь же ещё этих мягких французских �
 def collect(folder, **settings):
     config, tally = Files(path=str(folder), **settings), Tally()
     return [d for one in list_partitions(config) for d in read_partition(config, one, tally)], tally
-
-
-def reasons(tally):
-    return {reason: [e["path"] for e in entry["examples"]] for reason, entry in tally.dropped.items()}
 
 
 @pytest.fixture
@@ -66,15 +63,57 @@ class Dripping(io.RawIOBase):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_pieces_are_the_text_and_the_same_however_it_comes(small_pieces, seed):
-    chance = random.Random(seed)
-    parts = ["word " * 30, "\n", "\n\n", "\n \t\n", "\r\n\r\n", "ёж" * 200, " " * 400, "x" * 900, RUSSIAN]
-    data = "".join(chance.choices(parts, k=80)).encode()
+    data = mixed_text(seed)
     pieces = list(text_pieces(io.BufferedReader(io.BytesIO(data))))
     assert list(text_pieces(io.BufferedReader(Dripping(data, seed), 1))) == pieces
     assert b"".join(b"".join(pieces).split()) == b"".join(data.split())
     assert max(map(len, pieces)) <= 300
     for piece in pieces:
         piece.decode()
+
+
+def mixed_text(seed):
+    """Paragraphs, blank stretches and words without end."""
+    chance = random.Random(seed)
+    parts = ["word " * 30, "\n", "\n\n", "\n \t\n", "\r\n\r\n", "ёж" * 200, " " * 400, "x" * 900, "z" * 290, RUSSIAN]
+    return "".join(chance.choices(parts, k=80)).encode()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("size", [1, 150, 1_000, 1 << 20])
+def test_a_text_is_the_same_in_however_many_parts_it_is_read(tmp_path, monkeypatch, small_pieces, seed, size):
+    binary = bytes(range(256)).replace(b"\n", b"") + b"\0" * 40
+    sound = b"A sound paragraph that stands before and behind. " * 3
+    (tmp_path / "a.txt").write_bytes(b"\n\n".join([b"\xef\xbb\xbf" + sound, binary, mixed_text(seed)]))
+    whole, tally = collect(tmp_path, texts="paragraphs")
+    assert reasons(tally) == {"undecodable": ["a.txt#2"]}
+    monkeypatch.setattr(limits, "PARTITION_BYTES", size)
+    assert collect(tmp_path, texts="paragraphs") == (whole, tally)
+    inputs = [entry for one in list_partitions(Files(path=str(tmp_path), texts="paragraphs")) for entry in one.inputs]
+    assert sum(entry["bytes"] for entry in inputs) == (tmp_path / "a.txt").stat().st_size
+    assert (len(inputs) == 1) is (size == 1 << 20)
+    assert len(whole) > 20
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("a.txt", "utf-16"), ("a.txt", "cp1251"), ("a.txt.gz", "utf-8")])
+def test_a_text_that_is_recoded_or_packed_is_one_part(tmp_path, monkeypatch, small_pieces, name, encoding):
+    monkeypatch.setattr(limits, "PARTITION_BYTES", 1)
+    data = (f"{RUSSIAN}\n\n" * 30).encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    (partition,) = list_partitions(Files(path=str(tmp_path), texts="paragraphs"))
+    assert len(partition.inputs) == 1
+    documents, _ = collect(tmp_path, texts="paragraphs")
+    assert "".join(document.text for document in documents) == f"{RUSSIAN}\n\n" * 30
+
+
+def test_no_more_of_a_text_is_read_for_a_part_than_it_takes_to_know_its_end(monkeypatch, small_pieces):
+    monkeypatch.setattr(limits, "MIB", 50)  # what is read at once
+    data = mixed_text(3) * 20
+    file = io.BytesIO(data)
+    (part, *_) = pieces_in_parts(file, max_bytes=500)
+    file.seek(0)
+    assert len(b"".join(text_pieces(file, size=part.bytes))) <= part.bytes
+    assert file.tell() <= part.bytes + 300 + 50
 
 
 def test_without_blank_lines_a_piece_ends_with_a_line_or_else_with_a_word(small_pieces):

@@ -1,6 +1,7 @@
 import gzip
 
 import pytest
+from drop_reasons import reasons
 
 from chatwright.data import limits
 from chatwright.data.report import Tally
@@ -29,10 +30,6 @@ def record(
 def collect(config):
     tally = Tally()
     return [d for one in list_partitions(config) for d in read_partition(config, one, tally)], tally
-
-
-def reasons(tally):
-    return {reason: [e["path"] for e in entry["examples"]] for reason, entry in tally.dropped.items()}
 
 
 def test_pages_of_an_archive_keep_where_and_when_they_were_fetched(tmp_path):

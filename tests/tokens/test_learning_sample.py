@@ -1,15 +1,21 @@
 """What a tokenizer is learned from: all of a corpus, an even sample of a large one, or each domain by its weight."""
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 
+from chatwright.data import limits, stretch
 from chatwright.data.document import CORPUS_SCHEMA, Document, PartWriter, document_id
 from chatwright.foundation import storage
 from chatwright.foundation.config import validate
-from chatwright.foundation.errors import ConfigError, DataError
+from chatwright.foundation.errors import ConfigError, DataError, StoppedError
 from chatwright.foundation.stage import StageContext
+from chatwright.foundation.stopping import StopFlag, stop_requested
 from chatwright.tokens import stages
-from chatwright.tokens.learning_sample import WeightedTexts, learning_texts
+from chatwright.tokens.learning_sample import WeightedTexts, domains_of, learning_texts
 from chatwright.tokens.tokenizer import TokenizerConfig, load_tokenizer, measure_compression, train_tokenizer
 
 
@@ -179,3 +185,81 @@ def test_without_weights_the_report_and_the_settings_are_what_they_were(tmp_path
 def test_weights_that_can_be_no_shares_are_refused(settings, told):
     with pytest.raises(ConfigError, match=told):
         validate(TokenizerConfig, settings, where="x")
+
+
+@pytest.fixture
+def many_groups(tmp_path, monkeypatch):
+    """A corpus of 2,000 short texts in 200 row groups."""
+    monkeypatch.setattr(limits, "ROW_GROUP_DOCUMENTS", 10)
+    directory = tmp_path / "many"
+    directory.mkdir()
+    with PartWriter(directory / "part-00000.parquet", CORPUS_SCHEMA) as writer:
+        for number in range(2_000):
+            text, path = f"ferry {number} waits in the harbour", f"{number}.txt"
+            id_ = document_id("files:x", path)
+            writer.add(Document(id=id_, text=text, source="files:x", path=path, domain="x", split="train"))
+    return directory
+
+
+def texts_of(corpus, stop, *, weighted):
+    if weighted:
+        return WeightedTexts(corpus, {"x": 1.0}, max_bytes=1 << 30, stop=stop)
+    return learning_texts(corpus, max_bytes=1 << 30, stop=stop)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_reading_stops_at_the_next_row_group(many_groups, weighted):
+    stop = StopFlag()
+    texts = iter(texts_of(many_groups, stop, weighted=weighted))
+    first = [next(texts) for _ in range(15)]
+    stop.requested = True
+    rest = []
+    with pytest.raises(StoppedError, match="stopped on request"):
+        rest.extend(texts)
+    assert (len(first), len(rest)) == (15, 5)
+
+
+@pytest.mark.parametrize("read", [lambda *a: list(texts_of(*a, weighted=False)), lambda c, s: domains_of(c, stop=s)])
+def test_what_is_counted_before_stops_too_and_says_how_far_it_is(many_groups, monkeypatch, capsys, read):
+    monkeypatch.setattr(stretch, "_QUIET_S", 0.0)
+    stop = StopFlag()
+    read(many_groups, stop)
+    assert "0/200 (0%)" in capsys.readouterr().err
+    stop.requested = True
+    with pytest.raises(StoppedError):
+        read(many_groups, stop)
+
+
+@pytest.mark.parametrize("trainer", ["huggingface", "rustbpe"])
+def test_a_signal_is_heard_while_a_tokenizer_is_learned(tmp_path, many_groups, monkeypatch, trainer):
+    if trainer == "rustbpe":
+        pytest.importorskip("rustbpe")
+    whole, given = stages.learning_texts, []
+
+    def signalled(corpus, *, stop, **settings):
+        for text in whole(corpus, stop=stop, **settings):
+            given.append(text)
+            if len(given) == 1_000:
+                os.kill(os.getpid(), signal.SIGTERM)
+                ends = time.monotonic() + 20.0
+                while not stop.requested and time.monotonic() < ends:
+                    time.sleep(0.001)  # the main thread has its turn
+            yield text
+
+    monkeypatch.setattr(stages, "learning_texts", signalled)
+    folder = tmp_path / "learned"
+    folder.mkdir()
+    config = TokenizerConfig(vocabulary_size=300, trainer=trainer)
+    inputs = {"corpus": many_groups}
+    with stop_requested() as stop, pytest.raises(StoppedError):
+        stages.run_tokenizer(StageContext(config=config, inputs=inputs, output=folder, seed=1, stop=stop))
+    assert len(given) == 1_000
+    assert not list(folder.iterdir())
+
+
+def test_cutting_a_corpus_into_shards_can_be_stopped(many_groups):
+    stop = StopFlag()
+    assert [begin.documents for begin in stages._cut(many_groups, "train", stop)] == [2_000]
+    stop.requested = True
+    with pytest.raises(StoppedError):
+        list(stages._cut(many_groups, "train", stop))

@@ -80,7 +80,7 @@ def clean_partitions(context: StageContext, evaluation: Evaluation | None) -> Cl
     counting = [_after(path, ["lines", least], LinesPayload(str(path), least)) for path in sound.paths]
     counted = run_jobs(count_lines, counting, context=context, label="count lines")
     directory = work_directory(context) / "site-lines"
-    lines = SiteLines.decide(counted.paths, config.site_lines, directory)
+    lines = SiteLines.decide(counted.paths, config.site_lines, directory, stop=context.stop)
     runs = evaluation and str(evaluation.directory)
     what = ["judged", *(path.stem for path in counted.paths)]
     judging = [
@@ -115,7 +115,7 @@ def without_repeated_paragraphs(context: StageContext, paths: Sequence[Path], re
         start += rows
     counted = run_jobs(count_paragraphs, counting, context=context, label="count paragraphs")
     directory = work_directory(context) / "repeats"
-    repeats = Repeats.decide(counted.paths, directory)
+    repeats = Repeats.decide(counted.paths, directory, stop=context.stop)
     what = ["rest", *(path.stem for path in counted.paths)]
     writing = [
         _after(Path(job.payload.part), what, job.payload._replace(repeats=str(directory)))

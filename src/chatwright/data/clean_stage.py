@@ -20,10 +20,12 @@ from chatwright.data.duplicates.removals import RemovedCopy, write_removals
 from chatwright.data.engine import to_try_again, work_directory
 from chatwright.data.parts import kept_documents, write_parts
 from chatwright.data.report import Tally, Totals, describe_drops
+from chatwright.data.stretch import Stretch
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import DataError
 from chatwright.foundation.stage import StageContext
+from chatwright.foundation.stopping import StopFlag
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def run(context: StageContext) -> dict[str, Any]:
     cleaned = clean_partitions(context, evaluation)
     tally = cleaned.tally
     copies = resolve(cleaned.paths, config.duplicates, scratch=work_directory(context), stop=context.stop)
-    write_removals(_count_copies(cleaned.paths, copies, tally), context.output)
+    write_removals(_count_copies(cleaned.paths, copies, tally, context.stop), context.output)
     rest = without_repeated_paragraphs(context, cleaned.paths, copies.removed)
     tally.merge(rest.tally)
     totals, by_source = Totals(), Totals()
@@ -87,21 +89,22 @@ def _prepare_evaluation(context: StageContext) -> Evaluation | None:
     return Evaluation(directory, counts, digest)
 
 
-def _count_copies(paths: list[Path], resolution: Resolution, tally: Tally) -> Iterator[RemovedCopy]:
-    """Each copy with the document that stays instead, counted on the way."""
+def _count_copies(paths: list[Path], resolution: Resolution, tally: Tally, stop: StopFlag) -> Iterator[RemovedCopy]:
+    """Each copy with the document that stays instead, counted on the way; a stop is heard between any two."""
     removed = resolution.removed
     if not removed:
         return
     wanted = set(removed) | {removal.of for removal in removed.values()}
     found: dict[int, tuple[str, str, int]] = {}
     position = 0
-    for path in paths:
+    for path in Stretch("find removed copies", stop=stop).through(paths, total=len(paths)):
         table = pq.read_table(path, columns=["id", "path", "characters"])
         for row in zip(*(column.to_pylist() for column in table.columns), strict=True):
             if position in wanted:
                 found[position] = row
             position += 1
-    for where, removal in sorted(removed.items()):
+    ordered = Stretch("write removed copies", stop=stop).through(sorted(removed.items()), total=len(removed))
+    for where, removal in ordered:
         id_, shown, characters = found[where]
         how = "the same as" if removal.similarity == 1 else f"{removal.similarity:.2f} alike:"
         tally.drop(removal.reason, path=shown, detail=f"{how} {found[removal.of][1]}", id=id_, characters=characters)

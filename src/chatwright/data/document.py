@@ -218,6 +218,19 @@ def iter_groups(
                 yield Place(part, group), rows
 
 
+def num_groups(directory: Path) -> int:
+    """Row groups of all parts, as `iter_groups` gives them.
+
+    Raises:
+        RefusedError: the directory is missing, or a part is damaged.
+    """
+    number = 0
+    for path in part_files(directory):
+        with open_part(path) as file:
+            number += file.num_row_groups
+    return number
+
+
 def iter_rows(directory: Path, columns: Sequence[str], *, split: str | None = None) -> Iterator[dict[str, Any]]:
     """Some columns of every document, in stored order.
 

@@ -4,35 +4,56 @@ Everything is a function of the corpus and the settings alone, read in stored or
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from chatwright.data.document import iter_rows
+from chatwright.data.document import iter_groups, num_groups
+from chatwright.data.stretch import Stretch
+from chatwright.foundation.stopping import StopFlag
 from chatwright.tokens.mixture import require_domains
 
 _STRETCH = 1_000  # characters read at once where a domain is read in part; words are cut at its ends alone
+_KEPT = "the stages before this one"  # by a stop: what was read of the corpus is read again
+_MEASURE = "measure texts"
+_LEARN = "read texts"
 
 
-def domains_of(corpus: Path) -> list[str]:
-    """Every domain of a corpus, in alphabetical order."""
-    return sorted({row["domain"] for row in iter_rows(corpus, ["domain"])})
+def domains_of(corpus: Path, *, stop: StopFlag | None = None) -> list[str]:
+    """Every domain of a corpus, in alphabetical order.
+
+    Raises:
+        StoppedError: a stop was asked for.
+    """
+    return sorted({row["domain"] for row in _rows(corpus, ["domain"], "list domains", stop, split=None)})
 
 
-def learning_texts(corpus: Path, *, max_bytes: int) -> Iterator[str]:
+def learning_texts(corpus: Path, *, max_bytes: int, stop: StopFlag | None = None) -> Iterator[str]:
     """Texts of the training split to learn a tokenizer from, for whoever stops at `max_bytes`.
 
     The corpus stands source by source, so the beginning of a larger one would be one source alone. There an even sample
     of about `max_bytes` comes first: the documents whose id, a hash, is low enough as a fraction, the same ones each
     time. What it leaves out follows, since few or very unlike documents may give too little. All is in stored order.
+
+    Raises:
+        StoppedError: a stop was asked for.
     """
-    total_bytes = sum(len(row["text"].encode()) for row in iter_rows(corpus, ["text"], split="train"))
+    total_bytes = sum(len(row["text"].encode()) for row in _rows(corpus, ["text"], _MEASURE, stop))
     for is_sample in (True, False) if total_bytes > max_bytes else (True,):
-        for row in iter_rows(corpus, ["id", "text"], split="train"):
+        for row in _rows(corpus, ["id", "text"], _LEARN, stop):
             is_low = int(row["id"], 16) * total_bytes < max_bytes << 4 * len(row["id"])  # four bits a digit
             if is_low is is_sample:
                 yield row["text"]
+
+
+def _rows(
+    corpus: Path, columns: Sequence[str], label: str, stop: StopFlag | None, *, split: str | None = "train"
+) -> Iterator[dict[str, Any]]:
+    """Some columns of every document; a stop is heard between row groups."""
+    groups = iter_groups(corpus, columns, split=split)
+    for _, rows in Stretch(label, stop=stop, kept=_KEPT).through(groups, total=num_groups(corpus)):
+        yield from rows
 
 
 class Taken(NamedTuple):
@@ -58,17 +79,20 @@ class WeightedTexts:
         corpus: a published corpus.
         weights: by domain; need not sum to 1; others are not read.
         max_bytes: of the sample, but for a stretch of each domain.
+        stop: asked now and then, also while texts are given; with it a long reading says how far it is.
 
     Raises:
         DataError: a domain is not in the corpus.
+        StoppedError: a stop was asked for.
     """
 
-    def __init__(self, corpus: Path, weights: Mapping[str, float], *, max_bytes: int):
+    def __init__(self, corpus: Path, weights: Mapping[str, float], *, max_bytes: int, stop: StopFlag | None = None):
         wanted = {domain: Fraction(str(weight)) for domain, weight in weights.items() if weight > 0}
-        require_domains(wanted, domains_of(corpus), where="`tokenizer.weights`, or else `pretrain.mixture`,")
+        require_domains(wanted, domains_of(corpus, stop=stop), where="`tokenizer.weights`, or else `pretrain.mixture`,")
         self._corpus = corpus
+        self._stop = stop
         self._sizes: Counter[str] = Counter()
-        for row in iter_rows(corpus, ["text", "domain"], split="train"):
+        for row in _rows(corpus, ["text", "domain"], _MEASURE, stop):
             if row["text"] and row["domain"] in wanted:
                 self._sizes[row["domain"]] += len(row["text"].encode())
         total = min(max_bytes, self._sizes.total())
@@ -79,7 +103,7 @@ class WeightedTexts:
     def __iter__(self) -> Iterator[str]:
         self._given.clear()
         passed: Counter[str] = Counter()
-        for row in iter_rows(self._corpus, ["text", "domain"], split="train"):
+        for row in _rows(self._corpus, ["text", "domain"], _LEARN, self._stop):
             text, domain = row["text"], row["domain"]
             if domain in self._readings:
                 for piece in _pieces(text, passed[domain], self._readings[domain]):

@@ -1,23 +1,32 @@
 """The stages `tokenizer` (learn it, or take the base model's) and `tokens` (the corpus as ids)."""
 
+import concurrent.futures
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from chatwright.data.document import Place, iter_groups, iter_rows
+from chatwright.data.document import Place, iter_groups, iter_rows, num_groups
 from chatwright.data.engine import Job, read_notes, run_jobs, work_file
 from chatwright.data.report import Tally
+from chatwright.data.stretch import Stretch
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import DataError
 from chatwright.foundation.stage import StageContext
+from chatwright.foundation.stopping import StopFlag
 from chatwright.tokens.learning_sample import WeightedTexts, domains_of, learning_texts
 from chatwright.tokens.shards import ShardWriter, TextScores, TokenData, shard_files, total, write_index
-from chatwright.tokens.tokenizer import TokenizerConfig, load_tokenizer, measure_compression, train_tokenizer
+from chatwright.tokens.tokenizer import (
+    Tokenizer,
+    TokenizerConfig,
+    load_tokenizer,
+    measure_compression,
+    train_tokenizer,
+)
 
 _BATCH_DOCUMENTS = 256
 _SHARD_DOCUMENTS = 20_000
@@ -32,13 +41,19 @@ _NOTHING = pa.schema([("shard", pa.string())])  # a work file says in its footer
 
 
 def run_tokenizer(context: StageContext) -> dict[str, Any]:
-    """Learn a tokenizer on the training split of the corpus, and measure it on the held-out one."""
+    """Learn a tokenizer on the training split of the corpus, and measure it on the held-out one.
+
+    Raises:
+        DataError: there is no text to learn from, or a weight names no domain.
+        StoppedError: a stop was asked for; nothing of the stage is kept.
+    """
     config: TokenizerConfig = context.config
+    stop = context.stop
     corpus = context.inputs["corpus"]
     limit = config.max_training_bytes
-    weighted = WeightedTexts(corpus, config.weights, max_bytes=limit) if config.weights else None
-    texts = learning_texts(corpus, max_bytes=limit) if weighted is None else weighted
-    tokenizer = train_tokenizer(texts, config)
+    weighted = WeightedTexts(corpus, config.weights, max_bytes=limit, stop=stop) if config.weights else None
+    texts = learning_texts(corpus, max_bytes=limit, stop=stop) if weighted is None else weighted
+    tokenizer = _learned(texts, config)
     tokenizer.save(context.output)
     heldout = itertools.islice(iter_rows(corpus, ["text"], split="heldout"), _COMPRESSION_SAMPLE)
     measured = measure_compression(tokenizer, (row["text"] for row in heldout))
@@ -53,6 +68,16 @@ def run_tokenizer(context: StageContext) -> dict[str, Any]:
     storage.write_json(context.output / "report.json", summary)
     say(f"  {tokenizer.size} tokens learned; {measured.bytes_per_token:.2f} bytes of held-out text per token")
     return summary
+
+
+def _learned(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
+    """A tokenizer learned in a thread of its own.
+
+    The trainers keep the thread that calls them until they end, and signals are heard in the main one alone: there, the
+    request to stop would never reach whoever reads the texts.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(train_tokenizer, texts, config).result()
 
 
 def _told_sample(weighted: WeightedTexts) -> dict[str, Any]:
@@ -73,7 +98,7 @@ def run_tokens(context: StageContext) -> dict[str, Any]:
     """
     tokenizer = load_tokenizer(context.inputs["tokenizer"])
     corpus = context.inputs["corpus"]
-    domains = domains_of(corpus)
+    domains = domains_of(corpus, stop=context.stop)
     if not domains:
         raise DataError(f"the corpus `{corpus}` holds no text", hint="add documents to `collect.sources`")
     jobs = list(_jobs(context, domains, tokenizer.digest))
@@ -122,18 +147,21 @@ def _jobs(context: StageContext, domains: list[str], tokenizer: str) -> Iterator
     """A job for each shard; its key names all that the shard depends on beside the corpus, which the stage's does."""
     places = {name: str(context.inputs[name].resolve()) for name in ("corpus", "tokenizer")}
     for split in _SPLITS:
-        for index, begin in enumerate(_cut(context.inputs["corpus"], split)):
+        for index, begin in enumerate(_cut(context.inputs["corpus"], split, context.stop)):
             name = f"{split}-{index:05d}"
             stem = str(context.output.resolve() / name)
             payload = _Payload(**places, split=split, begin=begin, domains=tuple(domains), stem=stem)
             yield Job(storage.digest_json([_VERSION, tokenizer, domains, name, begin])[:32], name, payload)
 
 
-def _cut(corpus: Path, split: str) -> Iterator[_Begin]:
+def _cut(corpus: Path, split: str, stop: StopFlag) -> Iterator[_Begin]:
     """Shards, as long as their documents and characters stay within the limits; a longer text stands alone."""
     begin: _Begin | None = None
     characters = 0
-    for place, rows in iter_groups(corpus, ["text"], split=split):
+    groups = Stretch(f"measure {split}", stop=stop).through(
+        iter_groups(corpus, ["text"], split=split), total=num_groups(corpus)
+    )
+    for place, rows in groups:
         for number, row in enumerate(rows):
             size = len(row["text"])
             if begin is not None and (begin.documents >= _SHARD_DOCUMENTS or characters + size > _SHARD_CHARACTERS):

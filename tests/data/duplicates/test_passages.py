@@ -1,5 +1,7 @@
 """Counts that are merged on disk, lines of sites, and paragraphs that stood before."""
 
+import functools
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +20,8 @@ from chatwright.data.duplicates.passages import (
     paragraphs_of,
     site_of,
 )
+from chatwright.foundation.errors import StoppedError
+from chatwright.foundation.stopping import StopFlag
 
 
 def write(rows, path):
@@ -57,6 +61,21 @@ def test_memory_holds_a_few_batches_whatever_is_merged(tmp_path, monkeypatch):
     paths = [write(rows_of(range(n, 50_000, 7)), tmp_path / f"{n}.parquet") for n in range(6)]
     largest = max(len(rows) for rows in merged(paths, tmp_path))
     assert largest <= 2 * 6 * 100
+
+
+@pytest.mark.parametrize("fan_in", [2, 32])
+def test_merging_counts_can_be_stopped_between_batches_and_leaves_what_it_was_handed(tmp_path, monkeypatch, fan_in):
+    monkeypatch.setattr(counting, "FAN_IN", fan_in)
+    paths = [write(rows_of(range(n, 50, 7)), tmp_path / f"{n}.parquet") for n in range(6)]
+    whole, stop = list(merged(paths, tmp_path)), StopFlag()
+    stop.requested = True
+    with pytest.raises(StoppedError):
+        list(merged(paths, tmp_path, stop=stop))
+    for decide in (Repeats.decide, functools.partial(SiteLines.decide, config=SiteLinesConfig())):
+        with pytest.raises(StoppedError):
+            decide(paths, directory=tmp_path / "decided", stop=stop)
+    stop.requested = False
+    assert [as_dict(rows) for rows in merged(paths, tmp_path, stop=stop)] == [as_dict(rows) for rows in whole]
 
 
 def test_equal_keys_become_one_with_their_least_place():

@@ -80,7 +80,7 @@ def resolve(
     Raises:
         StoppedError: a stop was asked for.
     """
-    facts = _read_facts(paths)
+    facts = _read_facts(paths, stop=stop)
     removed = {position: Removal("exact_duplicate", of, 1.0) for position, of in _exact_copies(facts.hashes).items()}
     if config.near == "off" or not len(facts.hashes):
         return Resolution(removed, {}, 0, 0, 0)
@@ -109,9 +109,10 @@ class _Facts(NamedTuple):
     characters: NDArray[np.int64]
 
 
-def _read_facts(paths: Sequence[Path]) -> _Facts:
+def _read_facts(paths: Sequence[Path], *, stop: StopFlag | None) -> _Facts:
     columns = [HASH_COLUMN, "split", "licence", "quality", "characters"]
-    facts = [_facts_of(pq.read_table(path, columns=columns)) for path in paths]
+    heard = Stretch("read hashes", stop=stop).through(paths, total=len(paths))
+    facts = [_facts_of(pq.read_table(path, columns=columns)) for path in heard]
     if not facts:
         return _Facts(np.empty((0, 2), np.uint64), *(np.empty(0, kind) for kind in (bool, bool, float, np.int64)))
     return _Facts(*(np.concatenate(column) for column in zip(*facts, strict=True)))
@@ -170,7 +171,7 @@ def _near_copies(
     *,
     stop: StopFlag | None,
 ) -> Copies:
-    table = _BandTable(paths, removed, config.bands, scratch / "bands.u64")
+    table = _BandTable(paths, removed, config.bands, scratch / "bands.u64", stop=stop)
     bands = Stretch("find candidates", stop=stop).through(range(config.bands), total=config.bands)
     pairs = candidate_pairs((table.column(band), rank_of[table.positions]) for band in bands)
     wanted = np.zeros(len(rank_of), np.bool_)
@@ -187,12 +188,14 @@ def _near_copies(
 class _BandTable:
     """The bands of all documents that have some, a column a band, in a mapped scratch file."""
 
-    def __init__(self, paths: Sequence[Path], removed: dict[int, Removal], bands: int, scratch: Path):
+    def __init__(
+        self, paths: Sequence[Path], removed: dict[int, Removal], bands: int, scratch: Path, *, stop: StopFlag | None
+    ):
         rows = sum(pq.read_metadata(path).num_rows for path in paths)
         self._values = np.memmap(scratch, np.uint64, mode="w+", shape=(bands, max(1, rows)))
         kept_positions = [np.empty(0, np.int64)]
         start = filled = 0
-        for path in paths:
+        for path in Stretch("read bands", stop=stop).through(paths, total=len(paths)):
             column = pq.read_table(path, columns=[BANDS_COLUMN])[BANDS_COLUMN].to_pylist()
             kept = [row for row, value in enumerate(column) if value is not None and start + row not in removed]
             end = filled + len(kept)

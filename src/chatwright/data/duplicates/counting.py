@@ -13,6 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from chatwright.data.stretch import Stretch
+from chatwright.foundation.stopping import StopFlag
+
 FAN_IN = 32  # files merged at once
 BATCH_ROWS = 1 << 16  # of each in memory
 
@@ -67,24 +70,31 @@ def read_rows(path: Path) -> Iterator[Rows]:
             yield rows
 
 
-def merged(paths: Sequence[Path], scratch: Path) -> Iterator[Rows]:
+def merged(paths: Sequence[Path], scratch: Path, *, stop: StopFlag | None = None) -> Iterator[Rows]:
     """All counts of files that are each ordered by key, ordered by key, every key once.
 
     Args:
         paths: files of `SCHEMA`; they stay.
         scratch: a directory for the tiers between, which are removed when they have been read.
+        stop: asked between batches.
+
+    Raises:
+        StoppedError: a stop was asked for.
     """
-    tier = 0
+    tier, stretch = 0, Stretch(stop=stop)
     while len(paths) > FAN_IN:
         groups = [paths[start : start + FAN_IN] for start in range(0, len(paths), FAN_IN)]
         joined = [scratch / f"tier-{tier}-{number}.parquet" for number in range(len(groups))]
         for group, path in zip(groups, joined, strict=True):
             with pq.ParquetWriter(path, SCHEMA, compression="lz4") as writer:
                 for rows in _merged_at_once(group):
+                    stretch.check()
                     writer.write_table(table_of(rows))
         _discard(paths, scratch, tier - 1)
         paths, tier = joined, tier + 1
-    yield from _merged_at_once(paths)
+    for rows in _merged_at_once(paths):
+        stretch.check()
+        yield rows
     _discard(paths, scratch, tier - 1)
 
 

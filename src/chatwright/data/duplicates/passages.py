@@ -19,6 +19,7 @@ from chatwright.data.document import HTML, Document
 from chatwright.data.duplicates.counting import Rows, merged
 from chatwright.foundation import storage
 from chatwright.foundation.config import Config
+from chatwright.foundation.stopping import StopFlag
 
 _KEY_BYTES = 8
 _CODE_INDENT = 4  # deeper lines are code, where the same line may stand on every page with reason
@@ -148,16 +149,22 @@ class SiteLines(_Table):
     columns = ("keys", "pages", "of")
 
     @classmethod
-    def decide(cls, counts: Sequence[Path], config: SiteLinesConfig, directory: Path) -> Self:
-        """Choose them by counts in which a site stands under its own key, as `site_rows` makes them."""
+    def decide(
+        cls, counts: Sequence[Path], config: SiteLinesConfig, directory: Path, *, stop: StopFlag | None = None
+    ) -> Self:
+        """Choose them by counts in which a site stands under its own key, as `site_rows` makes them.
+
+        Raises:
+            StoppedError: `stop` asked for it.
+        """
         scratch = directory.parent
-        sites = [rows[rows["key"] == rows["group"]] for rows in merged(counts, scratch)]
+        sites = [rows[rows["key"] == rows["group"]] for rows in merged(counts, scratch, stop=stop)]
         order = np.concatenate([np.empty(0, np.uint64), *(rows["key"] for rows in sites)])
         pages = np.concatenate([np.empty(0, np.int64), *(rows["count"] for rows in sites)])
         facts = {"sites": int((pages >= config.min_pages).sum()), "pages": int(pages.sum())}
 
         def frequent() -> Iterator[tuple[NDArray[np.uint64], ...]]:
-            for rows in merged(counts, scratch):
+            for rows in merged(counts, scratch, stop=stop):
                 of = pages[np.searchsorted(order, rows["group"])]
                 goes = (rows["key"] != rows["group"]) & (of >= config.min_pages)
                 goes &= rows["count"] > np.maximum(1, config.max_share * of)
@@ -185,12 +192,16 @@ class Repeats(_Table):
     columns = ("keys", "first", "times")
 
     @classmethod
-    def decide(cls, counts: Sequence[Path], directory: Path) -> Self:
-        """Choose them by counts whose `first` numbers paragraphs over the whole corpus."""
+    def decide(cls, counts: Sequence[Path], directory: Path, *, stop: StopFlag | None = None) -> Self:
+        """Choose them by counts whose `first` numbers paragraphs over the whole corpus.
+
+        Raises:
+            StoppedError: `stop` asked for it.
+        """
         facts = {"paragraphs": 0, "distinct": 0}
 
         def repeated() -> Iterator[tuple[NDArray[np.uint64], ...]]:
-            for rows in merged(counts, directory.parent):
+            for rows in merged(counts, directory.parent, stop=stop):
                 facts["paragraphs"] += int(rows["count"].sum())
                 facts["distinct"] += len(rows)
                 chosen: Rows = rows[rows["count"] > 1]

@@ -41,7 +41,6 @@ _FORMATS = {
     ".tar": "tar",
 }
 _SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz", ".tzst": ".tar.zst"}
-_ARCHIVES = ("zip", "tar")
 _ALL_ROWS = 1 << 62
 _IN_PIECES = '`texts = "paragraphs"` of the source reads it in pieces'
 
@@ -142,14 +141,17 @@ class Reader:
                 yield from self._archive(kind, stream, blob, budget)
 
     def _text(self, stream: IO[bytes], blob: Blob) -> Iterator[Record]:
-        title = stem(blob.name)
         if self.texts == "file":
             data = read_all(stream, max_bytes=limits.MAX_TEXT_FILE_BYTES, instead=_IN_PIECES)
-            yield Record(counted(decode_text(data), self.tally), title=title)
+            yield Record(counted(decode_text(data), self.tally), title=stem(blob.name))
             return
-        for number, piece in enumerate(text_pieces(in_utf8(stream, self.tally)), start=1):
+        yield from self.numbered(text_pieces(in_utf8(stream, self.tally)), blob)
+
+    def numbered(self, pieces: Iterator[bytes], blob: Blob, *, first: int = 1) -> Iterator[Record]:
+        """Pieces of a text, named by their numbers from `first` on; what is no text is counted."""
+        for number, piece in enumerate(pieces, start=first):
             try:
-                yield Record(counted(decode_text(piece), self.tally), str(number), title)
+                yield Record(counted(decode_text(piece), self.tally), str(number), stem(blob.name))
             except Unreadable as verdict:
                 path = f"{blob.shown}#{number}"
                 self.tally.drop(verdict.reason, path=path, detail=verdict.detail, characters=len(piece))

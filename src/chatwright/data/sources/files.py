@@ -3,14 +3,16 @@
 Each file is a document or a stream of them. What cannot be read is counted with its reason and name. Not a crawler.
 """
 
-from collections.abc import Generator, Iterator
+import contextlib
+from collections.abc import Callable, Generator, Iterator
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from chatwright.data import limits
-from chatwright.data.decode import sound_text
+from chatwright.data.decode import foreign_encoding, sound_text
 from chatwright.data.document import UNKNOWN_LANGUAGE, UNKNOWN_LICENCE, Document, document_id
 from chatwright.data.formats.lines import Lines, is_json_lines, lines_in_pieces, read_json_lines
+from chatwright.data.formats.pieces import Pieces, pieces_in_parts, text_pieces
 from chatwright.data.formats.reading import Blob, Reader, book_sandbox, counted, reader_of
 from chatwright.data.formats.record import Record
 from chatwright.data.formats.tables import RowGroup, read_row_group, row_groups
@@ -75,7 +77,7 @@ def list_files(config: Files, place: Place | None = None) -> list[Listed]:
 
 
 def list_partitions(config: Files) -> list[Partition]:
-    """Files in the order of their paths; Parquet in pieces of row groups, local JSON Lines in pieces of lines.
+    """Files in the order of their paths; Parquet in row groups, large local files of lines or paragraphs in parts.
 
     Raises:
         DataError: the folder is missing, or has no file that `include` names.
@@ -92,8 +94,10 @@ def iter_partitions(config: Files, listing: Listing) -> Iterator[Partition]:
     """
     place = place_of(config.path, listing)
     listed = list_files(config, place)
+    remote = [one for one in listed if _is_remote_table(_blob(place, input_of(one)))]
+    footers = listing.ahead(lambda one: _row_groups(config, _blob(place, input_of(one))), remote)
     files = listing.through(listed, total=len(listed))
-    inputs = (entry for one in files for entry in _inputs(config, place, one, listing))
+    inputs = (entry for one in files for entry in _inputs(config, place, one, listing, footers))
     yield from each_partition_of(
         "files",
         inputs,
@@ -167,49 +171,46 @@ def _blob(place: Place, entry: Input) -> Blob:
     )
 
 
-def _inputs(config: Files, place: Place, one: Listed, listing: Listing) -> Iterator[Input]:
-    """A file whole or in pieces. It was just listed: whether it changed is seen when it is read."""
+class _Cut(NamedTuple):
+    """How a large file is cut into parts."""
+
+    key: str  # under which an input says which part it is
+    parts: Callable[..., Iterator[Lines] | Iterator[Pieces]]
+
+
+def _inputs(
+    config: Files, place: Place, one: Listed, listing: Listing, footers: Iterator[list[RowGroup] | None]
+) -> Iterator[Input]:
+    """A file whole or in parts. It was just listed: whether it changed is seen when it is read."""
     entry = input_of(one)
     blob = _blob(place, entry)
-    is_plain = blob.format == "lines" and not blob.packing and blob.path is not None
     if listing.names_suffice:
         yield entry
-    elif is_plain and one.size > limits.PARTITION_BYTES and not _is_one_value(blob):
-        yield from _line_inputs(blob, entry, listing)
-    elif blob.format != "table" or blob.packing:
-        yield entry
+    elif blob.format == "table" and not blob.packing:
+        groups = next(footers) if blob.path is None else listing.ask(lambda: _row_groups(config, blob))
+        yield from _row_group_inputs(blob, entry, groups)
+    elif one.size > limits.PARTITION_BYTES and (cut := _cut_of(config, blob)):
+        yield from _part_inputs(blob, entry, cut, listing)
     else:
-        yield from _row_group_inputs(config, blob, entry, listing)
+        yield entry
 
 
-def _line_inputs(blob: Blob, entry: Input, listing: Listing) -> Iterator[Input]:
-    """Pieces of lines. Their numbers are in the ids, so they are counted before they are spread: dear if remote."""
-    with blob.open() as file:
-        for lines in lines_in_pieces(file, max_bytes=limits.PARTITION_BYTES):
-            listing.check()
-            if listing.names_suffice:
-                yield entry
-                return
-            yield {**entry, "bytes": lines.bytes, "stored": blob.stored_bytes, "lines": list(lines)}
+def _is_remote_table(blob: Blob) -> bool:
+    return blob.format == "table" and not blob.packing and blob.path is None
 
 
-def _is_one_value(blob: Blob) -> bool:
-    """Whether a file is JSON and not JSON Lines: it is counted where it is read."""
-    if not blob.may_be_one_value:
-        return False
-    with blob.open() as file:
-        return not is_json_lines(file)
-
-
-def _row_group_inputs(config: Files, blob: Blob, entry: Input, listing: Listing) -> Iterator[Input]:
-    def groups_of_footer() -> list[RowGroup]:
+def _row_groups(config: Files, blob: Blob) -> list[RowGroup] | None:
+    """Those of a table; None where reading it gives the reason again, and it is counted there."""
+    try:
         with blob.open() as file:
             return row_groups(file, text_key=config.text_key)
-
-    try:
-        groups = listing.ask(groups_of_footer)
     except Unreadable:
-        yield entry  # reading it gives the reason again, where it is counted
+        return None
+
+
+def _row_group_inputs(blob: Blob, entry: Input, groups: list[RowGroup] | None) -> Iterator[Input]:
+    if groups is None:
+        yield entry
         return
     first = 0
     for number, group in enumerate(groups):
@@ -217,12 +218,44 @@ def _row_group_inputs(config: Files, blob: Blob, entry: Input, listing: Listing)
         first += group.rows
 
 
+def _cut_of(config: Files, blob: Blob) -> _Cut | None:
+    """How a file is cut; None for one that is read from its beginning, or gives a reason to be counted there.
+
+    Numbers within the file are in the ids, so a file is read through before its parts are spread: dear if packed or
+    remote. A text that is no UTF-8 is recoded as a whole.
+    """
+    if blob.packing or blob.path is None:
+        return None
+    with contextlib.suppress(Unreadable), blob.open() as file:
+        if blob.format == "lines" and (not blob.may_be_one_value or is_json_lines(file)):
+            return _Cut("lines", lines_in_pieces)
+        if blob.format == "text" and config.texts == "paragraphs":
+            is_in_utf8 = foreign_encoding(file.read(limits.ENCODING_SAMPLE_BYTES)) is None
+            return _Cut("pieces", pieces_in_parts) if is_in_utf8 else None
+    return None
+
+
+def _part_inputs(blob: Blob, entry: Input, cut: _Cut, listing: Listing) -> Iterator[Input]:
+    with blob.open() as file:
+        for part in cut.parts(file, max_bytes=limits.PARTITION_BYTES):
+            listing.check()
+            if listing.names_suffice:
+                yield entry
+                return
+            yield {**entry, "bytes": part.bytes, "stored": blob.stored_bytes, cut.key: list(part)}
+
+
 def _records(config: Files, place: Place, entry: Input, reader: Reader) -> Iterator[Record]:
     blob = blob_of(place, entry)
-    if "group" not in entry and "lines" not in entry:
+    if not entry.keys() & {"group", "lines", "pieces"}:
         yield from reader.records(blob)
         return
     with blob.open() as file:
+        if "pieces" in entry:
+            pieces = Pieces(*entry["pieces"])
+            file.seek(pieces.offset)
+            yield from reader.numbered(text_pieces(file, size=pieces.bytes), blob, first=pieces.first)
+            return
         if "lines" in entry:
             lines = Lines(*entry["lines"])
             file.seek(lines.offset)

@@ -5,11 +5,10 @@ for scripts that build data sets: no code of a data set is ever run.
 """
 
 import contextlib
-import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator
-from typing import IO, Any, Literal, TypeVar
+from collections.abc import Iterator
+from typing import IO, Any, Literal
 
 from chatwright.data import limits
 from chatwright.data.decode import sound_text
@@ -25,8 +24,6 @@ from chatwright.data.sources.partition import Input, Listing, Partition, each_pa
 from chatwright.foundation import storage
 from chatwright.foundation.console import say
 from chatwright.foundation.errors import DataError
-
-Answer = TypeVar("Answer")
 
 _FORMATS = {"table": "Parquet", "lines": "JSON Lines", "separated": "CSV"}
 _UNKNOWN_ROWS = -1  # the source's cap ends the reading
@@ -75,7 +72,7 @@ def iter_partitions(config: Hub, listing: Listing) -> Iterator[Partition]:
         DataError: as `list_partitions`.
         StoppedError: a stop was asked for.
     """
-    commit = _asked(config, listing, lambda: _commit_of(config))
+    commit = listing.ask(lambda: _commit_of(config), within=lambda: _hub_named(config))
     if commit != config.revision:
         say(f"  {config.dataset}: `{config.revision}` is commit {commit}")
     yield from partitions_in(
@@ -113,14 +110,18 @@ def partitions_in(
     A file is looked into when its partitions are taken.
     """
     listing = listing or Listing()
-    names = sorted(_asked(config, listing, lambda: system.glob(f"{root}/{config.files}")))
+    names = sorted(listing.ask(lambda: system.glob(f"{root}/{config.files}"), within=lambda: _hub_named(config)))
     if not names:
         raise DataError(
             f"`{config.dataset}` has no file that `files` names: {config.files}",
             hint="look at the data set's files on the hub and correct `files` or `revision`",
         )
-    files = listing.through(names, total=len(names))
-    asked = (_file_inputs(system, name, root, config, listing) for name in files)
+    places: list[Input] = [{"file": name, "path": name.removeprefix(f"{root}/")} for name in names]
+    found = listing.ahead(lambda place: _inputs_at(system, place, config), places, within=lambda: _hub_named(config))
+    asked = (
+        _unopened(place) if listing.names_suffice else next(found)
+        for place in listing.through(places, total=len(places))
+    )
     return each_partition_of(
         "hub",
         _as_many_as_needed(itertools.chain.from_iterable(asked), config.max_documents, commit),
@@ -144,15 +145,13 @@ def _as_many_as_needed(inputs: Iterator[Input], max_documents: int | None, commi
             return
 
 
-def _file_inputs(system: Any, name: str, root: str, config: Hub, listing: Listing) -> list[Input]:
-    """A Parquet file's row groups, any other file as one; of a file that is not read, the name."""
-    place = {"file": name, "path": name.removeprefix(f"{root}/")}
-    if listing.names_suffice:
-        return [{**place, "rows": _UNKNOWN_ROWS, "bytes": 0}]
-    return _asked(config, listing, functools.partial(_inputs_at, system, place, config))
+def _unopened(place: Input) -> list[Input]:
+    """A file of which the name is all that is wanted."""
+    return [{**place, "rows": _UNKNOWN_ROWS, "bytes": 0}]
 
 
-def _inputs_at(system: Any, place: dict[str, str], config: Hub) -> list[Input]:
+def _inputs_at(system: Any, place: Input, config: Hub) -> list[Input]:
+    """A Parquet file's row groups, any other file as one."""
     name = place["file"]
     blob = _blob(system, name, place["path"])
     if blob.format not in _FORMATS:
@@ -175,14 +174,6 @@ def _inputs_at(system: Any, place: dict[str, str], config: Hub) -> list[Input]:
         inputs.append({**place, "group": number, "first_row": first, "rows": group.rows, "bytes": group.bytes})
         first += group.rows
     return inputs
-
-
-def _asked(config: Hub, listing: Listing, call: Callable[[], Answer]) -> Answer:
-    def named() -> Answer:
-        with _hub_named(config):
-            return call()
-
-    return listing.ask(named)
 
 
 def _blob(system: Any, name: str, shown: str) -> Blob:
